@@ -1,0 +1,43 @@
+# make run | test | lab | predict PHOTOS=/path   (README.md tells the same steps without make)
+# make run DATASET=utkface DATA=/path NOTEBOOKS="1 2"
+
+DATASET ?= sample
+DATA ?=
+NOTEBOOKS ?= 1 2 3 4 5
+PHOTOS ?= data/photos
+CSV ?= predictions.csv
+
+# The first Python from 3.11 to 3.13 that has venv; `make PYTHON=…` chooses another.
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+
+# The environment is ready for exactly these requirements in exactly this place.
+READY := .venv/ready-$(shell (pwd; cat requirements.txt pyproject.toml) | cksum | cut -d' ' -f1)
+PY := .venv/bin/python
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: run test lab predict setup
+run: setup
+	@$(PY) -m src.run --dataset "$(DATASET)" --data "$(DATA)" --notebooks $(NOTEBOOKS)
+
+test: setup
+	@$(PY) -m pytest
+
+lab: setup
+	@$(PY) -m jupyterlab notebooks
+
+predict: setup
+	@$(PY) -m src.predict "$(PHOTOS)" --csv "$(CSV)"
+
+setup: $(READY) shape_predictor_68_face_landmarks.dat
+
+$(READY): requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 with venv is needed and none was found; name one: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "setting up .venv (once, about two minutes)"
+	@$(PY) -c '' 2>/dev/null || $(PYTHON) -m venv --clear .venv
+	@rm -f .venv/ready-*
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+shape_predictor_68_face_landmarks.dat: $(READY)
+	@$(PY) -m src.landmark_file && touch $@

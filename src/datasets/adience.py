@@ -1,0 +1,90 @@
+"""Adience: five fold files and the faces they name.
+
+Eidinger, Enbar, Hassner, "Age and gender estimation of unfiltered faces", IEEE TIFS 2014;
+https://talhassner.github.io/home/projects/Adience/Adience-data.html
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from src.config import AGE_GROUPS
+from src.datasets import disk
+from src.tables import Loaded, divide
+
+FOLDS = range(5)
+FIELDS = ("user_id", "original_image", "face_id", "age", "gender")
+EXPECTED = "fold_0_data.txt to fold_4_data.txt beside the folder faces/ or aligned/"
+PICTURES = {
+    "faces": "faces/{user}/coarse_tilt_aligned_face.{face}.{image}",
+    "aligned": "aligned/{user}/landmark_aligned_face.{face}.{image}",
+}
+GENDERS = {"f": "female", "m": "male"}
+
+# The eight labels as the fold files write them.
+STRICT = {f"({low}, {high})": (low, high) for low, high in AGE_GROUPS["adience"].years}
+# Other texts, and the label that later work puts them under.
+_OTHERS = {
+    "(0, 2)": ("2", "3"),
+    "(8, 12)": ("13", "(8, 23)"),
+    "(15, 20)": ("22",),
+    "(25, 32)": ("23", "29", "32", "34", "35", "(27, 32)", "(25, 23)"),
+    "(38, 43)": ("36", "42", "45", "(38, 42)", "(38, 48)"),
+    "(48, 53)": ("46", "55", "56"),
+    "(60, 100)": ("57", "58"),
+}
+MAPPED = STRICT | {text: STRICT[label] for label, texts in _OTHERS.items() for text in texts}
+LABELS = {"strict": STRICT, "mapped": MAPPED}
+
+
+def load(folder: str | Path, images: str = "faces", labels: str = "strict", check_images: bool = True) -> Loaded:
+    """The faces of Adience, with the years of their label as age_low and age_high, and the published fold (0 to 4).
+
+    images: "faces" (816 x 816 crops, turned upright) or "aligned" (aligned in plane by the data set's owners).
+    labels: "strict" keeps an age only where the text equals one of the eight labels, as the published protocol does
+    (Levi and Hassner 2015); "mapped" also puts the 22 other texts under a label, except None.
+    A row stays if its age or its gender is known; the other one is then NA. The subject is `face_id`.
+
+    Raises ValueError for an unknown option or a fold file without its columns, FileNotFoundError where files are
+    missing.
+    """
+    for value, allowed, option in ((images, PICTURES, "images"), (labels, LABELS, "labels")):
+        if value not in allowed:
+            raise ValueError(f"{option} must be one of {', '.join(allowed)}, got {value!r}")
+    folder = disk.opened(folder, EXPECTED)
+    place = disk.place_of("fold_*_data.txt", folder, ("adience", "Adience"))
+    if place is None:
+        raise disk.absent(folder, "holds no fold files", EXPECTED)
+    source = _folds(place)
+
+    picture = PICTURES[images]
+    names = zip(source["user_id"], source["face_id"], source["original_image"], strict=True)
+    path = pd.Series([picture.format(user=user, face=face, image=image) for user, face, image in names], dtype="str")
+    years = source["age"].str.strip().map(LABELS[labels])
+    rows = pd.DataFrame(
+        {
+            "path": disk.prefix(folder, place) + path,
+            "subject": source["face_id"].replace("", None),
+            "gender": source["gender"].str.strip().map(GENDERS),
+            "age_low": years.str[0].astype("Float64"),
+            "age_high": years.str[1].astype("Float64"),
+            "fold": source["fold"],
+        }
+    )
+    reasons = {
+        "path outside the folder": disk.outside(path),
+        "repeated row": path.duplicated().to_numpy(),
+        "no usable label": (rows["age_low"].isna() & rows["gender"].isna()).to_numpy(),
+    }
+    if check_images:
+        reasons["image missing"] = disk.missing(folder, rows["path"], disk.listing(folder, rows["path"]))
+    return divide(rows, reasons, "adience")
+
+
+def _folds(place: Path) -> pd.DataFrame:
+    names = {fold: place / f"fold_{fold}_data.txt" for fold in FOLDS}
+    gone = [file.name for file in names.values() if not file.is_file()]
+    if gone:
+        raise disk.absent(place, f"lacks {', '.join(gone)}", EXPECTED)
+    folds = [disk.label_table(file, "\t", FIELDS).assign(fold=fold) for fold, file in names.items()]
+    return pd.concat(folds, ignore_index=True)

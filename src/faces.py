@@ -1,0 +1,205 @@
+"""Finding faces, their 68 landmarks, and aligning them: the one way that training and prediction share.
+
+Before it: `photos`. After it: `prepare` (whole tables) and `predict` (new photos).
+"""
+
+import functools
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import cv2
+import dlib
+import numpy as np
+
+from src.config import FACE_SIZE
+from src.landmark_file import install
+
+SEARCH_SIDE = 800  # pixels: the longest side at which a photo is first searched; dlib's detector sees faces from 80 up
+EYES = (slice(36, 42), slice(42, 48))  # of the 68 landmarks: the eye on the picture's left, the one on its right
+
+# Where the eyes lie in a box of dlib's detector, as shares of the box's width: measured on UTKFace by
+# benchmarks/alignment.py, used where a face has a box but no landmarks.
+BOX_EYE_DISTANCE, BOX_EYE_HEIGHT = 0.43, 0.25
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The template that faces are aligned to, and the filters after it.
+
+    size: side of the square face in pixels. eye_distance, eye_height: the distance between the eye centres and their
+    height below the upper edge, as shares of the size; the eyes lie level and centred. gamma: adaptive gamma
+    correction. denoise: non-local means.
+    """
+
+    size: int = FACE_SIZE
+    eye_distance: float = 0.32
+    eye_height: float = 0.42
+    gamma: bool = False
+    denoise: bool = False
+
+    def __post_init__(self):
+        if not (self.size >= 16 and 0 < self.eye_distance < 1 and 0 < self.eye_height < 1):
+            raise ValueError(
+                f"alignment needs size >= 16 and eye_distance and eye_height between 0 and 1, got {asdict(self)}"
+            )
+
+    @property
+    def eyes(self) -> np.ndarray:
+        """The eye centres in the aligned face: float64 (2, 2), (x, y) in pixels, left of the picture first."""
+        half = self.eye_distance / 2
+        return self.size * np.array([[0.5 - half, self.eye_height], [0.5 + half, self.eye_height]])
+
+
+class Face(NamedTuple):
+    """A face found in a photo, in the photo's pixels."""
+
+    box: tuple[float, float, float, float]  # left, top, right, bottom
+    score: float  # the detector's, above 0; about 1 and more for a clear frontal face
+    landmarks: np.ndarray  # float64 (68, 2), (x, y)
+
+
+@functools.cache
+def _detector():
+    return dlib.get_frontal_face_detector()
+
+
+@functools.cache
+def _predictor():
+    return dlib.shape_predictor(str(install()))
+
+
+def find_faces(photo: np.ndarray) -> list[Face]:
+    """All faces that dlib's frontal detector finds, largest first, each with its 68 landmarks.
+
+    photo: uint8 (height, width, 3), RGB. A large photo is searched at `SEARCH_SIDE`; only where that finds nothing it is
+    searched once more at twice the resolution, which finds faces half as large.
+    """
+    grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
+    scale = min(1.0, SEARCH_SIDE / max(grey.shape))
+    return _search(grey, scale) or _search(grey, 2 * scale)
+
+
+def _search(grey: np.ndarray, scale: float) -> list[Face]:
+    if scale != 1:
+        grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    boxes, scores, _ = _detector().run(grey, 0, 0.0)
+    faces = []
+    for box, score in zip(boxes, scores, strict=True):
+        points = _predictor()(grey, box).parts()
+        landmarks = np.array([(p.x, p.y) for p in points]) / scale
+        edges = (box.left(), box.top(), box.right() + 1, box.bottom() + 1)
+        faces.append(Face(tuple(edge / scale for edge in edges), score, landmarks))
+    return sorted(faces, key=lambda face: face.box[0] - face.box[2])
+
+
+def choose_face(faces: list[Face], box: tuple | None, shape: tuple) -> Face | None:
+    """The one face that a data set's row is about, or None.
+
+    With the data set's `box` (left, top, right, bottom) it is the face that overlaps it most, a tenth of their union at
+    least. Without one, pictures are taken to show their face in the middle: the large and central one is chosen.
+    """
+    if not faces:
+        return None
+    if box is not None:
+        best = max(faces, key=lambda face: _overlap(face.box, box))
+        return best if _overlap(best.box, box) >= 0.1 else None
+    height, width = shape[:2]
+
+    def weight(face: Face) -> float:
+        left, top, right, bottom = face.box
+        away = np.hypot((left + right - width) / width, (top + bottom - height) / height)
+        return (right - left) * (1 - away / 2)
+
+    return max(faces, key=weight)
+
+
+def _overlap(a: tuple, b: tuple) -> float:
+    """Intersection over union of two boxes."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    both = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    return width * height / (both - width * height)
+
+
+def align(photo: np.ndarray, landmarks: np.ndarray, alignment: Alignment = Alignment()) -> np.ndarray:
+    """The face turned, scaled and moved (a similarity) so that its eye centres lie on the template's.
+
+    photo: uint8 (height, width, 3), RGB. landmarks: (68, 2) in its pixels. Gives uint8 (size, size, 3), RGB, cut from the
+    photo's own pixels; beyond the photo's edge its border is repeated.
+    """
+    eyes = np.array([landmarks[eye].mean(axis=0) for eye in EYES])
+    return _cut(photo, eyes, alignment)
+
+
+def align_box(photo: np.ndarray, box: tuple, alignment: Alignment = Alignment()) -> np.ndarray:
+    """A face of which only the box is known, cut as `align` would if its eyes lay level where eyes lie in such a box."""
+    left, top, right, _ = box
+    middle, width = (left + right) / 2, right - left
+    half = width * BOX_EYE_DISTANCE / 2
+    height = top + width * BOX_EYE_HEIGHT
+    return _cut(photo, np.array([[middle - half, height], [middle + half, height]]), alignment)
+
+
+def whole_photo(photo: np.ndarray, alignment: Alignment = Alignment()) -> np.ndarray:
+    """The photo's central square, scaled to the template's size: for face crops in which no face is found."""
+    height, width = photo.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = photo[top : top + side, left : left + side]
+    shrinking = side > alignment.size
+    resized = cv2.resize(
+        square, (alignment.size,) * 2, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+    )
+    return _filtered(resized, alignment)
+
+
+def _cut(photo: np.ndarray, eyes: np.ndarray, alignment: Alignment) -> np.ndarray:
+    """The similarity that carries two eye centres (2, 2) onto the template's, applied to the photo."""
+    if not np.isfinite(eyes).all() or np.allclose(eyes[0], eyes[1]):
+        raise ValueError(f"two distinct eye centres are needed, got {eyes.tolist()}")
+    # As complex numbers a similarity is z -> a z + b; two points fix a and b.
+    (p, q), (u, v) = eyes @ (1, 1j), alignment.eyes @ (1, 1j)
+    a = (v - u) / (q - p)
+    if abs(a) < 0.5:  # bilinear sampling would skip pixels: average them first
+        step = 2 * abs(a)
+        photo = cv2.resize(photo, None, fx=step, fy=step, interpolation=cv2.INTER_AREA)
+        p, q, a = p * step, q * step, a / step
+    b = u - a * p
+    matrix = np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
+    face = cv2.warpAffine(
+        photo, matrix, (alignment.size,) * 2, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    return _filtered(face, alignment)
+
+
+def _filtered(face: np.ndarray, alignment: Alignment) -> np.ndarray:
+    if alignment.denoise:
+        face = denoise(face)
+    return adaptive_gamma(face) if alignment.gamma else face
+
+
+def adaptive_gamma(face: np.ndarray) -> np.ndarray:
+    """Adaptive gamma correction of a face's brightness.
+
+    face: uint8 (height, width, 3), RGB; gives the same. Source: Rahman et al., "An adaptive gamma correction for image
+    enhancement", EURASIP Journal on Image and Video Processing 2016:35, equations 3 to 10, on the V of HSV.
+    """
+    hsv = cv2.cvtColor(face, cv2.COLOR_RGB2HSV)
+    value = hsv[..., 2].astype(np.float32) / 255
+    mean, deviation = float(value.mean()), float(value.std())
+    low_contrast = 4 * deviation <= 1 / 3
+    gamma = -np.log2(max(deviation, 1e-3)) if low_contrast else np.exp((1 - (mean + deviation)) / 2)
+    # The correction depends on a pixel's value alone: a table of 256 entries does the picture.
+    level = np.linspace(0, 1, 256) ** gamma
+    if mean < 0.5:
+        level = level / (level + (1 - level) * mean**gamma)
+    hsv[..., 2] = cv2.LUT(hsv[..., 2], np.uint8(np.round(255 * np.clip(level, 0, 1))))
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+def denoise(face: np.ndarray) -> np.ndarray:
+    """Non-local means with the mission's strengths (5, 6, windows 7 and 21) on uint8 (height, width, 3), RGB."""
+    bgr = cv2.cvtColor(face, cv2.COLOR_RGB2BGR)
+    return cv2.cvtColor(cv2.fastNlMeansDenoisingColored(bgr, None, 5, 6, 7, 21), cv2.COLOR_BGR2RGB)

@@ -1,0 +1,49 @@
+"""Writing whole or not at all: under a temporary name first, then renamed."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def written_whole(target: Path) -> Iterator[Path]:
+    """Gives a temporary path beside `target` to write a file to; on leaving, it takes the target's place at once.
+
+    Where the writing fails, the target stays as it was.
+    """
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-", suffix=target.suffix)
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(target: Path) -> Iterator[Path]:
+    """The same for a folder; one that stands there already is replaced."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    try:
+        os.chmod(new, 0o755)
+        yield new
+        if target.exists():
+            old = new.with_name(f"{new.name}-old")
+            os.replace(target, old)
+            os.replace(new, target)
+            shutil.rmtree(old)
+        else:
+            os.replace(new, target)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """A UTF-8 text file, written whole."""
+    with written_whole(target) as path:
+        path.write_text(text, encoding="utf-8")

@@ -1,0 +1,59 @@
+"""Puts dlib's 68-point landmark file at the root of the repository; `python -m src.landmark_file` does it by hand.
+
+The file comes with the package face_recognition_models. It was trained on iBUG 300-W, whose licence excludes commercial
+use (http://dlib.net/files/).
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from src.config import LANDMARK_FILE, LANDMARK_SHA256
+
+
+def install(target: Path = LANDMARK_FILE) -> Path:
+    """The landmark file, put in place and verified if it is not there yet.
+
+    Raises FileNotFoundError where the package that carries it is not installed, and ValueError where its SHA-256 is wrong.
+    """
+    if not target.exists():
+        copy = tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}-", delete=False)
+        try:
+            with copy, _packaged_file().open("rb") as source:
+                shutil.copyfileobj(source, copy)
+            _verify(Path(copy.name))
+            os.chmod(copy.name, 0o644)
+            os.replace(copy.name, target)
+        finally:
+            Path(copy.name).unlink(missing_ok=True)
+    return target
+
+
+def _packaged_file() -> Path:
+    # The package is only looked up, not imported: its code needs pkg_resources, which setuptools has dropped.
+    package = importlib.util.find_spec("face_recognition_models")
+    if package is None:
+        raise FileNotFoundError(
+            f"{LANDMARK_FILE.name} comes with the package face_recognition_models, which is not installed; "
+            "run: pip install -r requirements.txt"
+        )
+    return Path(package.submodule_search_locations[0]) / "models" / LANDMARK_FILE.name
+
+
+def _verify(path: Path) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != LANDMARK_SHA256:
+        raise ValueError(
+            f"{LANDMARK_FILE.name} must have SHA-256 {LANDMARK_SHA256}, got {found}; "
+            "delete it and run: python -m src.landmark_file"
+        )
+
+
+if __name__ == "__main__":
+    path = install()
+    _verify(path)
+    print(f"{path.name}: in place, SHA-256 verified")

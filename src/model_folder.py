@@ -1,0 +1,166 @@
+"""Saving and loading a trained model: a folder with `model.keras`, `labels.json` and `card.json`.
+
+The three are written together or not at all, and checked against each other on loading. Nothing in them can run code:
+JSON, and Keras's format in its safe mode.
+"""
+
+import hashlib
+import json
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import dlib
+import numpy as np
+
+from src.backend import keras
+from src.config import MODELS
+from src.faces import Alignment
+from src.files import folder_written_whole, write_text
+
+FILES = ("model.keras", "labels.json", "card.json")
+
+
+class ModelFolderError(ValueError):
+    """A model folder that is not whole or not consistent; its text says what does not fit and the way out."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The label encoder: a class's index is its place in `classes`.
+
+    task: "gender" or "age". For age, years: each class's (first, last) year, inclusive, and centre_years: the mean age
+    of its training faces, from which an age in years is estimated.
+    """
+
+    task: str
+    classes: tuple[str, ...]
+    years: tuple[tuple[int, int], ...] = ()
+    centre_years: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        if self.task not in ("gender", "age"):
+            raise ValueError(f"task must be gender or age, got {self.task!r}")
+        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"classes must be at least two different names, got {list(self.classes)}")
+        expected = len(self.classes) if self.task == "age" else 0
+        if not len(self.years) == len(self.centre_years) == expected:
+            raise ValueError(f"{self.task} labels need years and centre_years for {expected} classes")
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A loaded model folder."""
+
+    model: keras.Model  # uint8 (batch, size, size, 3), RGB, 0-255, to probabilities (batch, classes)
+    labels: Labels
+    alignment: Alignment
+    card: dict
+
+
+def save(folder: Path, model: keras.Model, labels: Labels, alignment: Alignment, trained_on: dict, results: list) -> Path:
+    """Writes a model folder, replacing one that stands there.
+
+    trained_on: data set, counts and settings. results: measured figures, each with its interval and n.
+    """
+    _check(model, labels, alignment)
+    with folder_written_whole(Path(folder)) as new:
+        model.save(new / "model.keras")
+        write_text(new / "labels.json", _json(asdict(labels)))
+        card = {
+            "task": labels.task,
+            "classes": labels.classes,
+            "alignment": {**asdict(alignment), "eyes": alignment.eyes.tolist(), "colour_order": "RGB"},
+            "trained_on": trained_on,
+            "results": results,
+            "versions": {"python": platform.python_version(), "keras": keras.__version__, "dlib": dlib.__version__},
+            "model_sha256": _sha256(new / "model.keras"),
+        }
+        write_text(new / "card.json", _json(card))
+    return Path(folder)
+
+
+def load(folder: str | Path) -> TrainedModel:
+    """Reads a model folder; ModelFolderError says in one sentence what is missing, damaged or does not fit."""
+    folder = Path(folder)
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise ModelFolderError(
+            f"{folder} is no model folder: it needs {', '.join(FILES)}, missing: {', '.join(missing)}; "
+            "notebooks 1 and 2 make such folders"
+        )
+    card, labels = _read_json(folder / "card.json"), _read_json(folder / "labels.json")
+    try:
+        labels = Labels(**{name: _tuples(value) for name, value in labels.items()})
+        alignment = Alignment(**{name: card["alignment"][name] for name in Alignment.__dataclass_fields__})
+        promised, classes, colours = card["model_sha256"], tuple(card["classes"]), card["alignment"]["colour_order"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFolderError(f"{folder}: labels.json or card.json is not as this version writes it ({error})") from error
+    if _sha256(folder / "model.keras") != promised:
+        raise ModelFolderError(
+            f"{folder}/model.keras is damaged or was changed: its SHA-256 is not the one in card.json; get the folder anew"
+        )
+    if classes != labels.classes or card["task"] != labels.task:
+        raise ModelFolderError(
+            f"{folder}: labels.json names {labels.task} classes {list(labels.classes)}, "
+            f"card.json {card['task']} classes {list(classes)}"
+        )
+    if colours != "RGB":
+        raise ModelFolderError(f"{folder}: the colour order must be RGB, card.json says {colours!r}")
+    try:
+        model = keras.models.load_model(folder / "model.keras", compile=False, safe_mode=True)
+        _check(model, labels, alignment)
+    except Exception as error:  # Keras raises many kinds; each means that this file can't be used
+        raise ModelFolderError(f"{folder}: {error}") from error
+    return TrainedModel(model, labels, alignment, card)
+
+
+def find(task: str, dataset: str) -> Path:
+    """The folder of the released model for a task, or of the one that a notebook made from a data set.
+
+    ModelFolderError where there is neither.
+    """
+    for folder in (MODELS / task, MODELS / f"{dataset}-{task}"):
+        if (folder / "card.json").exists():
+            return folder
+    raise ModelFolderError(
+        f"there is no {task} model yet: models/{task}/ and models/{dataset}-{task}/ are missing; "
+        "notebooks 1 (gender) and 2 (age) make one"
+    )
+
+
+def _check(model: keras.Model, labels: Labels, alignment: Alignment) -> None:
+    wanted = (None, alignment.size, alignment.size, 3)
+    if tuple(model.input_shape) != wanted or model.inputs[0].dtype != "uint8":
+        raise ValueError(f"the model takes {model.inputs[0].dtype} {model.input_shape}, the alignment gives uint8 {wanted}")
+    if model.output_shape[-1] != len(labels.classes):
+        raise ValueError(f"the model has {model.output_shape[-1]} outputs, labels.json names {len(labels.classes)} classes")
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ModelFolderError(f"{path} is no readable JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelFolderError(f"{path} must hold a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _json(content: dict) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False, default=_plain) + "\n"
+
+
+def _plain(value):
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} has no place in a card")
+
+
+def _tuples(value):
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

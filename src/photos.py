@@ -1,0 +1,78 @@
+"""Reading a photo file into upright RGB pixels, whatever its format, depth and colour mode."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from src.config import IMAGE_SUFFIXES
+
+MAX_PIXELS = 200_000_000  # a photo of 16,000 x 12,500; 600 MB once decoded
+Image.MAX_IMAGE_PIXELS = None  # our own limit above is checked instead, before anything is decoded
+
+
+class UnreadablePhoto(ValueError):
+    """A file that is no picture that can be read; its text says why in one sentence."""
+
+
+def read_photo(path: str | Path) -> np.ndarray:
+    """A photo's pixels: uint8, (height, width, 3), RGB, 0-255, turned upright by its EXIF orientation.
+
+    Grey, palette, CMYK and 16-bit pictures become RGB; what is transparent is laid on white; of an animation, the first
+    frame. Raises UnreadablePhoto where the file is missing, damaged, no picture, or above `MAX_PIXELS`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd EXIF or palette data: Pillow reads on, and so do we
+            with Image.open(path) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise UnreadablePhoto(f"at most {MAX_PIXELS:,} pixels are read, got {width:,} x {height:,}")
+                image.load()
+                return np.asarray(_rgb(ImageOps.exif_transpose(image)))
+    except UnreadablePhoto:
+        raise
+    except FileNotFoundError:
+        raise UnreadablePhoto("no such file") from None
+    except IsADirectoryError:
+        raise UnreadablePhoto("a folder, not a photo") from None
+    except PermissionError:
+        raise UnreadablePhoto("no permission to read the file") from None
+    except Image.UnidentifiedImageError:
+        empty = Path(path).stat().st_size == 0
+        raise UnreadablePhoto("the file is empty" if empty else "not a picture in a format that can be read") from None
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged data; all mean the same here
+        raise UnreadablePhoto(f"damaged picture ({str(error) or type(error).__name__})") from None
+
+
+def list_photos(places: list[str | Path]) -> list[Path]:
+    """The photo files of the given files and folders, in the order given.
+
+    A folder gives the pictures in it and below it (known by `IMAGE_SUFFIXES`), sorted, hidden ones left out; anything
+    else is taken as it is, so that a missing file can be told of.
+    """
+    found = []
+    for place in map(Path, places):
+        if place.is_dir():
+            inside = (p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            found += sorted(p for p in inside if not any(part.startswith(".") for part in p.relative_to(place).parts))
+        else:
+            found.append(place)
+    return found
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(pixels: np.ndarray) -> np.ndarray:
+    """Deep grey pixels on 0-255: integers are taken as 16-bit, floats as 0-1 unless they go beyond it."""
+    top = 65535 if pixels.dtype.kind in "iu" else max(1.0, float(np.nanmax(pixels)))
+    return np.uint8(np.clip(np.nan_to_num(pixels / top), 0, 1) * 255)

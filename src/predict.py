@@ -1,0 +1,210 @@
+"""New photos to answers: finds the faces, aligns them as the models' cards say, asks the models, gives one table.
+
+    python -m src.predict PHOTO_OR_FOLDER… [--csv FILE] [--annotate FOLDER] [--fallback none|whole-photo]
+                          [--gender-model FOLDER] [--age-model FOLDER]
+
+`predict` is the same from Python. It shares `faces` with training, so that a new photo is treated as the training faces were.
+"""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from tqdm.auto import tqdm
+
+from src import faces as face_tools
+from src.annotate import annotate as draw_answers
+from src.config import IMAGE_SUFFIXES, MODELS
+from src.evaluate import expected_years
+from src.faces import Alignment
+from src.files import write_text, written_whole
+from src.model_folder import ModelFolderError, TrainedModel, load
+from src.photos import UnreadablePhoto, list_photos, read_photo
+
+COLUMNS = (
+    "photo", "status", "face", "left", "top", "right", "bottom", "detection_score", "gender", "p_male",
+    "age_group", "age_group_probability", "age_years", "message",
+)  # fmt: skip
+FALLBACKS = ("none", "whole-photo")
+TOGETHER = 32  # photos whose faces go through the networks in one batch; bounds the memory
+NO_FACE = "no face was found"
+
+
+def predict(
+    photos: Iterable[str | Path],
+    gender_model: str | Path | None = MODELS / "gender",
+    age_model: str | Path | None = MODELS / "age",
+    fallback: str = "none",
+    annotate: str | Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """The table of predictions: at least one row a photo, in the order given; several faces largest first.
+
+    photos: files and folders (see `photos.list_photos`). gender_model, age_model: model folders; None leaves that task's
+    columns empty. fallback: what becomes of a photo in which no face is found: nothing, or its central square is judged
+    as if it were a face. annotate: a folder to write copies of the photos to, with boxes and answers drawn in; the
+    photos themselves are never changed.
+
+    Columns: `photo` path; `status` ok, no_face, whole_photo or unreadable; `face` 1, 2, … in the photo; `left, top, right,
+    bottom` in pixels of the upright photo; `detection_score`; `gender` female or male; `p_male` and
+    `age_group_probability` 0-1; `age_group`; `age_years`; `message`, why there is no answer. What does not apply is NA.
+
+    Raises ValueError for another fallback, and ModelFolderError for a model folder that can't be used. A bad photo
+    raises nothing: its row says what is wrong.
+    """
+    if fallback not in FALLBACKS:
+        raise ValueError(f"fallback must be one of {', '.join(FALLBACKS)}, got {fallback!r}")
+    models = {task: load(place) for task, place in (("gender", gender_model), ("age", age_model)) if place is not None}
+    for task, trained in models.items():
+        if trained.labels.task != task:
+            raise ModelFolderError(f"the {task} model's folder holds a model for {trained.labels.task}")
+    paths = list_photos(list(photos))
+    targets = _targets(paths, Path(annotate)) if annotate is not None else None
+    rows = []
+    with tqdm(total=len(paths), unit=" photos", desc="looking", disable=not progress) as bar:
+        for start in range(0, len(paths), TOGETHER):
+            some = paths[start : start + TOGETHER]
+            looked = [look(path, models, fallback) for path in some]
+            answered = _answer(list(itertools.chain.from_iterable(looked)), models)
+            if targets:
+                _annotate(some, targets, answered)
+            rows += answered
+            bar.update(len(some))
+    return _table(rows)
+
+
+def look(path: Path, models: dict[str, TrainedModel], fallback: str) -> list[dict]:
+    """One photo's rows before the models have spoken; a row with a face carries it, aligned for each task, in `aligned`."""
+    try:
+        photo = read_photo(path)
+    except UnreadablePhoto as error:
+        return [{"photo": str(path), "status": "unreadable", "message": str(error)}]
+    found = face_tools.find_faces(photo)
+    rows = []
+    for number, face in enumerate(found, start=1):
+        aligned = _aligned(models, lambda alignment, face=face: face_tools.align(photo, face.landmarks, alignment))
+        rows.append(_row(path, "ok", number, face.box, aligned) | {"detection_score": face.score})
+    if not found and fallback == "whole-photo":
+        box = (0, 0, photo.shape[1], photo.shape[0])
+        aligned = _aligned(models, lambda alignment: face_tools.whole_photo(photo, alignment))
+        rows.append(_row(path, "whole_photo", 1, box, aligned) | {"message": f"{NO_FACE}; the whole photo was judged"})
+    return rows or [{"photo": str(path), "status": "no_face", "message": NO_FACE}]
+
+
+def first_with_face(paths: Iterable[Path]) -> tuple[np.ndarray, list[face_tools.Face]] | None:
+    """The first photo in which a face is found, with its faces, largest first; None where there is no such photo."""
+    for path in paths:
+        try:
+            photo = read_photo(path)
+        except UnreadablePhoto:
+            continue
+        if found := face_tools.find_faces(photo):
+            return photo, found
+    return None
+
+
+def _row(path: Path, status: str, number: int, box: tuple, aligned: dict) -> dict:
+    edges = dict(zip(("left", "top", "right", "bottom"), (round(edge) for edge in box), strict=True))
+    return {"photo": str(path), "status": status, "face": number, **edges, "aligned": aligned}
+
+
+def _aligned(models: dict[str, TrainedModel], align) -> dict[str, np.ndarray]:
+    once: dict[Alignment, np.ndarray] = {}
+    for trained in models.values():
+        if trained.alignment not in once:
+            once[trained.alignment] = align(trained.alignment)
+    return {task: once[trained.alignment] for task, trained in models.items()}
+
+
+def _answer(rows: list[dict], models: dict[str, TrainedModel]) -> list[dict]:
+    """The rows with each model's answer in place of the aligned faces."""
+    seen = [row for row in rows if "aligned" in row]
+    for task, trained in models.items() if seen else ():
+        batch = np.stack([row["aligned"][task] for row in seen])
+        for row, probability in zip(seen, trained.model.predict(batch, batch_size=64, verbose=0), strict=True):
+            row.update(_say(probability.astype(float), trained))
+    return [{name: value for name, value in row.items() if name != "aligned"} for row in rows]
+
+
+def _say(probability: np.ndarray, trained: TrainedModel) -> dict:
+    labels = trained.labels
+    best = int(probability.argmax())
+    if labels.task == "gender":
+        return {"gender": labels.classes[best], "p_male": round(probability[labels.classes.index("male")], 4)}
+    years = expected_years(probability[None] / probability.sum(), labels.centre_years)[0]
+    return {
+        "age_group": labels.classes[best],
+        "age_group_probability": round(probability[best], 4),
+        "age_years": round(years, 1),
+    }
+
+
+def _table(rows: list[dict]) -> pd.DataFrame:
+    table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+    table["detection_score"] = table["detection_score"].astype(float).round(3)
+    whole = dict.fromkeys(("face", "left", "top", "right", "bottom"), "Int64")
+    words = dict.fromkeys(("photo", "status", "gender", "age_group", "message"), "string")
+    numbers = dict.fromkeys(("detection_score", "p_male", "age_group_probability", "age_years"), "Float64")
+    return table.astype(whole | words | numbers)
+
+
+def _targets(paths: list[Path], folder: Path) -> dict[Path, Path]:
+    """Where each photo's annotated copy goes; photos of the same name get a number."""
+    taken: set[Path] = set()
+    targets = {}
+    for path in dict.fromkeys(paths):
+        suffix = "" if path.suffix.lower() in (".jpg", ".jpeg", ".png") else ".jpg"
+        target = folder / (path.name + suffix)
+        for number in itertools.count(2):
+            if target not in taken:
+                break
+            target = folder / f"{path.stem}-{number}{path.suffix}{suffix}"
+        if target.resolve() == path.resolve():
+            raise ValueError(f"annotated copies must not replace the photos: name another folder than {folder}")
+        taken.add(target)
+        targets[path] = target
+    folder.mkdir(parents=True, exist_ok=True)
+    return targets
+
+
+def _annotate(paths: list[Path], targets: dict[Path, Path], rows: list[dict]) -> None:
+    table = _table(rows)
+    for path in dict.fromkeys(paths):
+        mine = table[table["photo"] == str(path)]
+        if (mine["status"] != "unreadable").all():
+            with written_whole(targets[path]) as new:
+                Image.fromarray(draw_answers(read_photo(path), mine)).save(new, quality=92)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m src.predict", description="Gender and age of the faces in photos.")
+    parser.add_argument("photos", nargs="+", metavar="PHOTO_OR_FOLDER", help=f"folders give {', '.join(IMAGE_SUFFIXES)}")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table here instead of printing it")
+    parser.add_argument("--annotate", type=Path, metavar="FOLDER", help="write copies with boxes and answers drawn in")
+    parser.add_argument("--fallback", choices=FALLBACKS, default="none", help="for photos without a face found")
+    parser.add_argument("--gender-model", type=Path, default=MODELS / "gender", metavar="FOLDER")
+    parser.add_argument("--age-model", type=Path, default=MODELS / "age", metavar="FOLDER")
+    options = parser.parse_args(arguments)
+    try:
+        table = predict(options.photos, options.gender_model, options.age_model, options.fallback, options.annotate)
+        if options.csv:
+            options.csv.parent.mkdir(parents=True, exist_ok=True)
+            write_text(options.csv, table.to_csv(index=False))
+    except (ModelFolderError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.csv:
+        counts = ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())
+        print(f"{table['photo'].nunique()} photos, {len(table)} rows ({counts or 'no photo found'}) written to {options.csv}")
+    else:
+        print(table.to_string(index=False, na_rep="") if len(table) else "no photo found")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""A table of faces becomes aligned faces on disk, once: parallel, resumable, the originals untouched.
+
+A cache folder holds `faces.npy` (uint8, (n, size, size, 3), RGB, the table's order), `settings.json` and one small record
+a chunk of rows. A chunk's record is written after its faces, whole: what has a record is done, so that a run that was
+killed goes on where it stopped and ends with the same bytes.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import dlib
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from tqdm.auto import tqdm
+
+from src import faces as face_tools
+from src.config import CACHE
+from src.faces import Alignment
+from src.files import write_text
+from src.photos import UnreadablePhoto, read_photo
+from src.tables import BOX
+
+VERSION = 1  # of what this module writes: counted up when aligned faces change
+CHUNK = 64  # rows that one task aligns: about a second of work, and the most that a kill loses a worker
+SMALLEST = 16  # pixels: a picture below this holds no face that could be judged
+
+
+class Prepared(NamedTuple):
+    """Aligned faces in the order of their table.
+
+    faces: uint8 (n, size, size, 3), RGB, memory-mapped, zeros where there is none. how: object (n,), `landmarks`, `box`,
+    `none` (the picture as it is) or "" where there is no face. reason: object (n,), why not, "" where there is a face.
+    """
+
+    faces: np.ndarray
+    how: np.ndarray
+    reason: np.ndarray
+    folder: Path
+
+
+def prepare(
+    table: pd.DataFrame,
+    folder: str | Path,
+    alignment: Alignment = Alignment(),
+    cache: Path = CACHE,
+    workers: int = -1,
+) -> Prepared:
+    """Aligns every face of a table and keeps the result in the cache; what the cache has already is not done again.
+
+    table: a table of faces whose paths are relative to `folder`. workers: processes, -1 for one a core. Raises OSError
+    where the cache cannot be written or the disk is full; what was prepared until then stays and is used by the next run.
+    """
+    target = cache / _cache_name(table, folder, alignment)
+    chunks = range(0, len(table), CHUNK)
+    todo = [start for start in chunks if not _record(target, start).exists()]
+    if todo:
+        try:
+            offset = _start(target, len(table), alignment)
+            rows = table[["path", *BOX]]
+            tasks = (
+                delayed(_prepare_chunk)(rows.iloc[start : start + CHUNK], start, folder, alignment, target, offset)
+                for start in todo
+            )
+            done = Parallel(n_jobs=workers, return_as="generator_unordered")(tasks)
+            _watch(done, len(table), len(table) - _rows(todo, len(table)))
+        except OSError as error:
+            kept = sum(_record(target, start).exists() for start in chunks)
+            raise OSError(
+                error.errno,
+                f"the aligned faces cannot be written to {target} ({error.strerror}); {kept} of {len(chunks)} parts are "
+                "kept: make room or choose another folder with cache=, then run again",
+            ) from error
+    records = [json.loads(_record(target, start).read_text()) for start in chunks]
+    how, reason = (np.array([row[k] for record in records for row in record], object) for k in (0, 1))
+    return Prepared(np.load(target / "faces.npy", mmap_mode="r"), how, reason, target)
+
+
+def align_row(path: Path, box: tuple | None, alignment: Alignment) -> tuple[np.ndarray | None, str, str]:
+    """One row's aligned face (or None), how it was aligned, and why not: see `Prepared`."""
+    try:
+        photo = read_photo(path)
+    except UnreadablePhoto as error:
+        return None, "", f"unreadable: {error}"
+    if min(photo.shape[:2]) < SMALLEST:
+        return None, "", "picture too small"
+    if box is None:
+        face = face_tools.choose_face(face_tools.find_faces(photo), None, photo.shape)
+        if face is None:
+            return face_tools.whole_photo(photo, alignment), "none", ""
+        return face_tools.align(photo, face.landmarks, alignment), "landmarks", ""
+    return _align_in_box(photo, box, alignment)
+
+
+def _align_in_box(photo: np.ndarray, box: tuple, alignment: Alignment) -> tuple[np.ndarray | None, str, str]:
+    height, width = photo.shape[:2]
+    left, top, right, bottom = box
+    if not (left < right and top < bottom and left < width and top < height and right > 0 and bottom > 0):
+        return None, "", "box outside the picture"
+    # Only the box and as much again on each side is searched: quicker, and other people stay out of it.
+    x, y = max(0, int(left - (right - left))), max(0, int(top - (bottom - top)))
+    near = photo[y : int(bottom + (bottom - top)) + 1, x : int(right + (right - left)) + 1]
+    box = (left - x, top - y, right - x, bottom - y)
+    face = face_tools.choose_face(face_tools.find_faces(near), box, near.shape)
+    if face is None:
+        return face_tools.align_box(near, box, alignment), "box", ""
+    return face_tools.align(near, face.landmarks, alignment), "landmarks", ""
+
+
+def _prepare_chunk(rows: pd.DataFrame, start: int, folder, alignment: Alignment, target: Path, offset: int) -> int:
+    """Aligns a chunk of rows, writes their faces, then their record; gives the number of rows."""
+    faces = np.zeros((len(rows), alignment.size, alignment.size, 3), np.uint8)
+    record = []
+    for i, row in enumerate(rows.itertuples(index=False)):
+        box = None if pd.isna(row.left) else (row.left, row.top, row.right, row.bottom)
+        face, how, reason = align_row(Path(folder) / row.path, box, alignment)
+        if face is not None:
+            faces[i] = face
+        record.append((how, reason))
+    # Plain writes, not a memory map: a full disk is then an error that can be told of, not a signal that kills.
+    with (target / "faces.npy").open("r+b") as file:
+        file.seek(offset + start * faces[0].nbytes)
+        file.write(faces)
+    write_text(_record(target, start), json.dumps(record))
+    return len(rows)
+
+
+def _start(target: Path, count: int, alignment: Alignment) -> int:
+    """Makes the cache folder and its still empty `faces.npy`; gives where the faces begin in that file."""
+    (target / "chunks").mkdir(parents=True, exist_ok=True)
+    array = target / "faces.npy"
+    if not array.exists():
+        shape = (count, alignment.size, alignment.size, 3)
+        need, free = int(np.prod(shape)), shutil.disk_usage(target).free
+        if need > free:
+            raise OSError(28, f"{count:,} faces take {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
+        write_text(target / "settings.json", json.dumps(_settings(alignment), indent=1))
+        begun = target / f".faces-{os.getpid()}.npy"
+        np.lib.format.open_memmap(begun, "w+", np.uint8, shape)
+        os.replace(begun, array)
+    return np.load(array, mmap_mode="r").offset
+
+
+def _watch(done, total: int, before: int) -> None:
+    with tqdm(mininterval=0.5, total=total, initial=before, desc="aligning", unit=" faces") as bar:
+        for count in done:
+            bar.update(count)
+
+
+def _rows(starts: list[int], total: int) -> int:
+    return sum(min(CHUNK, total - start) for start in starts)
+
+
+def _record(target: Path, start: int) -> Path:
+    return target / "chunks" / f"{start:08d}.json"
+
+
+def _settings(alignment: Alignment) -> dict:
+    return {"version": VERSION, "dlib": dlib.__version__, **asdict(alignment)}
+
+
+def _cache_name(table: pd.DataFrame, folder: str | Path, alignment: Alignment) -> str:
+    """Data set, size, and a hash of all that the faces depend on: other settings or rows give another cache folder."""
+    digest = hashlib.sha256(json.dumps([_settings(alignment), str(Path(folder).resolve())]).encode())
+    digest.update(pd.util.hash_pandas_object(table[["path", *BOX]], index=False).to_numpy().tobytes())
+    return f"{'-'.join(table['dataset'].unique())}-{alignment.size}-{digest.hexdigest()[:12]}"

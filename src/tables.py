@@ -1,0 +1,131 @@
+"""The table of faces: its columns, its checks, the ledger of what was left out, and the splits.
+
+Every loader in `datasets` gives `Loaded(table, ledger)`. One row of the table is one face in one picture.
+"""
+
+import hashlib
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from src.config import GENDERS, AgeGroups
+
+COLUMNS = {
+    "path": "string",  # relative to the data set's folder, with forward slashes
+    "subject": "string",  # who it is; NA where the set has no identities
+    "gender": "string",  # female, male, NA
+    "age_low": "Int64",  # years, inclusive; equal to age_high where the age is exact
+    "age_high": "Int64",
+    "left": "Float64",  # the face's box in pixels from 0, right and bottom exclusive; NA: look for the face
+    "top": "Float64",
+    "right": "Float64",
+    "bottom": "Float64",
+    "fold": "Int64",  # the data set's own fold, NA where it has none
+    "dataset": "string",
+}
+BOX = ["left", "top", "right", "bottom"]
+SPLITS = ("train", "validation", "test")
+
+
+class Loaded(NamedTuple):
+    """What a loader gives: the table of faces, and the ledger (`path`, `reason`) of the rows left out."""
+
+    table: pd.DataFrame
+    ledger: pd.DataFrame
+
+
+def divide(rows: pd.DataFrame, reasons: dict[str, np.ndarray], dataset: str) -> Loaded:
+    """Parts the rows read into the faces kept and the ledger.
+
+    rows: every row read, with `path` and any other of `COLUMNS`; columns that are absent become NA.
+    reasons: reason -> boolean mask (n,) of the rows to leave out for it. A row that several reasons fit goes down under
+    the first. Kept + dropped = read, always.
+    """
+    reason = np.full(len(rows), None, object)
+    for name, mask in reasons.items():
+        mask = np.asarray(mask, bool)
+        reason[mask & (reason == None)] = name  # noqa: E711 (elementwise)
+    kept = reason == None  # noqa: E711
+    table = rows[kept].reindex(columns=list(COLUMNS)).assign(dataset=dataset)
+    ledger = pd.DataFrame({"path": rows["path"][~kept], "reason": reason[~kept]}).astype("string")
+    return Loaded(checked(table), ledger.reset_index(drop=True))
+
+
+def checked(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its columns in order and in their dtypes; ValueError names the first thing that is wrong."""
+    missing = [name for name in COLUMNS if name not in table]
+    if missing:
+        raise ValueError(f"a table of faces has the columns {', '.join(COLUMNS)}; missing: {', '.join(missing)}")
+    table = table[list(COLUMNS)].astype(COLUMNS).reset_index(drop=True)
+    strange = set(table["gender"].dropna()) - set(GENDERS)
+    if strange:
+        raise ValueError(f"gender must be female, male or NA, got {sorted(strange)[0]!r}")
+    low, high = table["age_low"], table["age_high"]
+    if (low.isna() != high.isna()).any() or (low > high).any() or (low < 0).any():
+        raise ValueError("ages must satisfy 0 <= age_low <= age_high, or both be NA")
+    return table
+
+
+def for_task(table: pd.DataFrame, task: str, groups: AgeGroups | None = None) -> Loaded:
+    """The faces that have a label for one task, with that label, and a ledger of the others.
+
+    task: "gender" or "age"; `groups` are the age classes. The table gains `label`, an int64 class index: for gender 0 is
+    female and 1 is male. An age range that touches several classes is no label.
+    """
+    if task not in ("gender", "age"):
+        raise ValueError(f"task must be gender or age, got {task!r}")
+    if task == "gender":
+        label = table["gender"].map({name: i for i, name in enumerate(GENDERS)}).fillna(-1).astype("int64").to_numpy()
+        reasons = {"gender unknown": label < 0}
+    else:
+        low = table["age_low"].to_numpy(float, na_value=np.nan)
+        label = groups.index(low, table["age_high"].to_numpy(float, na_value=np.nan))
+        reasons = {"age unknown": np.isnan(low), "age touches several groups": label < 0}
+    reason = np.select(list(reasons.values()), list(reasons), default="")
+    kept = reason == ""
+    ledger = pd.DataFrame({"path": table["path"][~kept], "reason": reason[~kept]}).astype("string")
+    return Loaded(table[kept].assign(label=label[kept]), ledger.reset_index(drop=True))
+
+
+def exact_years(table: pd.DataFrame) -> np.ndarray:
+    """Ages in years where they are exact: float64 (n,), NaN where only a range or nothing is known."""
+    low, high = (table[name].to_numpy(float, na_value=np.nan) for name in ("age_low", "age_high"))
+    return np.where(low == high, low, np.nan)
+
+
+def split(table: pd.DataFrame, test_fold: int | None = None, validation: float = 0.1, test: float = 0.1) -> np.ndarray:
+    """Which part each face belongs to: an object array (n,) of "train", "validation", "test".
+
+    With a `test_fold`, that fold of the data set is the test part; without one, the test part is drawn too. What is drawn
+    is drawn by a hash of the subject, or of the file's name up to its first dot where nobody is named: the same face
+    always falls on the same side, whatever else the table holds, and no subject is in two parts.
+
+    Raises ValueError where the table has no such fold or a part would be empty.
+    """
+    position = pd.Series(_keys(table)).map(_position).to_numpy(float)
+    part = np.full(len(table), "train", object)
+    if test_fold is None:
+        part[position < validation + test] = "validation"
+        part[position < test] = "test"
+    else:
+        folds = sorted(table["fold"].dropna().unique())
+        if test_fold not in folds:
+            raise ValueError(f"test fold must be one of {[int(f) for f in folds]}, got {test_fold}")
+        part[position < validation] = "validation"
+        part[(table["fold"] == test_fold).to_numpy(bool, na_value=False)] = "test"
+    empty = [name for name in SPLITS if name not in part]
+    if empty:
+        raise ValueError(f"the {empty[0]} part of these {len(table)} faces is empty; more faces or subjects are needed")
+    return part
+
+
+def _keys(table: pd.DataFrame) -> np.ndarray:
+    names = table["path"].map(lambda path: PurePosixPath(path).name.split(".")[0])
+    return table["subject"].fillna(names).to_numpy(str)
+
+
+def _position(key: str) -> float:
+    """A number in [0, 1) that depends on the key alone."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64

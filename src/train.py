@@ -1,0 +1,231 @@
+"""Training a network on prepared faces: augmented, seeded, resumable after a kill at any moment.
+
+Before it: `prepare` (aligned faces) and `network`. After it: `evaluate` and `model_folder`.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from src.backend import keras
+from src.config import CACHE, SEED
+from src.files import folder_written_whole, write_text
+from src.network import copied, in_full_precision
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a network is trained. rotation in degrees, zoom and shift as shares of the side, brightness as a share."""
+
+    epochs: int = 12
+    batch_size: int = 64
+    learning_rate: float = 1e-3  # the highest: a tenth of the steps lead up to it, a cosine leads down from it
+    weight_decay: float = 1e-2
+    patience: int = 4  # epochs without a lower validation loss before training stops
+    rotation: float = 10
+    zoom: float = 0.1
+    shift: float = 0.04
+    brightness: float = 0.2
+    seed: int = SEED
+
+
+class FaceBatches(keras.utils.PyDataset):
+    """Batches of faces with their labels: (uint8 (b, size, size, 3), int64 (b,)).
+
+    faces: uint8 (n, size, size, 3), an array or a memory map. rows: which of them, int (m,). labels: int (m,). With
+    `settings` the faces are shuffled and augmented, differently each epoch but always the same for a seed and epoch.
+    """
+
+    def __init__(self, faces, rows, labels, batch_size: int, settings: Settings | None = None, epoch: int = 0):
+        super().__init__(workers=2, max_queue_size=4)
+        self.faces, self.rows, self.labels, self.batch_size = faces, np.asarray(rows), np.asarray(labels), batch_size
+        self.settings, self.epoch = settings, epoch
+        self._shuffle()
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        faces = np.asarray(self.faces[self.rows[chosen]])
+        if self.settings:
+            for i, row in enumerate(chosen):
+                rng = np.random.default_rng((self.settings.seed, self.epoch, row))
+                faces[i] = augment(faces[i], rng, self.settings)
+        return faces, self.labels[chosen]
+
+    def on_epoch_end(self) -> None:
+        self.epoch += 1
+        self._shuffle()
+
+    def _shuffle(self) -> None:
+        self.order = np.arange(len(self.rows))
+        if self.settings:
+            np.random.default_rng((self.settings.seed, self.epoch)).shuffle(self.order)
+
+
+def augment(face: np.ndarray, rng: np.random.Generator, settings: Settings) -> np.ndarray:
+    """A slightly turned, zoomed, shifted, brightened and perhaps mirrored copy of a uint8 (size, size, 3) face.
+
+    It is never turned upside down: no one's photo is.
+    """
+    size = face.shape[0]
+    turn = np.deg2rad(rng.uniform(-settings.rotation, settings.rotation))
+    scale = 1 + rng.uniform(-settings.zoom, settings.zoom)
+    mirror = rng.choice((-1, 1))
+    linear = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) @ np.diag((mirror, 1))
+    centre = np.full(2, (size - 1) / 2)
+    shift = size * rng.uniform(-settings.shift, settings.shift, 2)
+    matrix = np.column_stack([linear, centre - linear @ centre + shift])
+    face = cv2.warpAffine(face, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.convertScaleAbs(face, alpha=1 + rng.uniform(-settings.brightness, settings.brightness))
+
+
+def fast_dtype() -> str:
+    """The quicker of Keras's dtype policies on this machine.
+
+    "mixed_bfloat16" on an accelerator and on processors that multiply bfloat16 (AMX or AVX-512), "float32" elsewhere,
+    where bfloat16 is emulated and slow.
+    """
+    cpu = Path("/proc/cpuinfo")
+    flags = cpu.read_text() if cpu.exists() else ""
+    accelerator = any(not device.startswith("cpu") for device in keras.distribution.list_devices())
+    return "mixed_bfloat16" if accelerator or "amx_bf16" in flags or "avx512_bf16" in flags else "float32"
+
+
+def fit(
+    model: keras.Model,
+    faces: np.ndarray,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    part: np.ndarray,
+    settings: Settings = Settings(),
+    on_epoch: Callable[[pd.DataFrame], None] = lambda history: None,
+    states: Path = CACHE / "training",
+) -> tuple[keras.Model, pd.DataFrame]:
+    """Trains a copy of a network and gives it in float32 with its best weights, and the history of its epochs.
+
+    faces: uint8 (n, size, size, 3), RGB, an array or a memory map. rows: which of them to use, int (m,). labels: their
+    class indices (m,). part: (m,) of "train", "validation" and "test", which is not looked at. on_epoch is called with the
+    history so far: one row an epoch with loss, accuracy, val_loss, val_accuracy, seconds.
+
+    After each epoch the state is saved in a folder under `states` named by a hash of the network, its weights, the
+    settings and the data; the same call finds it there and goes on, or gives at once what was trained to the end.
+    """
+    model, rows, labels, part = copied(model), np.asarray(rows), np.asarray(labels), np.asarray(part)
+    training, validation = (np.flatnonzero(part == name) for name in ("train", "validation"))
+    folder = states / _state_name(model, faces, rows, labels, part, settings)
+    keeper = _Keeper(folder, settings.patience, on_epoch)
+    keras.utils.set_random_seed(settings.seed)
+    if keeper.history:
+        model = keras.models.load_model(folder / _name(len(keeper.history)) / "state.keras")
+        on_epoch(pd.DataFrame(keeper.history))
+    else:
+        _compile(model, len(training), settings)
+    start = len(keeper.history)
+    if not keeper.finished and start < settings.epochs:
+        batches = FaceBatches(faces, rows[training], labels[training], settings.batch_size, settings, epoch=start)
+        held = FaceBatches(faces, rows[validation], labels[validation], settings.batch_size)
+        model.fit(
+            batches, validation_data=held, initial_epoch=start, epochs=settings.epochs,
+            shuffle=False, callbacks=[keeper], verbose=0,
+        )  # fmt: skip
+    model.load_weights(folder / _name(keeper.best) / "state.keras")
+    return in_full_precision(model), pd.DataFrame(keeper.history)
+
+
+def centre_years(table: pd.DataFrame, classes: int) -> np.ndarray:
+    """The mean age, in years, of each class's faces; float64 (classes,). table: with `age_low`, `age_high`, `label`.
+
+    An age range counts as its middle. ValueError names a class that no face is in.
+    """
+    middle = (table["age_low"] + table["age_high"]).astype(float) / 2
+    centre = middle.groupby(table["label"]).mean().reindex(range(classes))
+    if centre.isna().any():
+        raise ValueError(f"each of the {classes} classes needs a training face, class {int(centre.isna().argmax())} has none")
+    return centre.to_numpy()
+
+
+def predict(model: keras.Model, faces: np.ndarray, rows: np.ndarray, batch_size: int = 64) -> np.ndarray:
+    """Probabilities, float32 (m, classes), for the given rows of uint8 faces (n, size, size, 3)."""
+    return model.predict(FaceBatches(faces, rows, np.zeros(len(rows), int), batch_size), verbose=0)
+
+
+def _state_name(model, faces, rows, labels, part, settings: Settings) -> str:
+    looked_at = np.flatnonzero(part != "test")
+    rows, labels, part = rows[looked_at], labels[looked_at], part[looked_at]
+    digest = hashlib.sha256(model.to_json().encode())
+    for weights in model.get_weights():
+        digest.update(np.ascontiguousarray(weights))
+    digest.update(json.dumps(asdict(settings)).encode())
+    digest.update(rows.astype(np.int64).tobytes() + labels.astype(np.int64).tobytes() + "".join(part).encode())
+    # A few faces stand for all: enough to tell another alignment or data set.
+    digest.update(np.ascontiguousarray(faces[rows[:: max(1, len(rows) // 64)]]).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _compile(model: keras.Model, count: int, settings: Settings) -> None:
+    steps = settings.epochs * -(-count // settings.batch_size)
+    warm = max(1, steps // 10)
+    rate = keras.optimizers.schedules.CosineDecay(
+        settings.learning_rate / 20, steps - warm, warmup_target=settings.learning_rate, warmup_steps=warm
+    )
+    model.compile(
+        keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=keras.backend.backend() == "jax",  # TensorFlow's XLA is slower than its own kernels on a CPU
+    )
+
+
+class _Keeper(keras.callbacks.Callback):
+    """Saves the whole state after each epoch, keeps the best one, and stops when patience is out.
+
+    A state is a folder `epoch-007` with the model, its optimiser, and the history so far, renamed into place when it is
+    whole. Only the newest and the best are kept.
+    """
+
+    def __init__(self, folder: Path, patience: int, on_epoch: Callable[[pd.DataFrame], None]):
+        super().__init__()
+        self.folder, self.patience, self.on_epoch = folder, patience, on_epoch
+        saved = sorted(folder.glob("epoch-*/history.json"))
+        self.history = json.loads(saved[-1].read_text()) if saved else []
+
+    @property
+    def best(self) -> int:
+        return min(self.history, key=lambda row: row["val_loss"])["epoch"]
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.history) and len(self.history) - self.best >= self.patience
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # Keras saves no dropout's place in its random numbers: each epoch has its own, in a resumed training too.
+        for variable in self.model.variables:
+            if variable.name == "seed_generator_state":
+                variable.assign([int(keras.ops.convert_to_numpy(variable)[0]), epoch << 20])
+        self.began = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        figures = {name: float(value) for name, value in logs.items()}
+        self.history.append({"epoch": epoch + 1, **figures, "seconds": round(time.monotonic() - self.began, 1)})
+        with folder_written_whole(self.folder / _name(epoch + 1)) as state:
+            self.model.save(state / "state.keras")
+            write_text(state / "history.json", json.dumps(self.history, indent=1))
+        for old in self.folder.glob("epoch-*"):
+            if old.name not in (_name(epoch + 1), _name(self.best)):
+                shutil.rmtree(old)
+        self.on_epoch(pd.DataFrame(self.history))
+        self.model.stop_training = self.finished
+
+
+def _name(epoch: int) -> str:
+    return f"epoch-{epoch:03d}"

@@ -1,0 +1,723 @@
+"""The loaders and the table of faces: small data sets in their true format, then the real label files."""
+
+import tarfile
+from datetime import date
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.io import savemat
+
+from src import config, datasets
+from src.datasets import adience, fairface, imdb_wiki, utkface
+from src.tables import BOX, COLUMNS, SPLITS, checked, divide, for_task, split
+
+REAL = config.ROOT.parent / "shared" / "data"
+
+
+def real(name):
+    """The real file or folder under shared/data; the test is skipped where it is not at hand."""
+    path = REAL / name
+    if not path.exists():
+        pytest.skip(f"the real data set is not here: shared/data/{name} beside the repository")
+    return path
+
+
+def touch(file):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"picture")
+
+
+def reasons(loaded):
+    return dict(zip(loaded.ledger["path"], loaded.ledger["reason"], strict=True))
+
+
+def years(loaded):
+    return list(zip(loaded.table["age_low"], loaded.table["age_high"], strict=True))
+
+
+# --- the front door ---------------------------------------------------------------------------------------------------
+
+
+def test_unknown_name_names_the_allowed_ones(tmp_path):
+    with pytest.raises(ValueError, match="one of sample, adience, imdb_wiki, utkface, fairface, got 'celeba'"):
+        datasets.load("celeba", tmp_path)
+
+
+@pytest.mark.parametrize("name", datasets.LOADERS)
+@pytest.mark.parametrize("state", ["missing", "a file", "empty", "other files"])
+def test_bad_folders_are_refused_in_one_sentence(tmp_path, name, state):
+    folder = tmp_path / "set"
+    if state == "a file":
+        folder.write_text("x")
+    elif state != "missing":
+        folder.mkdir()
+    if state == "other files":
+        (folder / "notes.txt").write_text("x")
+    with pytest.raises(FileNotFoundError) as caught:
+        datasets.load(name, folder)
+    message = str(caught.value)
+    assert str(folder) in message and "expected" in message and "data/README.md" in message and "\n" not in message
+
+
+def test_every_set_has_age_groups():
+    assert set(datasets.AGE_GROUPS_OF) == set(datasets.LOADERS)
+    assert set(datasets.AGE_GROUPS_OF.values()) <= set(config.AGE_GROUPS)
+    assert datasets.AGE_GROUPS_OF["fairface"] == "fairface"
+    assert datasets.AGE_GROUPS_OF["sample"] == datasets.AGE_GROUPS_OF["utkface"] == "adience"
+
+
+# --- Adience ----------------------------------------------------------------------------------------------------------
+
+HEADER = "user_id\toriginal_image\tface_id\tage\tgender\tx\ty\tdx\tdy\ttilt_ang\tfiducial_yaw_angle\tfiducial_score"
+BOX_TEXT = "\t0\t414\t1086\t1383\t-115\t30\t17"
+
+
+def make_adience(folder, rows, kind="faces"):
+    """rows: (fold, user, face, image, age, gender), one picture each unless the image is called gone.jpg."""
+    prefixes = {"faces": "coarse_tilt_aligned_face", "aligned": "landmark_aligned_face"}
+    lines = {fold: [HEADER] for fold in range(5)}
+    for fold, user, face, image, age, gender in rows:
+        lines[fold].append("\t".join((user, image, face, age, gender)) + BOX_TEXT)
+        if image != "gone.jpg":
+            touch(folder / kind / user / f"{prefixes[kind]}.{face}.{image}")
+    for fold, text in lines.items():
+        (folder / f"fold_{fold}_data.txt").write_text("\n".join(text) + "\n", encoding="utf-8")
+    return folder
+
+
+ADIENCE = [
+    (0, "1@N01", "1", "a.jpg", "(25, 32)", "f"),
+    (0, "1@N01", "1", "a.jpg", "(25, 32)", "f"),  # repeated
+    (0, "1@N01", "2", "b.jpg", "35", "m"),
+    (1, "2@N01", "3", "c.jpg", "(0, 2)", "u"),
+    (2, "3@N01", "4", "d.jpg", "None", ""),  # nothing known
+    (3, "4@N01", "5", "gone.jpg", "(4, 6)", "f"),
+    (3, "4@N01", "5", "e.jpg", "(999, é", "m"),  # never seen
+    (4, "5@N01", "6", "f.jpg", "(25, 23)", "u"),
+]
+
+
+def test_adience_rows_labels_and_reasons(tmp_path):
+    loaded = adience.load(make_adience(tmp_path, ADIENCE))
+    assert len(loaded.table) + len(loaded.ledger) == len(ADIENCE)
+    assert reasons(loaded) == {
+        "faces/1@N01/coarse_tilt_aligned_face.1.a.jpg": "repeated row",
+        "faces/3@N01/coarse_tilt_aligned_face.4.d.jpg": "no usable label",
+        "faces/4@N01/coarse_tilt_aligned_face.5.gone.jpg": "image missing",
+        "faces/5@N01/coarse_tilt_aligned_face.6.f.jpg": "no usable label",
+    }
+    assert list(loaded.table["subject"]) == ["1", "2", "3", "5"]
+    assert loaded.table["gender"].fillna("?").tolist() == ["female", "male", "?", "male"]
+    assert years(loaded) == [(25, 32), (pd.NA, pd.NA), (0, 2), (pd.NA, pd.NA)]
+    assert loaded.table["fold"].tolist() == [0, 0, 1, 3]
+    assert loaded.table[BOX].isna().all(axis=None)
+    assert (tmp_path / loaded.table["path"][0]).is_file()
+
+
+def test_adience_mapped_labels(tmp_path):
+    loaded = adience.load(make_adience(tmp_path, ADIENCE), labels="mapped")
+    assert years(loaded) == [(25, 32), (25, 32), (0, 2), (pd.NA, pd.NA), (25, 32)]
+
+
+def test_every_mapped_label_falls_in_the_class_that_closes_the_gaps():
+    groups = config.AGE_GROUPS["adience"]
+    for text, (low, high) in adience.MAPPED.items():
+        if text.isdigit():
+            assert groups.index([int(text)], [int(text)]) == groups.index([low], [high]), text
+
+
+def test_adience_aligned_pictures_and_parent_folder(tmp_path):
+    folder = tmp_path / "adience"
+    folder.mkdir()
+    make_adience(folder, ADIENCE, kind="aligned")
+    loaded = adience.load(tmp_path, images="aligned")
+    assert loaded.table["path"][0] == "adience/aligned/1@N01/landmark_aligned_face.1.a.jpg"
+    assert (tmp_path / loaded.table["path"][0]).is_file()
+
+
+def test_adience_without_its_pictures(tmp_path):
+    make_adience(tmp_path, ADIENCE, kind="aligned")
+    with pytest.raises(FileNotFoundError, match="none of the 8 pictures"):
+        adience.load(tmp_path, images="faces")
+    assert len(adience.load(tmp_path, images="faces", check_images=False).table) == 5
+
+
+def test_adience_paths_stay_inside(tmp_path):
+    rows = [*ADIENCE, (4, "../../etc", "7", "g.jpg", "(4, 6)", "f")]
+    folder = tmp_path / "a" / "b" / "set"
+    folder.mkdir(parents=True)
+    loaded = adience.load(make_adience(folder, rows))
+    assert list(reasons(loaded).values()).count("path outside the folder") == 1
+
+
+@pytest.mark.parametrize("option", [{"images": "Faces"}, {"labels": "loose"}])
+def test_adience_options_are_checked(tmp_path, option):
+    with pytest.raises(ValueError, match="must be one of"):
+        adience.load(make_adience(tmp_path, ADIENCE), **option)
+
+
+def test_adience_missing_columns(tmp_path):
+    make_adience(tmp_path, ADIENCE)
+    (tmp_path / "fold_2_data.txt").write_text("user_id\toriginal_image\tface_id\nx\ty\tz\n")
+    with pytest.raises(ValueError, match=r"fold_2_data.txt.*age, gender are missing"):
+        adience.load(tmp_path)
+
+
+LONG_SECOND_ROW = (HEADER + "\na\tb\nc" + "\td" * 30).encode()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\xff\xfe\x80", LONG_SECOND_ROW])
+def test_adience_damaged_fold_file(tmp_path, content):
+    make_adience(tmp_path, ADIENCE)
+    (tmp_path / "fold_2_data.txt").write_bytes(content)
+    with pytest.raises(ValueError, match="fold_2_data.txt"):
+        adience.load(tmp_path)
+
+
+def test_adience_missing_fold_file(tmp_path):
+    make_adience(tmp_path, ADIENCE)
+    (tmp_path / "fold_3_data.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="lacks fold_3_data.txt"):
+        adience.load(tmp_path)
+
+
+def test_sample_is_read_as_adience_under_its_own_name(tmp_path):
+    make_adience(tmp_path, ADIENCE)
+    assert set(datasets.load("sample", tmp_path).table["dataset"]) == {"sample"}
+
+
+# --- IMDB-WIKI --------------------------------------------------------------------------------------------------------
+
+FACE = {
+    "dob": date(1980, 5, 5).toordinal() + 366,
+    "photo_taken": 2010,
+    "full_path": "01/100_1980-05-05_2010.jpg",
+    "gender": 1.0,
+    "name": "Some One",
+    "face_location": [11.0, 21.0, 110.0, 120.0],
+    "face_score": 3.5,
+    "second_face_score": np.nan,
+}
+
+
+def face(**changes):
+    return FACE | changes
+
+
+def cells(values):
+    """A Matlab cell array of the values, as loadmat gives it: (1, n), object."""
+    array = np.empty((1, len(values)), object)
+    array[0, :] = [np.array(value, ndmin=2) if isinstance(value, list) else value for value in values]
+    return array
+
+
+def fields_of(part, records):
+    column = {name: [record[name] for record in records] for name in FACE}
+    fields = {
+        "dob": np.array([column["dob"]]),
+        "photo_taken": np.array([column["photo_taken"]], np.uint16),
+        "full_path": cells(column["full_path"]),
+        "gender": np.array([column["gender"]], float),
+        "name": cells(column["name"]),
+        "face_location": cells(column["face_location"]),
+        "face_score": np.array([column["face_score"]], float),
+        "second_face_score": np.array([column["second_face_score"]], float),
+    }
+    if part == "imdb":
+        names = list(dict.fromkeys(column["name"]))
+        fields["celeb_names"] = cells(names)
+        fields["celeb_id"] = np.array([[names.index(name) + 1.0 for name in column["name"]]])
+    return fields
+
+
+def make_mat(folder, part, records):
+    folder.mkdir(parents=True, exist_ok=True)
+    savemat(folder / f"{part}.mat", {part: fields_of(part, records)}, do_compression=True)
+    return folder
+
+
+def ages_of(tmp_path, *records):
+    table = imdb_wiki.load(make_mat(tmp_path, "wiki", list(records)), check_images=False, min_score=0).table
+    return list(zip(table["age_low"], table["age_high"], strict=True))
+
+
+def born(year, month, day, taken=2010):
+    text = f"01/7_{year}-{month:02d}-{day:02d}_{taken}.jpg"
+    return face(dob=date(year, month, day).toordinal() + 366, photo_taken=taken, full_path=text)
+
+
+def test_imdb_wiki_age_is_that_of_the_first_of_july(tmp_path):
+    found = ages_of(tmp_path, born(1980, 6, 30), born(1980, 7, 1), born(1980, 7, 2), born(1980, 1, 1), born(2010, 3, 1))
+    assert found == [(30, 30), (30, 30), (29, 29), (30, 30), (0, 0)]
+
+
+def test_imdb_wiki_day_or_month_unknown(tmp_path):
+    """Matlab made the last day of the month before out of a day 00: 1980-07-00 became 30 June."""
+    month_before = date(1980, 6, 30).toordinal() + 366
+    year_before = date(1979, 12, 31).toordinal() + 366
+    found = ages_of(
+        tmp_path,
+        face(dob=month_before, full_path="01/7_1980-07-00_2010.jpg"),  # July: could be either
+        face(dob=date(1980, 9, 30).toordinal() + 366, full_path="01/7_1980-10-00_2010.jpg"),
+        face(dob=date(1980, 3, 31).toordinal() + 366, full_path="01/7_1980-04-00_2010.jpg"),
+        face(dob=year_before, full_path="01/nm7_rm8_1980-0-0_2010.jpg"),
+        face(dob=4, full_path="01/nm7_rm8_1980-00-12_2010.jpg"),
+    )
+    assert found == [(29, 30), (29, 29), (30, 30), (29, 30), (29, 30)]
+
+
+def test_imdb_wiki_impossible_dates(tmp_path):
+    records = [
+        face(),
+        face(dob=np.nan, full_path="a.jpg"),
+        face(dob=np.inf, full_path="b.jpg"),
+        face(dob=47.25, full_path="c.jpg"),
+        face(dob=1e300, full_path="d.jpg"),
+        face(photo_taken=0, full_path="e.jpg"),
+        face(dob=725069, photo_taken=2014, full_path="31/38204331_1984-15-03_2014.jpg"),
+        face(dob=4, full_path="f/1_0-0-0_2010.jpg"),
+    ]
+    loaded = imdb_wiki.load(make_mat(tmp_path, "wiki", records), check_images=False)
+    assert set(loaded.ledger["reason"]) == {"impossible date"} and len(loaded.ledger) == 7
+
+
+def test_imdb_wiki_fractional_dates_and_names_without_the_pattern(tmp_path):
+    found = ages_of(
+        tmp_path,
+        face(dob=FACE["dob"] + 0.75),
+        face(full_path="45/32339345_1980-05-05._2015.jpg"),
+        face(full_path="63/670663_1980-05-05UTC08:04_1941.jpg"),
+        face(full_path="31/2527231_1980-05-005_1954.jpg"),
+        face(full_path="picture.jpg"),
+    )
+    assert found == [(30, 30)] * 5
+
+
+def test_imdb_wiki_reasons_in_order_and_the_funnel(tmp_path):
+    records = [
+        face(),
+        face(full_path="n/1.jpg", face_score=-np.inf, second_face_score=2.0),
+        face(full_path="n/2.jpg", face_score=np.nan),
+        face(full_path="s/1.jpg", second_face_score=1.2, face_score=0.5),
+        face(full_path="l/1.jpg", face_score=0.99),
+        face(full_path="o/1.jpg", photo_taken=2100),
+        face(full_path="y/1.jpg", photo_taken=1950),
+        face(full_path="../1.jpg"),
+        face(full_path="a/../../1.jpg"),
+        face(full_path="/etc/passwd"),
+        face(full_path="C:\\pictures\\1.jpg"),
+        face(full_path="..\\1.jpg"),
+        face(full_path=""),
+    ]
+    folder = make_mat(tmp_path, "wiki", records)
+    loaded = imdb_wiki.load(folder, check_images=False)
+    assert len(loaded.table) == 1 and len(loaded.table) + len(loaded.ledger) == len(records)
+    assert loaded.ledger["reason"].value_counts().to_dict() == {
+        "path outside the folder": 6,
+        "no face": 2,
+        "second face": 1,
+        "low score": 1,
+        "age out of range": 2,
+    }
+    funnel = imdb_wiki.funnel(folder).set_index("step")
+    assert funnel["left"].iloc[-1] == len(loaded.table) and funnel["dropped"].sum() == len(loaded.ledger)
+    assert funnel.loc["second face", ["records", "dropped"]].tolist() == [2, 1]
+    assert funnel.loc["low score", ["records", "dropped"]].tolist() == [2, 1]
+    wide = imdb_wiki.load(folder, check_images=False, max_age=150, min_score=0)
+    assert len(wide.table) == 3
+
+
+def test_imdb_wiki_gender_is_never_guessed(tmp_path):
+    records = [face(gender=value, full_path=f"{i}.jpg") for i, value in enumerate([0.0, 1.0, np.nan, 2.0])]
+    table = imdb_wiki.load(make_mat(tmp_path, "wiki", records), check_images=False).table
+    assert table["gender"].fillna("?").tolist() == ["female", "male", "?", "?"]
+    assert for_task(table, "gender").table["label"].tolist() == [0, 1]
+    assert len(for_task(table, "age", config.AGE_GROUPS["adience"]).table) == 4
+
+
+def test_imdb_wiki_subjects(tmp_path):
+    imdb = [face(name="José  SMITH "), face(name="", full_path="0/nm5_rm1_1980-5-5_2010.jpg")]
+    make_mat(tmp_path / "imdb", "imdb", imdb)
+    odd = "A\x00\ufffd\u202e"
+    wiki = [face(name="Jose\u0301 Smith"), face(name="", full_path="0/77_x.jpg"), face(name="", full_path="1/77_y.jpg")]
+    make_mat(tmp_path / "wiki", "wiki", [*wiki, face(name=odd)])
+    loaded = imdb_wiki.load(tmp_path, check_images=False)
+    subject = loaded.table["subject"].tolist()
+    assert subject[:5] == ["josé smith", "imdb:nm5", "josé smith", "wiki:77", "wiki:77"]
+    assert loaded.table["path"][0].startswith("imdb/01/") and loaded.table["path"][2].startswith("wiki/01/")
+    assert len(imdb_wiki.load(tmp_path, check_images=False, parts=("wiki",)).table) == 4
+
+
+@pytest.mark.parametrize("cell", ["\ud800abc", np.array([b"caf\xe9"]), np.array([], "U1"), np.array([[7]]), 7])
+def test_imdb_wiki_odd_texts_never_crash(cell):
+    imdb_wiki._text(cell).encode("utf-8")
+
+
+def test_imdb_wiki_boxes(tmp_path):
+    records = [
+        face(),
+        face(face_location=[0.048, 0.132, 10.5, 12.0], full_path="1.jpg"),
+        face(face_location=[50.0, 50.0, 10.0, 10.0], full_path="2.jpg"),
+        face(face_location=[1.0, 2.0], full_path="3.jpg"),
+    ]
+    boxes = imdb_wiki.load(make_mat(tmp_path, "wiki", records), check_images=False).table[BOX].astype(float).to_numpy()
+    np.testing.assert_array_equal(boxes[:2], [[10, 20, 110, 120], [0, 0, 10.5, 12]])
+    assert np.isnan(boxes[2:]).all()
+
+
+def test_imdb_wiki_crops_have_no_box(tmp_path):
+    make_mat(tmp_path / "imdb_crop", "imdb", [face()])
+    touch(tmp_path / "imdb_crop" / FACE["full_path"])
+    make_mat(tmp_path / "wiki", "wiki", [face(), face(full_path="01/gone.jpg")])
+    touch(tmp_path / "wiki" / FACE["full_path"])
+    loaded = imdb_wiki.load(tmp_path)
+    assert loaded.table["left"].isna().tolist() == [True, False]
+    assert reasons(loaded) == {"wiki/01/gone.jpg": "image missing"}
+    assert all((tmp_path / path).is_file() for path in loaded.table["path"])
+    assert imdb_wiki.load(tmp_path / "imdb_crop").table["left"].isna().all()
+
+
+def test_imdb_wiki_without_pictures(tmp_path):
+    make_mat(tmp_path, "wiki", [face()])
+    with pytest.raises(FileNotFoundError, match="none of the 1 pictures"):
+        imdb_wiki.load(tmp_path)
+
+
+@pytest.mark.parametrize("option", [{"parts": ("x",)}, {"parts": ()}, {"parts": "wiki"}, {"min_age": 50, "max_age": 9}])
+def test_imdb_wiki_options_are_checked(tmp_path, option):
+    with pytest.raises(ValueError, match="must"):
+        imdb_wiki.load(make_mat(tmp_path, "wiki", [face()]), check_images=False, **option)
+
+
+@pytest.mark.parametrize("keep", [0, 10, 128, 300, 0.5, 0.95])
+def test_imdb_wiki_truncated_file(tmp_path, keep):
+    file = make_mat(tmp_path, "wiki", [face(full_path=f"{i}.jpg") for i in range(50)]) / "wiki.mat"
+    content = file.read_bytes()
+    file.write_bytes(content[: keep if keep == int(keep) else int(len(content) * keep)])
+    with pytest.raises(ValueError, match="wiki.mat: expected"):
+        imdb_wiki.load(tmp_path, check_images=False)
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ({"imdb": fields_of("imdb", [FACE])}, "named wiki, got a file that holds imdb"),
+        ({"wiki": np.arange(4)}, "expected one Matlab struct named wiki"),
+        ({"wiki": {k: v for k, v in fields_of("wiki", [FACE]).items() if k != "dob"}}, "lacks dob"),
+        ({"wiki": fields_of("wiki", [FACE]) | {"gender": np.ones((1, 3))}}, "equally long, .*gender 3"),
+        ({"wiki": fields_of("wiki", [FACE]) | {"dob": cells(["x"])}}, "expected numbers in the field dob"),
+        ({"wiki": fields_of("wiki", [FACE]) | {"face_location": cells([np.array(list("abcd"))])}}, "face_location"),
+    ],
+)
+def test_imdb_wiki_file_of_another_form(tmp_path, content, said):
+    savemat(tmp_path / "wiki.mat", content)
+    with pytest.raises(ValueError, match=said) as caught:
+        imdb_wiki.load(tmp_path, check_images=False)
+    assert "wiki.mat" in str(caught.value)
+
+
+# --- UTKFace ----------------------------------------------------------------------------------------------------------
+
+UTK = {
+    "26_0_2_20170116184028385.jpg.chip.jpg": (26, "male"),
+    "1_1_0_20170116184028386.jpg": (1, "female"),
+    "116_1_3_20170116184028387.webp": (116, "female"),
+    "80_0_4_20170116184028388.PNG": (80, "male"),
+    "24_0_1_20170116220224657 .jpg.chip.jpg": (24, "male"),
+    "39_1_20170116174525125.jpg.chip.jpg": "malformed name",
+    "53__0_20170116184028385.jpg": "malformed name",
+    "portrait.jpg": "malformed name",
+    "130_1_0_20170116184028389.jpg": "age out of range",
+    "99999999999999999999_1_0_20170116184028389.jpg": "age out of range",
+    "30_3_0_20170116184028390.jpg": "gender not 0 or 1",
+}
+
+
+def test_utkface_names(tmp_path):
+    for i, name in enumerate(UTK):
+        touch(tmp_path / f"part{i % 2}" / name)
+    for leftover in ("._26_0_2_2017.jpg", "part0/.1_0_2_2017.jpg", "__MACOSX/1_1_0_2017.jpg", ".x/1_1_0_2017.jpg"):
+        touch(tmp_path / leftover)
+    (tmp_path / "readme.txt").write_text("x")
+    loaded = utkface.load(tmp_path)
+    assert len(loaded.table) + len(loaded.ledger) == len(UTK)
+    assert {path.split("/")[1]: reason for path, reason in reasons(loaded).items()} == {
+        name: told for name, told in UTK.items() if isinstance(told, str)
+    }
+    for row in loaded.table.itertuples():
+        assert (row.age_low, row.gender) == UTK[row.path.split("/")[1]] and row.age_high == row.age_low
+    assert loaded.table["path"].is_monotonic_increasing
+    assert loaded.table[["subject", "fold", *BOX]].isna().all(axis=None)
+
+
+def test_utkface_prefers_its_own_folder(tmp_path):
+    touch(tmp_path / "FairFace" / "train" / "1.jpg")
+    touch(tmp_path / "UTKFace" / "26_0_2_20170116184028385.jpg")
+    assert utkface.load(tmp_path).table["path"].tolist() == ["UTKFace/26_0_2_20170116184028385.jpg"]
+    assert utkface.load(tmp_path / "UTKFace").table["path"].tolist() == ["26_0_2_20170116184028385.jpg"]
+
+
+# --- FairFace ---------------------------------------------------------------------------------------------------------
+
+
+def make_fairface(folder, rows, part="train", header="file,age,gender,race,service_test"):
+    folder.mkdir(exist_ok=True)
+    lines = [header, *(f"{row},East Asian,True" for row in rows)]
+    (folder / f"fairface_label_{part}.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_fairface_labels_and_reasons(tmp_path):
+    rows = ["train/1.jpg,0-2,Male", "train/2.jpg,more than 70,Female", "train/3.jpg,60-69,Other"]
+    rows += ["train/4.jpg,old,Male", "train/5.jpg,3-9,Male", "../6.jpg,3-9,Male"]
+    make_fairface(tmp_path, rows)
+    make_fairface(tmp_path, ["val/1.jpg,20-29,Female"], part="val")
+    for name in ("train/1.jpg", "train/2.webp", "train/3.png", "train/4.jpg", "val/1.jpg"):
+        touch(tmp_path / name)
+    loaded = fairface.load(tmp_path)
+    assert len(loaded.table) + len(loaded.ledger) == 7
+    assert loaded.table["path"].tolist() == ["train/1.jpg", "train/2.webp", "train/3.png", "val/1.jpg"]
+    assert years(loaded) == [(0, 2), (70, 100), (60, 69), (20, 29)]
+    assert loaded.table["gender"].fillna("?").tolist() == ["male", "female", "?", "female"]
+    assert reasons(loaded) == {
+        "train/4.jpg": "unknown age",
+        "train/5.jpg": "image missing",
+        "../6.jpg": "path outside the folder",
+    }
+    assert (for_task(loaded.table, "age", config.AGE_GROUPS["fairface"]).table["label"] == [0, 8, 7, 3]).all()
+
+
+def test_fairface_suffix_in_either_direction_and_parent_folder(tmp_path):
+    make_fairface(tmp_path / "FairFace", ["train/1.webp,0-2,Male"])
+    touch(tmp_path / "FairFace" / "train" / "1.jpg")
+    assert fairface.load(tmp_path).table["path"].tolist() == ["FairFace/train/1.jpg"]
+
+
+def test_fairface_bad_label_files(tmp_path):
+    make_fairface(tmp_path, ["train/1.jpg,0-2"], header="file,years,race,service_test")
+    with pytest.raises(ValueError, match="fairface_label_train.csv: the columns age, gender are missing"):
+        fairface.load(tmp_path)
+    make_fairface(tmp_path, ["train/1.jpg,0-2,Male"])
+    with pytest.raises(FileNotFoundError, match="none of the 1 pictures"):
+        fairface.load(tmp_path)
+
+
+# --- the table of faces -----------------------------------------------------------------------------------------------
+
+
+def make_table(subjects, pictures=4):
+    rows = [(f"p/{s}_{i}.jpg", f"s{s}", s % 5) for s in range(subjects) for i in range(pictures)]
+    table = pd.DataFrame(rows, columns=["path", "subject", "fold"])
+    table = table.assign(gender=np.where(np.arange(len(table)) % 3, "male", "female"), age_low=25, age_high=32)
+    return divide(table, {}, "made").table
+
+
+@pytest.mark.parametrize("test_fold", [None, 2])
+def test_split_never_shares_a_subject(test_fold):
+    table = make_table(300)
+    part = split(table, test_fold)
+    assert set(part) == set(SPLITS)
+    assert table.assign(part=part).groupby("subject")["part"].nunique().max() == 1
+    if test_fold is not None:
+        assert ((part == "test") == (table["fold"] == test_fold)).all()
+    share = (part == "validation").mean()
+    assert 0.04 < share < 0.18
+
+
+@pytest.mark.parametrize("test_fold", [None, 2])
+def test_split_depends_on_the_subject_alone(test_fold):
+    table = make_table(300)
+    before = dict(zip(table["path"], split(table, test_fold), strict=True))
+    mixed = table.sample(frac=0.7, random_state=1)
+    assert all(before[path] == part for path, part in zip(mixed["path"], split(mixed, test_fold), strict=True))
+
+
+def test_split_without_subjects_goes_by_the_name_of_the_file():
+    table = make_table(300).assign(subject=pd.Series(dtype="string"), fold=pd.NA)
+    here, there = split(table), split(table.assign(path="elsewhere/" + table["path"].str.replace(".jpg", ".webp")))
+    assert (here == there).all()
+
+
+def test_split_refuses_what_it_cannot_do():
+    with pytest.raises(ValueError, match=r"one of \[0, 1, 2, 3, 4\], got 7"):
+        split(make_table(300), test_fold=7)
+    with pytest.raises(ValueError, match="part of these 4 faces is empty"):
+        split(make_table(1))
+
+
+def test_age_group_index_closes_the_gaps():
+    groups = config.AGE_GROUPS["adience"]
+    single = [0, 3, 4, 7, 8, 13, 14, 22, 23, 35, 36, 45, 46, 56, 57, 120]
+    assert groups.index(single, single).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7]
+    low, high = zip(*groups.years, strict=True)
+    assert groups.index(low, high).tolist() == list(range(8))
+    assert groups.index([13, np.nan, 22, 23], [14, np.nan, 23, 35]).tolist() == [-1, -1, -1, 4]
+    four = config.AGE_GROUPS["four"]
+    assert four.index(low, high).tolist() == [0, 0, 0, 1, 1, 2, 2, 3]
+
+
+def test_for_task():
+    table = make_table(2, 2).assign(
+        gender=["female", "male", pd.NA, "male"], age_low=[1, pd.NA, 20, 30], age_high=[1, pd.NA, 30, 30]
+    )
+    gender = for_task(table, "gender")
+    assert gender.table["label"].tolist() == [0, 1, 1] and gender.table["label"].dtype == "int64"
+    assert reasons(gender) == {"p/1_0.jpg": "gender unknown"}
+    age = for_task(table, "age", config.AGE_GROUPS["adience"])
+    assert age.table["label"].tolist() == [0, 4]
+    assert reasons(age) == {"p/0_1.jpg": "age unknown", "p/1_0.jpg": "age touches several groups"}
+    with pytest.raises(ValueError, match="task must be gender or age, got 'race'"):
+        for_task(table, "race")
+
+
+def test_divide_counts_every_row_once():
+    rows = pd.DataFrame({"path": list("abcd"), "gender": ["male", None, "female", "male"]}, index=[7, 7, 3, 1])
+    loaded = divide(rows, {"first": [True, False, False, False], "second": [True, False, True, False]}, "made")
+    assert list(loaded.table.columns) == list(COLUMNS)
+    assert {name: str(dtype) for name, dtype in loaded.table.dtypes.items()} == COLUMNS
+    assert loaded.table["path"].tolist() == ["b", "d"] and loaded.table["dataset"].tolist() == ["made"] * 2
+    assert reasons(loaded) == {"a": "first", "c": "second"}
+    nothing = divide(rows, {"all": [True] * 4}, "made")
+    assert len(nothing.table) == 0 and len(nothing.ledger) == 4
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"gender": "boy"}, "gender must be female, male or NA, got 'boy'"),
+        ({"age_low": 40}, "age_low <= age_high"),
+        ({"age_low": pd.NA}, "or both be NA"),
+        ({"age_low": -1}, "0 <= age_low"),
+    ],
+)
+def test_checked_names_what_is_wrong(change, said):
+    with pytest.raises(ValueError, match=said):
+        checked(make_table(2).assign(**change))
+    with pytest.raises(ValueError, match="missing: fold"):
+        checked(make_table(2).drop(columns="fold"))
+
+
+# --- the real files ---------------------------------------------------------------------------------------------------
+
+ADIENCE_COUNTS = {
+    "(0, 2)": 2519,
+    "(4, 6)": 2163,
+    "(8, 12)": 2132,
+    "(15, 20)": 1655,
+    "(25, 32)": 4950,
+    "(38, 43)": 2300,
+    "(48, 53)": 830,
+    "(60, 100)": 875,
+}
+
+
+def test_real_adience_fold_files():
+    source = adience._folds(real("adience/fold_0_data.txt").parent)
+    assert len(source) == 19487
+    assert source["age"].value_counts().reindex(list(adience.STRICT)).to_dict() == ADIENCE_COUNTS
+    assert sum(ADIENCE_COUNTS.values()) == 17424
+    assert source["gender"].value_counts().to_dict() == {"f": 9411, "m": 8192, "u": 1100, "": 784}
+    assert source["face_id"].nunique() == 2284 and source["user_id"].nunique() == 168
+    assert (source.groupby("face_id")["fold"].nunique() == 1).all()
+    assert (source.groupby("user_id")["fold"].nunique() == 1).all()
+    others = source.loc[~source["age"].isin(adience.STRICT), "age"]
+    assert others.ne("None").sum() == 1310 and others.nunique() == 23
+    assert set(others) - set(adience.MAPPED) == {"None"} and set(adience.MAPPED) <= set(source["age"])
+
+
+@pytest.mark.parametrize("labels, kept, aged", [("strict", 18657, 17321), ("mapped", 18662, 18622)])
+def test_real_adience_table(labels, kept, aged):
+    loaded = adience.load(real("adience/fold_0_data.txt").parent, labels=labels, check_images=False)
+    told = loaded.ledger["reason"].value_counts().to_dict()
+    assert told == {"repeated row": 117, "no usable label": 19370 - kept}
+    assert len(loaded.table) == kept and loaded.table["age_low"].notna().sum() == aged
+    assert not loaded.table["path"].duplicated().any()
+    assert (loaded.table.groupby("subject")["fold"].nunique() == 1).all()
+    age = for_task(loaded.table, "age", config.AGE_GROUPS["adience"])
+    assert len(age.table) == aged
+    assert for_task(loaded.table, "gender").table["label"].value_counts().to_dict() == {0: 9368, 1: 8124}
+
+
+def test_real_adience_first_fold_babies():
+    source = adience._folds(real("adience/fold_0_data.txt").parent)
+    babies = source[source["age"] == "(0, 2)"]["fold"].value_counts()
+    assert (babies[0], babies[1]) == (960, 84)
+
+
+def test_real_adience_pictures(tmp_path):
+    archive = real("adience/faces_sample.tar")
+    with tarfile.open(archive) as tar:
+        pictures = [member for member in tar if member.isfile() and member.name.endswith(".jpg")]
+        folder = tmp_path / pictures[0].name.split("/faces/")[0] if "/faces/" in pictures[0].name else tmp_path
+        tar.extractall(tmp_path, members=pictures[:5], filter="data")
+    for fold in adience.FOLDS:
+        name = f"fold_{fold}_data.txt"
+        (folder / name).write_bytes((archive.parent / name).read_bytes())
+    loaded = adience.load(folder)
+    assert len(loaded.table) + len(loaded.ledger) == 19487
+    assert 1 <= len(loaded.table) <= 5
+    assert all((folder / path).is_file() for path in loaded.table["path"])
+
+
+def test_real_wiki_funnel():
+    """The known counts hold over all records, whatever else is wrong with them; ages count from 1 July."""
+    funnel = imdb_wiki.funnel(real("imdb_wiki/wiki.mat").parent).set_index("step")
+    assert funnel["records"].to_dict() == {
+        "all records": 62328,
+        "path outside the folder": 0,
+        "no face": 18016,
+        "second face": 4096,
+        "low score": 1319,
+        "impossible date": 2,
+        "older than 100": 493,
+        "younger than 0": 1288,
+    }
+    assert funnel["left"].tolist() == [62328, 62328, 44312, 40216, 38923, 38923, 38879, 38874]
+
+
+def test_real_wiki_table():
+    loaded = imdb_wiki.load(real("imdb_wiki/wiki.mat").parent, check_images=False)
+    assert (len(loaded.table), len(loaded.ledger)) == (38874, 62328 - 38874)
+    assert loaded.table["gender"].value_counts(dropna=False).to_dict() == {"male": 28601, "female": 9537, pd.NA: 736}
+    assert (loaded.table["age_low"] == loaded.table["age_high"]).all()
+    assert loaded.table["age_low"].between(0, 100).all() and loaded.table["subject"].notna().all()
+    assert loaded.table[BOX].notna().all(axis=None) and (loaded.table[BOX] >= 0).all(axis=None)
+    assert set(split(loaded.table)) == set(SPLITS)
+
+
+def unpack(archive, folder, wanted, count):
+    """The first `count` files of the archive whose names fit, without reading the rest."""
+    taken = 0
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if member.isfile() and wanted(member.name):
+                tar.extract(member, folder, filter="data")
+                taken += 1
+                if taken == count:
+                    return
+
+
+def test_real_utkface(tmp_path):
+    unpack(real("utkface.tar"), tmp_path, lambda name: name.endswith(".webp"), 5)
+    loaded = utkface.load(tmp_path)
+    assert len(loaded.table) + len(loaded.ledger) == 5 and len(loaded.table)
+
+
+def test_real_utkface_names(tmp_path):
+    with tarfile.open(real("utkface.tar")) as tar:
+        names = [member.name for member in tar if member.isfile()]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    loaded = utkface.load(tmp_path)
+    assert (len(loaded.table), loaded.ledger["reason"].tolist()) == (20719, ["malformed name"] * 3)
+    assert (loaded.table["age_low"].min(), loaded.table["age_low"].max()) == (1, 116)
+
+
+def test_real_fairface(tmp_path):
+    wanted = ("fairface_label_train.csv", "train/1.webp", "train/2.webp")
+    unpack(real("fairface.tar"), tmp_path, lambda name: name.endswith(tuple("FairFace/" + end for end in wanted)), 3)
+    loaded = fairface.load(tmp_path)
+    assert (len(loaded.table), len(loaded.ledger)) == (2, 39954 - 2)
+    assert set(loaded.ledger["reason"]) == {"image missing"}

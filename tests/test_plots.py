@@ -1,0 +1,262 @@
+"""The figures carry their data and draw without a warning; photos are annotated only where they should be."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+from src import evaluate, plots
+from src.config import AGE_GROUPS, ROOT
+from src.tables import COLUMNS, Loaded, divide
+
+pytestmark = pytest.mark.filterwarnings("error")
+GROUPS = AGE_GROUPS["four"]
+
+
+@pytest.fixture(autouse=True)
+def without_display():
+    plt.switch_backend("Agg")
+
+
+def texts(figure):
+    """Every text of a figure once it is drawn; drawing must not warn either."""
+    figure.canvas.draw()
+    return [text.get_text() for text in figure.findobj(plt.Text) if text.get_text() and text.get_visible()]
+
+
+def faces(ages, genders=None):
+    """A table of faces of exact ages (None: unknown)."""
+    rows = pd.DataFrame({"path": [f"{i}.jpg" for i in range(len(ages))], "age_low": ages, "age_high": ages})
+    return rows.assign(gender=genders if genders else pd.NA).reindex(columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def predictions(boxes, status="ok", gender="male", group="25-32"):
+    """The rows of one photo; a box of None is unknown."""
+    rows = [dict(zip(("left", "top", "right", "bottom"), box or [pd.NA] * 4)) for box in boxes]
+    return pd.DataFrame(rows).assign(
+        status=status, gender=gender, p_male=0.9, age_group=group, age_group_probability=0.61, age_years=29.4
+    )
+
+
+def nothing_found():
+    return predictions([None], "no_face", pd.NA, pd.NA).assign(age_years=pd.NA)
+
+
+def grey(height, width):
+    return np.full((height, width, 3), 128, np.uint8)
+
+
+def extent(changed):
+    """left, top, right, bottom of the True pixels."""
+    rows, columns = np.where(changed)
+    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+
+
+def test_funnel_shows_every_reason_with_its_count():
+    blurred, old = np.arange(200) < 30, np.arange(200) >= 190
+    rows = pd.DataFrame({"path": [f"{i}.jpg" for i in range(200)]})
+    figure = plots.funnel(divide(rows, {"over 100 years": old, "blurred": blurred}, "x"))
+    bars = figure.axes[0].patches
+    assert [(bar.get_x(), bar.get_width()) for bar in bars] == [(0, 200), (170, 30), (160, 10), (0, 160)]
+    shown = texts(figure)
+    assert {"read", "blurred", "over 100 years", "kept", "200", "−30 (15.0%)", "−10 (5.0%)", "160 (80.0%)"} <= set(shown)
+
+
+def test_funnel_of_nothing_dropped_and_of_nothing_read():
+    table, ledger = faces([20, 30]), pd.DataFrame({"path": [], "reason": []}, dtype="string")
+    assert {"2", "2 (100.0%)"} <= set(texts(plots.funnel(Loaded(table, ledger))))
+    assert texts(plots.funnel(Loaded(table[:0], ledger))).count("0") == 2
+
+
+def test_distribution_counts_faces_and_unknowns():
+    table = faces([5, 6, 20, 60, None], ["female", "male", "male", None, None])
+    table.loc[1, "age_high"] = 40  # touches Kid, Youth and Adult
+    figure = plots.distribution(table, GROUPS)
+    heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in figure.axes[0].containers}
+    assert heights == {
+        "female (1)": [1, 0, 0, 0, 0, 0],
+        "male (2)": [0, 1, 0, 0, 1, 0],
+        "unknown (2)": [0, 0, 0, 1, 0, 1],
+    }
+    bottoms = [bar.get_y() for bar in figure.axes[0].containers[2]]
+    assert bottoms == [1, 1, 0, 0, 1, 0]  # each gender stands on those before it
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == ["Kid", "Youth", "Adult", "Old", "several\ngroups", "unknown"]
+    assert "5 faces" in texts(figure)
+    assert "0 faces" in texts(plots.distribution(table[:0], GROUPS))
+
+
+def test_split_counts_add_up_to_the_table():
+    table = pd.DataFrame({"label": [0, 0, 1, 1, 1, 0]})
+    figure = plots.split_counts(table, ["train", "train", "train", "validation", "test", "test"], ["female", "male"])
+    assert [[bar.get_width() for bar in axes.patches] for axes in figure.axes] == [[2, 1], [0, 1], [1, 1]]
+    assert {"train: 3 faces", "validation: 1 faces", "test: 2 faces", "2 (67%)"} <= set(texts(figure))
+
+
+def test_gallery_shows_each_picture_under_its_title():
+    pictures = np.random.default_rng(0).integers(0, 255, (5, 16, 16, 3), dtype=np.uint8)
+    figure = plots.gallery(pictures, [f"face {i}" for i in range(5)], columns=4)
+    shown = [axes for axes in figure.axes if axes.images]
+    assert [axes.get_title() for axes in shown] == [f"face {i}" for i in range(5)]
+    assert all((axes.images[0].get_array() == picture).all() for axes, picture in zip(shown, pictures))
+    assert texts(plots.gallery([])) == ["no pictures to show"]
+    with pytest.raises(ValueError, match="5, got 2"):
+        plots.gallery(pictures, ["a", "b"])
+
+
+def test_curves_carry_the_history_and_mark_the_lowest_validation_loss():
+    history = pd.DataFrame(
+        {
+            "epoch": [1, 2, 3],
+            "loss": [2.0, 1, 0.5],
+            "val_loss": [2.0, 1.5, 1.75],
+            "accuracy": [0.3, 0.5, 0.7],
+            "val_accuracy": [0.25, 0.5, 0.625],
+        }
+    )
+    figure = plots.curves(history, epochs=12)
+    loss, accuracy = figure.axes
+    assert [line.get_ydata().tolist() for line in loss.lines[1:3]] == [[2.0, 1, 0.5], [2.0, 1.5, 1.75]]
+    assert accuracy.lines[2].get_ydata().tolist() == [0.25, 0.5, 0.625]
+    assert "best epoch: 2" in texts(figure)
+    assert loss.get_xlim() == (0.5, 12.5)
+    assert plots.curves(history).axes[0].get_xlim() == (0.5, 3.5)
+    assert "best epoch: 1" in texts(plots.curves(history[:1]))
+    assert "best epoch: 1" in texts(plots.curves(history[:1].assign(val_loss=np.nan)))  # training went wrong
+
+
+def test_confusion_shows_counts_and_shares_of_the_rows():
+    figure = plots.confusion([[3, 1], [0, 0]], ["female", "male"])
+    assert figure.axes[0].images[0].get_array().tolist() == [[0.75, 0.25], [0, 0]]
+    shown = texts(figure)
+    assert {"75%\n3", "25%\n1", "3 of 4 faces right", "female", "male"} <= set(shown)
+    assert shown.count("0") == 2
+
+
+def test_accuracy_by_draws_each_interval():
+    frame = evaluate.by(["a"] * 8 + ["b"] * 8, [1] * 6 + [0] * 2 + [1] * 8, order=["a", "b", "nobody"])
+    axes = plots.accuracy_by(frame).axes[0]
+    np.testing.assert_allclose(axes.lines[0].get_xdata(), frame["value"])
+    drawn = [segment[:, 0].tolist() for segment in axes.collections[0].get_segments() if len(segment)]
+    assert drawn == frame[["low", "high"]].dropna().to_numpy().tolist()
+    assert {"75.0%   n = 8", "100.0%   n = 8", "n = 0"} <= set(texts(axes.figure))
+
+
+def test_fold_scores_show_each_fold_and_the_spread():
+    truth = np.repeat([0, 1, 2, 3], 10)
+    folds = {}
+    for name, wrong in (("first", 4), ("second", 8), ("third", 12)):
+        answers = np.where(np.arange(40) < wrong, 3, truth)
+        folds[name] = evaluate.headline("age", truth, np.eye(4)[answers], truth * 20.0, [0, 20, 40, 60])
+    figure = plots.fold_scores(folds)
+    dots = [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert dots == pytest.approx([0.9, 0.8, 0.7])
+    assert len(figure.axes) == 3
+    assert {"accuracy\n80.0 ± 10.0%", "first", "third", "years"} <= set(texts(figure))
+    assert "accuracy\n90.0%" in texts(plots.fold_scores([folds["first"]]))
+
+
+def test_ages_keep_every_known_age_in_view():
+    before = np.array([-900, 30, 30.5, 2000, np.nan])
+    figure = plots.ages_before_after(before, [30, 30.5])
+    heights = [[bar.get_height() for bar in bars] for bars in figure.axes[0].containers]
+    assert [sum(row) for row in heights] == [4, 2]
+    assert heights[0][0] == heights[0][-1] == 1
+    assert {"before cleaning: 4 ages", "after cleaning: 2 ages"} <= set(texts(figure))
+    texts(plots.ages_before_after([], []))
+
+
+def test_figures_are_closed_and_leave_the_style_alone():
+    place, open_figures = plt.rcParams["axes.titlelocation"], plt.get_fignums()
+    plots.confusion([[1, 0], [0, 1]], ["a", "b"])
+    assert plt.get_fignums() == open_figures
+    assert plt.rcParams["axes.titlelocation"] == place
+
+
+def test_figures_are_saved_without_a_display(tmp_path):
+    code = (
+        "from src import annotate, plots; plots.confusion([[1, 0], [0, 1]], ['a', 'b']).savefig('figure.png');"
+        "import matplotlib; print(matplotlib.get_backend())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    environment |= {"MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "error", "-c", code]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+    assert run.returncode == 0, run.stderr.decode()
+    assert run.stdout.decode().strip().lower() == "agg"
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+def test_annotate_changes_only_the_box_and_its_label():
+    photo = grey(600, 800)
+    drawn = annotate.annotate(photo, predictions([(300, 200, 460, 360)]))
+    assert drawn.shape == photo.shape and drawn.dtype == np.uint8
+    assert (photo == 128).all()
+    changed = (drawn != photo).any(axis=2)
+    left, top, right, bottom = extent(changed)
+    assert left == 300 and bottom == 361 and right <= 500 and 100 < top < 200  # the label stands above the box
+    assert not changed[210:350, 310:450].any()  # the face stays free
+    assert changed[200:361, 300].all() and changed[360, 300:460].all()
+
+
+def test_labels_of_neighbours_hide_no_face_and_no_other_label():
+    crowd = [(200, 300, 250, 350), (260, 300, 310, 350), (320, 300, 370, 350), (150, 370, 200, 420)]
+    apart = [(100, 100, 150, 150), (500, 100, 550, 150), (100, 500, 150, 550), (500, 500, 550, 550)]
+    drawn, expected = (annotate.annotate(grey(800, 800), predictions(boxes)) for boxes in (crowd, apart))
+    assert (drawn < 60).all(axis=2).sum() == (expected < 60).all(axis=2).sum()  # no letter is covered
+    for left, top, right, bottom in crowd:
+        assert (drawn[top + 6 : bottom - 5, left + 6 : right - 5] == 128).all()
+
+
+@pytest.mark.parametrize("box", [(-60, -60, 100, 100), (740, 540, 900, 700), (0, 0, 800, 600), (-9, 250, 830, 330)])
+def test_a_label_is_whole_wherever_its_box_is(box):
+    letters = [
+        (annotate.annotate(grey(600, 800), predictions([place])) < 60).all(axis=2).sum()
+        for place in (box, (300, 300, 300 + box[2] - box[0], 300 + 160))
+    ]
+    assert letters[0] == letters[1] > 50
+
+
+def test_labels_are_readable_in_small_and_large_photos():
+    for height, width in ((100, 90), (600, 800), (3000, 4000)):
+        box = (width // 2, height // 2, width // 2 + height // 20, height // 2 + height // 20)
+        drawn = annotate.annotate(grey(height, width), predictions([box]))
+        _, top, _, bottom = extent((drawn < 60).all(axis=2))  # the letters
+        assert 10 < (bottom - top) / 3 * 900 / max(width, 900) < 30  # pixels a line takes on a page 900 pixels wide
+
+
+def test_annotate_says_what_it_knows():
+    photo = grey(480, 640)
+    unfound = annotate.annotate(photo, nothing_found())
+    left, top, right, bottom = extent((unfound != photo).any(axis=2))
+    assert (left, top) == (0, 0) and right < 320 and bottom < 60
+    whole = annotate.annotate(photo, predictions([None], "whole_photo"))
+    assert extent((whole != photo).any(axis=2))[3] > 2 * bottom  # four lines instead of one
+    assert annotate._label(predictions([None], "whole_photo").iloc[0].to_dict()).split("\n") == [
+        "whole photo",
+        "male 90%",
+        "25-32 61%",
+        "29 years",
+    ]
+    assert annotate._label(predictions([None], gender="female").assign(p_male=0.03).iloc[0].to_dict())[:10] == "female 97%"
+
+
+def test_annotate_of_a_tiny_photo_of_no_rows_and_of_a_wrong_array():
+    tiny = annotate.annotate(grey(30, 24), predictions([(4, 4, 20, 20)]))
+    assert (tiny[7:17, 7:17] == 128).all() and (tiny != 128).any()  # the box alone: there is no room to write
+    photo = grey(50, 50)
+    assert (annotate.annotate(photo, predictions([(1, 1, 9, 9)])[:0]) == photo).all()
+    for wrong in (photo / 255, photo[..., 0], np.zeros((9, 9, 4), np.uint8)):
+        with pytest.raises(ValueError, match="uint8 RGB"):
+            annotate.annotate(wrong, nothing_found())
+
+
+def test_boxes_shows_what_annotate_draws():
+    photo, rows = grey(90, 120), predictions([(30, 40, 70, 80)])
+    figure = plots.boxes(photo, rows)
+    assert (figure.axes[0].images[0].get_array() == annotate.annotate(photo, rows)).all()
+    texts(figure)
