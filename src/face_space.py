@@ -15,6 +15,7 @@ FILE = SAMPLE / "face_space.npz"
 GROUPS = AGE_GROUPS["adience"]
 EYES = (0.325, 0.32), (0.675, 0.32)  # centres, as fractions of the face's width and height
 SPREAD = 0.75  # of the learnt standard deviation: the outskirts of the Gaussians hold few human-looking faces
+LOOKS, CHANGE = 24, 0.15  # components in which photos of one person differ, and by how many deviations
 LIMIT = 2.0  # no draw lies further out than this, in standard deviations, before SPREAD
 
 
@@ -22,7 +23,8 @@ LIMIT = 2.0  # no draw lies further out than this, in standard deviations, befor
 class FaceSpace:
     """The learnt arrays; k components, faces of 64x64 pixels.
 
-    mean: float32 (16384,), RGB and opacity, 0-255. components: float32 (k, 16384), a standard deviation each, in the same units.
+    mean: float32 (16384,), RGB and opacity, 0-255. components: float32 (k, 16384), a standard deviation each, in the same
+    units.
     group_means: float32 (8, 2, k) and group_factors: float32 (8, 2, k, k), the Cholesky factors of the covariances;
     axes: age group of Adience, gender in the order of `config.GENDERS`.
     """
@@ -64,10 +66,13 @@ class FaceSpace:
         """The face alone: uint8, (64, 64, 3), RGB, brow to chin, eyes at `EYES`."""
         return self.face(coefficients)[..., :3]
 
+    def another_photo(self, face: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The same `face` on another occasion, uint8 (64, 64, 4).
 
-def another_photo(coefficients: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The same person on another occasion: coefficients with a little noise, too little to change who it is."""
-    return coefficients + rng.normal(0, 0.12, len(coefficients)).astype(np.float32)
+        Light and expression, which the first components hold, change a little: too little to change who it is.
+        """
+        change = rng.normal(0, CHANGE, LOOKS).astype(np.float32) @ self.components[:LOOKS]
+        return np.clip(np.round(face + change.reshape(64, 64, 4)), 0, 255).astype(np.uint8)
 
 
 def relit(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:

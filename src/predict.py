@@ -7,6 +7,7 @@
 """
 
 import argparse
+import io
 import itertools
 import sys
 from collections.abc import Iterable
@@ -155,18 +156,19 @@ def _table(rows: list[dict]) -> pd.DataFrame:
 
 def _targets(paths: list[Path], folder: Path) -> dict[Path, Path]:
     """Where each photo's annotated copy goes; photos of the same name get a number."""
-    taken: set[Path] = set()
+    originals = {path.resolve() for path in paths}
+    taken: set[str] = set()  # in small letters: some file systems can't tell A.jpg from a.jpg
     targets = {}
     for path in dict.fromkeys(paths):
         suffix = "" if path.suffix.lower() in (".jpg", ".jpeg", ".png") else ".jpg"
         target = folder / (path.name + suffix)
         for number in itertools.count(2):
-            if target not in taken:
+            if target.name.casefold() not in taken:
                 break
             target = folder / f"{path.stem}-{number}{path.suffix}{suffix}"
-        if target.resolve() == path.resolve():
+        if target.resolve() in originals:
             raise ValueError(f"annotated copies must not replace the photos: name another folder than {folder}")
-        taken.add(target)
+        taken.add(target.name.casefold())
         targets[path] = target
     folder.mkdir(parents=True, exist_ok=True)
     return targets
@@ -189,12 +191,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--fallback", choices=FALLBACKS, default="none", help="for photos without a face found")
     parser.add_argument("--gender-model", type=Path, default=MODELS / "gender", metavar="FOLDER")
     parser.add_argument("--age-model", type=Path, default=MODELS / "age", metavar="FOLDER")
+    parser.error = lambda message: parser.exit(2, f"error: {message}; --help tells more\n")
     options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for names that the terminal can't show
     try:
         table = predict(options.photos, options.gender_model, options.age_model, options.fallback, options.annotate)
         if options.csv:
             options.csv.parent.mkdir(parents=True, exist_ok=True)
-            write_text(options.csv, table.to_csv(index=False))
+            text = table.to_csv(index=False, lineterminator="\n")
+            write_text(options.csv, text.encode(errors="backslashreplace").decode())  # names may hold any bytes
     except (ModelFolderError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -202,7 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
         counts = ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())
         print(f"{table['photo'].nunique()} photos, {len(table)} rows ({counts or 'no photo found'}) written to {options.csv}")
     else:
-        print(table.to_string(index=False, na_rep="") if len(table) else "no photo found")
+        print(table.astype(object).where(table.notna(), "").to_string(index=False) if len(table) else "no photo found")
     return 0
 
 

@@ -7,7 +7,6 @@ killed goes on where it stopped and ends with the same bytes.
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +22,7 @@ from src import faces as face_tools
 from src.config import CACHE
 from src.faces import Alignment
 from src.files import write_text
+from src.landmark_file import install
 from src.photos import UnreadablePhoto, read_photo
 from src.tables import BOX
 
@@ -53,13 +53,21 @@ def prepare(
 ) -> Prepared:
     """Aligns every face of a table and keeps the result in the cache; what the cache has already is not done again.
 
-    table: a table of faces whose paths are relative to `folder`. workers: processes, -1 for one a core. Raises OSError
-    where the cache cannot be written or the disk is full; what was prepared until then stays and is used by the next run.
+    table: a table of faces whose paths are relative to `folder`. workers: processes, -1 for one a core. Raises ValueError
+    where the table is empty, and OSError where the cache cannot be written or the disk is full; what was prepared until
+    then stays and is used by the next run.
     """
+    if not len(table):
+        raise ValueError("the table of faces is empty: there is nothing to prepare")
     target = cache / _cache_name(table, folder, alignment)
     chunks = range(0, len(table), CHUNK)
+    if not (target / "faces.npy").exists():  # somebody made room: records of faces that are gone are worth nothing
+        for record in (target / "chunks").glob("*.json"):
+            record.unlink(missing_ok=True)
     todo = [start for start in chunks if not _record(target, start).exists()]
     if todo:
+        install()  # here, so that its errors are not taken for the cache's, and once for all workers
+        left_over = list((target / "chunks").glob(".*"))  # records that a kill caught half written
         try:
             offset = _start(target, len(table), alignment)
             rows = table[["path", *BOX]]
@@ -69,6 +77,8 @@ def prepare(
             )
             done = Parallel(n_jobs=workers, return_as="generator_unordered")(tasks)
             _watch(done, len(table), len(table) - _rows(todo, len(table)))
+            for path in left_over:
+                path.unlink(missing_ok=True)
         except OSError as error:
             kept = sum(_record(target, start).exists() for start in chunks)
             raise OSError(
@@ -100,7 +110,8 @@ def align_row(path: Path, box: tuple | None, alignment: Alignment) -> tuple[np.n
 def _align_in_box(photo: np.ndarray, box: tuple, alignment: Alignment) -> tuple[np.ndarray | None, str, str]:
     height, width = photo.shape[:2]
     left, top, right, bottom = box
-    if not (left < right and top < bottom and left < width and top < height and right > 0 and bottom > 0):
+    inside = left < width and top < height and right > 0 and bottom > 0
+    if not (inside and left < right and top < bottom and np.isfinite(box).all()):
         return None, "", "box outside the picture"
     # Only the box and as much again on each side is searched: quicker, and other people stay out of it.
     x, y = max(0, int(left - (right - left))), max(0, int(top - (bottom - top)))
@@ -117,7 +128,8 @@ def _prepare_chunk(rows: pd.DataFrame, start: int, folder, alignment: Alignment,
     faces = np.zeros((len(rows), alignment.size, alignment.size, 3), np.uint8)
     record = []
     for i, row in enumerate(rows.itertuples(index=False)):
-        box = None if pd.isna(row.left) else (row.left, row.top, row.right, row.bottom)
+        box = tuple(getattr(row, edge) for edge in BOX)
+        box = None if any(map(pd.isna, box)) else box
         face, how, reason = align_row(Path(folder) / row.path, box, alignment)
         if face is not None:
             faces[i] = face
@@ -134,16 +146,19 @@ def _start(target: Path, count: int, alignment: Alignment) -> int:
     """Makes the cache folder and its still empty `faces.npy`; gives where the faces begin in that file."""
     (target / "chunks").mkdir(parents=True, exist_ok=True)
     array = target / "faces.npy"
+    shape = (count, alignment.size, alignment.size, 3)
     if not array.exists():
-        shape = (count, alignment.size, alignment.size, 3)
         need, free = int(np.prod(shape)), shutil.disk_usage(target).free
         if need > free:
             raise OSError(28, f"{count:,} faces take {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
         write_text(target / "settings.json", json.dumps(_settings(alignment), indent=1))
-        begun = target / f".faces-{os.getpid()}.npy"
-        np.lib.format.open_memmap(begun, "w+", np.uint8, shape)
-        os.replace(begun, array)
-    return np.load(array, mmap_mode="r").offset
+        array.touch()
+    # In place and never shortened: this can be done again at any time, after a kill or beside another run, and takes no
+    # face away that is there.
+    with array.open("r+b") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        file.truncate(file.tell() + int(np.prod(shape)))
+        return file.tell()
 
 
 def _watch(done, total: int, before: int) -> None:

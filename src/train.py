@@ -129,7 +129,7 @@ def fit(
         model = keras.models.load_model(folder / _name(len(keeper.history)) / "state.keras")
         on_epoch(pd.DataFrame(keeper.history))
     else:
-        _compile(model, len(training), settings)
+        compile_model(model, len(training), settings)
     start = len(keeper.history)
     if not keeper.finished and start < settings.epochs:
         batches = FaceBatches(faces, rows[training], labels[training], settings.batch_size, settings, epoch=start)
@@ -172,11 +172,12 @@ def _state_name(model, faces, rows, labels, part, settings: Settings) -> str:
     return digest.hexdigest()[:16]
 
 
-def _compile(model: keras.Model, count: int, settings: Settings) -> None:
+def compile_model(model: keras.Model, count: int, settings: Settings) -> None:
+    """Sets a model up for training on `count` faces: AdamW, warm-up and cosine schedule, cross-entropy, accuracy."""
     steps = settings.epochs * -(-count // settings.batch_size)
     warm = max(1, steps // 10)
     rate = keras.optimizers.schedules.CosineDecay(
-        settings.learning_rate / 20, steps - warm, warmup_target=settings.learning_rate, warmup_steps=warm
+        settings.learning_rate / 20, max(1, steps - warm), warmup_target=settings.learning_rate, warmup_steps=warm
     )
     model.compile(
         keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay),

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from src import evaluate, plots
+from src import annotate, evaluate, plots
 from src.config import AGE_GROUPS, ROOT
 from src.tables import COLUMNS, Loaded, divide
 

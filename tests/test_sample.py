@@ -1,6 +1,8 @@
 """The embedded sample: true layouts, drawn once, the same every time, and faces that dlib finds."""
 
+import functools
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -36,8 +38,13 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@functools.cache
+def detector():
+    return dlib.get_frontal_face_detector()
+
+
 def found(path: Path) -> int:
-    return len(dlib.get_frontal_face_detector()(cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB), 0))
+    return len(detector()(cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB), 0))
 
 
 def records(drawn: Path, part: str) -> np.void:
@@ -73,17 +80,12 @@ def test_every_fold_covers_the_labels_and_the_oddities_are_there(rows):
     assert rows.duplicated().any()
 
 
-def test_two_draws_are_byte_identical_and_another_seed_is_not(drawn, tmp_path):
+def test_two_draws_are_byte_identical_and_another_seed_is_not(drawn, tmp_path, monkeypatch):
     again = sample.draw(tmp_path / "again", faces=FACES, seed=3)
     assert digests(again) == digests(drawn)
-    fold_file = "adience/fold_0_data.txt"
-    for part in ("imdb_wiki", "photos"):  # these exist in the other drawing already: only the faces are drawn anew
-        shutil.rmtree(again / part)
-    (again / "adience" / sample.MARKER).unlink()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample, "PARTS", ("adience",))
-        sample.draw(again, faces=FACES, seed=4)
-    assert (again / fold_file).read_bytes() != (drawn / fold_file).read_bytes()
+    monkeypatch.setattr(sample, "PARTS", ("adience",))
+    other = digests(sample.draw(again, faces=FACES, seed=4))  # in the place of the first
+    assert other["adience/fold_0_data.txt"] != digests(drawn)["adience/fold_0_data.txt"]
 
 
 def test_a_second_call_draws_nothing(drawn):
@@ -113,7 +115,7 @@ def test_a_killed_drawing_is_never_taken_for_a_complete_one(tmp_path, monkeypatc
 def test_another_process_that_was_done_first_keeps_its_drawing(drawn, tmp_path):
     shutil.copytree(drawn / "photos", tmp_path / "photos")
     shutil.copytree(drawn / "photos", tmp_path / "new")
-    settings = sample.json.loads((drawn / "photos" / sample.MARKER).read_text())
+    settings = json.loads((drawn / "photos" / sample.MARKER).read_text())
     before = (tmp_path / "photos").stat().st_ino
     sample._install(tmp_path / "new", tmp_path / "photos", settings)
     assert (tmp_path / "photos").stat().st_ino == before
@@ -156,12 +158,11 @@ def test_every_kind_of_bad_record_is_there(drawn, part):
 
 def test_boxes_lie_on_faces(drawn):
     struct = records(drawn, "imdb")
-    detect = dlib.get_frontal_face_detector()
     hits = []
     for path, box, score in zip(struct["full_path"][0], struct["face_location"][0], struct["face_score"][0], strict=True):
         file = drawn / "imdb_wiki/imdb" / str(path[0])
         picture = cv2.imread(str(file)) if file.exists() and score > 1 else None
-        for face in [] if picture is None else detect(picture, 0)[:1]:
+        for face in [] if picture is None else detector()(picture, 0)[:1]:
             left, top, right, bottom = box[0]
             middle = face.center()
             hits.append(left < middle.x < right and top < middle.y < bottom)
@@ -185,6 +186,13 @@ def test_face_space_is_small_and_needs_no_pickle():
     assert face_space.FILE.stat().st_size <= 4e6
     with np.load(face_space.FILE, allow_pickle=False) as file:
         assert {"mean", "components", "scales", "group_means", "group_factors"} == set(file.files)
+
+
+def test_a_drawn_face_is_a_small_rgb_picture_and_the_seed_decides_it():
+    space = face_space.FaceSpace.load()
+    one, same, other = (space.picture(space.draw(4, "male", np.random.default_rng(seed))) for seed in (5, 5, 6))
+    assert one.shape == (64, 64, 3) and one.dtype == np.uint8
+    assert (one == same).all() and (one != other).any()
 
 
 def test_what_cannot_be_drawn_is_refused(tmp_path):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from src.face_space import EYES, FaceSpace, another_photo, relit
+from src.face_space import EYES, FaceSpace, relit
 
 EYE_DISTANCE = EYES[1][0] - EYES[0][0]  # as a fraction of the face's width
 WIDTH, EYE_LINE = 5.0, 2.35  # the painted frame, and how far down its eyes are
@@ -26,11 +26,11 @@ CLOTHES = ((58, 76, 112), (122, 52, 58), (66, 98, 84), (92, 90, 96), (196, 186, 
 class Person:
     """Somebody who does not exist: what stays the same from photo to photo.
 
-    coefficients: float32 (k,) in the face space. age_group: 0-7, gender: female or male. hair: a name in HAIR.
+    face: uint8 (64, 64, 4), from the face space. age_group: 0-7, gender: female or male. hair: a name in HAIR.
     length: how far down the hair hangs. line: height of the hairline above the eyes. parting: where it is parted.
     """
 
-    coefficients: np.ndarray
+    face: np.ndarray
     age_group: int
     gender: str
     hair: str
@@ -41,30 +41,31 @@ class Person:
 
 def new_person(space: FaceSpace, age_group: int, gender: str, rng: np.random.Generator) -> Person:
     """Draws somebody of an age group (0-7) and gender; hair follows age, gender and the tone of the skin."""
-    coefficients = space.draw(age_group, gender, rng)
-    tone = space.picture(coefficients)[5:40, 20:44].mean()
-    young = ["black", "dark brown"] if tone < 125 else ["dark brown", "brown", "fair"]
+    face = space.face(space.draw(age_group, gender, rng))
+    tone = face[5:40, 20:44, :3].mean()
+    # Of the four colours of the young, those that go with the skin: light skin goes with fair hair, dark with black.
+    young = list(HAIR)[:2] if tone < 125 else list(HAIR)[1:3] if tone < 160 else list(HAIR)[1:4]
     greying = np.interp(age_group, (4, 5, 6, 7), (0, 0.1, 0.4, 0.9))
     hair = str(rng.choice(["grey", "white"] if rng.random() < greying else young))
     long = gender == "female" and age_group > 0 and rng.random() < (0.85 if age_group < 6 else 0.5)
     length = rng.uniform(1.3, 2.7) if long else rng.uniform(0.0, 0.35)
     receding = gender == "male" and rng.random() < np.interp(age_group, (3, 4, 7), (0, 0.15, 0.6))
     line = rng.uniform(1.3, 1.6) if receding else rng.uniform(1.0, 1.3) if age_group == 0 else rng.uniform(0.75, 1.05)
-    return Person(coefficients, age_group, gender, hair, length, line, rng.uniform(-0.35, 0.35))
+    return Person(face, age_group, gender, hair, length, line, rng.uniform(-0.35, 0.35))
 
 
-def portrait(
-    space: FaceSpace, person: Person, size: int, rng: np.random.Generator, height: float = BUST
-) -> np.ndarray:
+def portrait(space: FaceSpace, person: Person, size: int, rng: np.random.Generator, height: float = BUST) -> np.ndarray:
     """A photo of somebody, cut off at `height`, in light and clothes of its own.
 
     size: pixels of the face's square of the face space. Gives uint8, (h, w, 4), RGB and opacity; `face_box` says where
     the face is in it.
     """
     unit = size * EYE_DISTANCE
-    face = space.face(another_photo(person.coefficients, rng))
+    face = space.another_photo(person.face, rng)
     face[..., :3] = relit(face[..., :3], rng)
-    skin = np.median(face[6:12, 24:40, :3], axis=(0, 1)).astype(np.float32)
+    # Brow and cheeks together: either alone may lie in a shadow or a highlight.
+    patches = face[6:12, 24:40, :3].reshape(-1, 3), face[28:34, 16:48, :3].reshape(-1, 3)
+    skin = np.mean([np.median(patch, axis=0) for patch in patches], axis=0, dtype=np.float32)
     hair = np.array(HAIR[person.hair], np.float32) * rng.uniform(0.9, 1.1)
     cloth = np.array(CLOTHES[rng.integers(len(CLOTHES))], np.float32) * rng.uniform(0.8, 1.15)
     easel = _Easel(unit, height, rng)
@@ -101,11 +102,8 @@ def _cap(easel: "_Easel", person: Person) -> np.ndarray:
         cap = np.maximum(cap, _lock(easel, person.length))
     opening = easel.oval((person.parting * 0.5, 0.1), (1.1, 0.1 + person.line), 0.09)
     opening = np.maximum(opening, easel.oval((0, 0.9), (1.04, 1.2), 0.09))
-    if person.length < 1:
-        below = easel.oval((0, 3.2), (9, 3.2 - person.length), 0.12)
-    else:
-        below = easel.oval((0, 3.4), (1.0, 3), 0.1)
-    return cap * (1 - opening) * (1 - below)
+    centre, radii = ((0, 3.2), (9, 3.2 - person.length)) if person.length < 1 else ((0, 3.4), (1.0, 3))
+    return cap * (1 - opening) * (1 - easel.oval(centre, radii, 0.1))
 
 
 def _lock(easel: "_Easel", length: float) -> np.ndarray:
@@ -135,7 +133,7 @@ class _Easel:
             strands = self.rng.standard_normal(self.shape, np.float32)
             strands = cv2.blur(strands, (1, max(3, round(self.unit * 0.5))))
             strands = cv2.GaussianBlur(strands, (0, 0), max(0.6, self.unit * 0.02))
-            colour = colour * (1 + grain / strands.std() * strands)
+            colour = colour * (1 + grain / cv2.meanStdDev(strands)[1].item() * strands)
         self.layers[:3] += mask * (colour - self.layers[:3])
         self.layers[3] += mask * (1 - self.layers[3])
 
@@ -144,13 +142,15 @@ class _Easel:
         x = WIDTH / 2 * self.unit - size * (EYES[0][0] + EYES[1][0]) / 2
         y = EYE_LINE * self.unit - size * EYES[0][1]
         place = np.float32([[size / 64, 0, x], [0, size / 64, y]])
-        layer = cv2.warpAffine(face.astype(np.float32), place, self.shape[::-1], flags=cv2.INTER_CUBIC)
+        face = face.astype(np.float32)
+        face[..., :3] += 0.7 * (face[..., :3] - cv2.GaussianBlur(face[..., :3], (0, 0), 1.3))
+        layer = cv2.warpAffine(face, place, self.shape[::-1], flags=cv2.INTER_CUBIC)
         colours, opacity = layer[..., :3], layer[..., 3]
-        colours = colours + 0.7 * (colours - cv2.GaussianBlur(colours, (0, 0), size * 0.02))
         noise = self.rng.standard_normal(self.shape, np.float32)
         colours += 4 * cv2.blur(noise, (2, 2))[..., None]
         rows = (np.arange(self.shape[0], dtype=np.float32) - y) / size
-        fade = np.clip((rows - 0.05) / 0.12, 0, 1)  # the brow runs into the painted forehead
+        # The brow runs into the painted forehead, a long chin into the neck.
+        fade = np.clip((rows - 0.05) / 0.12, 0, 1) * np.clip((0.98 - rows) / 0.05, 0, 1)
         mask = np.clip((opacity - 100) / 130, 0, 1) * fade[:, None]
         self.paint(cv2.GaussianBlur(mask, (0, 0), size * 0.012), colours.transpose(2, 0, 1))
 

@@ -14,14 +14,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import skimage.data
 from joblib import Parallel, delayed
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from src import face_space
 from src.config import GENDERS, SAMPLE, SEED
 from src.datasets import sample_imdb_wiki, scenes
 from src.datasets.portraits import new_person
 from src.face_space import GROUPS, FaceSpace
+from src.photos import list_photos
 
 PARTS = ("imdb_wiki", "photos", "adience")  # the longest single tasks first
 MARKER = "drawn.json"
@@ -29,7 +31,10 @@ VERSION = 1  # of the drawing; another one draws anew
 FEWEST = 160
 
 FOLDS, ALBUMS, CELLS = 5, 40, 16  # a cell is an age group and a gender
-COLUMNS = "user_id original_image face_id age gender x y dx dy tilt_ang fiducial_yaw_angle fiducial_score".split()
+COLUMNS = [
+    "user_id", "original_image", "face_id", "age", "gender", "x", "y", "dx", "dy",
+    "tilt_ang", "fiducial_yaw_angle", "fiducial_score",
+]  # fmt: skip
 SIDE = 192  # pixels of a face's picture
 # The real set's oddities: the age group they stand in, age and gender as written (None: as they were), rows in a
 # thousand. Counts follow the real set loosely: none may be missing, and few enough that what can be learnt stays.
@@ -69,7 +74,7 @@ def draw(folder: str | Path = SAMPLE, faces: int = 1000, seed: int = SEED) -> Pa
             pictures += _PAINTERS[part](new / part, space, faces, seed)
         # Threads: nearly all the work is in numpy and OpenCV, which let each other run.
         work = Parallel(n_jobs=-1, prefer="threads", return_as="generator_unordered")(pictures)
-        for _ in tqdm(work, total=len(pictures), desc="drawing the sample", unit="picture"):
+        for _ in tqdm(work, total=len(pictures), desc="drawing the sample", unit=" pictures"):
             pass
         for part in missing:
             (new / part / MARKER).write_text(json.dumps(settings), encoding="utf-8")
@@ -77,6 +82,12 @@ def draw(folder: str | Path = SAMPLE, faces: int = 1000, seed: int = SEED) -> Pa
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return folder
+
+
+def photos() -> list[Path]:
+    """The sample's composed photos and, as one real photo, the public-domain portrait of the astronaut Eileen Collins
+    that scikit-image carries."""
+    return [*list_photos([draw() / "photos"]), Path(skimage.data.__file__).parent / "astronaut.png"]
 
 
 def _is_drawn(part: Path, settings: dict) -> bool:

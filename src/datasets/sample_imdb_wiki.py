@@ -34,9 +34,7 @@ EACH_BAD = 40  # one record in so many, and at least one, for each kind of bad r
 HEADER = 116  # bytes of free text at the start of a Matlab file
 
 
-def write(
-    folder: Path, part: str, count: int, space: FaceSpace, rng: np.random.Generator, write_jpeg: Callable
-) -> None:
+def write(folder: Path, part: str, count: int, space: FaceSpace, rng: np.random.Generator, write_jpeg: Callable) -> None:
     """Draws folder/PART/PART.mat and its pictures.
 
     part: "imdb" or "wiki"; count: records. `write_jpeg(path, picture)` saves uint8 (h, w, 3) RGB.

@@ -40,7 +40,7 @@ def backdrop(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     for _ in range(6):
         centre = rng.uniform(0, (width, height))
         size = rng.uniform(0.1, 0.5, 2) * max(width, height)
-        tone = rng.uniform(0.8, 1.2) * colours.mean(axis=(0, 1))
+        tone = rng.uniform(0.8, 1.2) * (top + bottom) / 2
         cv2.ellipse(shapes, (tuple(centre), tuple(size), rng.uniform(0, 180)), tuple(tone.tolist()), -1)
     # Blurred small and enlarged: a wide blur of a large picture is slow.
     small = cv2.resize(shapes, None, fx=0.125, fy=0.125, interpolation=cv2.INTER_AREA)
@@ -51,7 +51,8 @@ def backdrop(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
 def put(scene: np.ndarray, figure: np.ndarray, left: int, top: int) -> None:
     """Lays a `portrait`, uint8 (h, w, 4), over a scene, uint8 (height, width, 3), in place; what lies outside is cut."""
     height, width = scene.shape[:2]
-    y, x = slice(max(top, 0), min(top + figure.shape[0], height)), slice(max(left, 0), min(left + figure.shape[1], width))
+    y = slice(max(top, 0), min(top + figure.shape[0], height))
+    x = slice(max(left, 0), min(left + figure.shape[1], width))
     seen = figure[y.start - top : y.stop - top, x.start - left : x.stop - left].astype(np.float32)
     opacity = seen[..., 3:] / 255
     scene[y, x] = _pixels(scene[y, x] * (1 - opacity) + seen[..., :3] * opacity)
@@ -89,7 +90,8 @@ def group_photo(space: FaceSpace, name: str, rng: np.random.Generator) -> np.nda
             unit = own * EYE_DISTANCE
             middle = width * (0.5 + 0.94 * ((place + 0.5) / count - 0.5)) + rng.uniform(-0.006, 0.006) * width
             top = height * line - EYE_LINE * unit + rng.uniform(-0.012, 0.012) * height
-            put(scene, portrait(space, person, own, rng, (height - top) / unit + 0.1), round(middle - WIDTH / 2 * unit), round(top))
+            figure = portrait(space, person, own, rng, (height - top) / unit + 0.1)
+            put(scene, figure, round(middle - WIDTH / 2 * unit), round(top))
     return scene
 
 
@@ -97,8 +99,8 @@ def landscape(rng: np.random.Generator) -> np.ndarray:
     """Hills under a low sun and nobody there: uint8, (960, 1280, 3), RGB."""
     width, height = PHOTO
     down = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
-    scene = np.broadcast_to(np.float32([120, 165, 215]) * (1 - down) + np.float32([250, 215, 170]) * down, (height, width, 3))
-    scene = np.ascontiguousarray(scene)
+    sky = np.float32([120, 165, 215]) * (1 - down) + np.float32([250, 215, 170]) * down
+    scene = np.repeat(sky, width, axis=1)
     cv2.circle(scene, (930, 330), 62, (255, 240, 205), -1, cv2.LINE_AA)
     scene = cv2.GaussianBlur(scene, (0, 0), 4)
     x = np.arange(width)

@@ -1,0 +1,60 @@
+"""Does feeding real faces slow training down? Images per second of `train.fit`'s batches against arrays in memory.
+
+    python benchmarks/training.py [--dataset sample --folder ""] [--steps 40]
+
+The same network, batch size and run; the two ways take turns, so that a busy machine slows both.
+"""
+
+import argparse
+import itertools
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+
+from src import datasets, network, prepare, tables, train
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", choices=datasets.NAMES, default="sample")
+    parser.add_argument("--folder", type=Path, default="")
+    parser.add_argument("--steps", type=int, default=12, help="batches a turn (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=5)
+    options = parser.parse_args()
+    folder = datasets.place(options.dataset, options.folder)
+    table = datasets.load(options.dataset, folder).table
+    prepared = prepare.prepare(table, folder)
+    labelled = tables.for_task(table, "gender").table
+    settings = train.Settings()
+    model = network.two_level_cnn(2, dtype=train.fast_dtype())
+    train.compile_model(model, len(labelled), settings)
+    count = options.steps * settings.batch_size
+    rows = np.resize(labelled.index.to_numpy(), count)
+    labels = np.resize(labelled["label"].to_numpy(), count)
+    fed = train.FaceBatches(prepared.faces, rows, labels, settings.batch_size, settings)
+    rng = np.random.default_rng(settings.seed)
+    memory = rng.integers(0, 256, (settings.batch_size, *prepared.faces.shape[1:]), np.uint8), labels[: settings.batch_size]
+    turns = [(rate(model, fed, count), rate_in_memory(model, memory, count)) for _ in range(options.turns + 1)][1:]
+    ours, theirs = (statistics.median(column) for column in zip(*turns, strict=True))
+    ratios = sorted(one / other for one, other in turns)
+    print(f"prepared faces, augmented: {ours:.1f} images a second; random arrays in memory: {theirs:.1f}")
+    print(f"ratio: median {statistics.median(ratios):.1%}, range {ratios[0]:.1%} to {ratios[-1]:.1%}, {len(turns)} turns")
+
+
+def rate(model, batches: train.FaceBatches, count: int) -> float:
+    start = time.perf_counter()
+    model.fit(batches, shuffle=False, verbose=0)
+    return count / (time.perf_counter() - start)
+
+
+def rate_in_memory(model, batch: tuple, count: int) -> float:
+    faces, labels = (np.concatenate(list(itertools.repeat(part, count // len(part)))) for part in batch)
+    start = time.perf_counter()
+    model.fit(faces, labels, batch_size=len(batch[0]), shuffle=False, verbose=0)
+    return count / (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()

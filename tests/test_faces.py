@@ -1,0 +1,457 @@
+"""Finding and aligning faces with the real detector, on the public-domain astronaut portrait and pictures made of it."""
+
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import dlib
+import numpy as np
+import pytest
+import skimage.data
+
+from src import config, landmark_file
+from src.faces import (
+    EYES,
+    SEARCH_SIDE,
+    Alignment,
+    Face,
+    adaptive_gamma,
+    align,
+    align_box,
+    choose_face,
+    denoise,
+    find_faces,
+    whole_photo,
+)
+
+PORTRAIT = skimage.data.astronaut()  # 512 x 512, RGB, one frontal face
+HEAD = PORTRAIT[40:210, 145:305]  # 170 high, 160 wide
+SIDE = Alignment().size
+
+
+@pytest.fixture(scope="module")
+def face():
+    (found,) = find_faces(PORTRAIT)
+    return found
+
+
+def eyes_of(face):
+    return np.array([face.landmarks[eye].mean(axis=0) for eye in EYES])
+
+
+def scaled(picture, factor):
+    kind = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    return cv2.resize(picture, None, fx=factor, fy=factor, interpolation=kind)
+
+
+def pasted(canvas, picture, top, left):
+    canvas = canvas.copy()
+    canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return canvas
+
+
+def grey_canvas(height, width):
+    return np.full((height, width, 3), 128, np.uint8)
+
+
+def sharpness(picture):
+    return cv2.Laplacian(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.CV_64F).var()
+
+
+def likeness(a, b):
+    return np.corrcoef(a.ravel(), b.ravel())[0, 1]
+
+
+# --- finding ----------------------------------------------------------------------------------------------------------
+
+
+def test_one_portrait_one_face(face):
+    left, top, right, bottom = face.box
+    assert face.score > 1 and face.landmarks.shape == (68, 2)
+    inside = (face.landmarks > (left - 10, top - 10)) & (face.landmarks < (right + 10, bottom + 10))
+    assert inside.all()
+    (left_eye, right_eye), mouth = eyes_of(face), face.landmarks[48:].mean(axis=0)
+    assert left_eye[0] < mouth[0] < right_eye[0] and mouth[1] > max(left_eye[1], right_eye[1]) + 20
+
+
+def test_finding_twice_gives_the_same_and_leaves_the_photo_alone(face):
+    photo = PORTRAIT.copy()
+    (again,) = find_faces(photo)
+    assert again.box == face.box and (again.landmarks == face.landmarks).all() and (photo == PORTRAIT).all()
+
+
+def test_a_large_face_is_cropped_from_the_photos_own_pixels(face):
+    """In 4000 x 3000 the search sees a shrunken photo; what is finer than it sees must still be in the aligned face."""
+    large = scaled(PORTRAIT, 5.5)
+    grain = cv2.resize(np.random.default_rng(1).normal(0, 25, (704, 704)), large.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    large = np.clip(large + grain[..., None], 0, 255).astype(np.uint8)
+    photo = pasted(grey_canvas(3000, 4000), large, 100, 700)
+    (found,) = find_faces(photo)
+    assert np.allclose(eyes_of(found), eyes_of(face) * 5.5 + (700, 100), atol=25)  # an eye is 120 pixels wide here
+
+    template = Alignment(size=512)
+    shrink = SEARCH_SIDE / 4000
+    aligned = align(photo, found.landmarks, template)
+    as_searched = align(scaled(photo, shrink), found.landmarks * shrink, template)
+    assert sharpness(aligned) > 3 * sharpness(as_searched)
+    assert likeness(aligned, as_searched) > 0.9
+
+
+def test_a_small_face_is_found_at_the_second_look(face):
+    factor = 45 / (face.box[2] - face.box[0])
+    photo = pasted(grey_canvas(500, 700), scaled(PORTRAIT, factor), 150, 300)
+    assert not dlib.get_frontal_face_detector()(photo, 0), "the first look finds it already: this tests nothing"
+    (found,) = find_faces(photo)
+    assert found.box[2] - found.box[0] == pytest.approx(45, abs=8)
+    assert np.allclose(eyes_of(found), eyes_of(face) * factor + (300, 150), atol=2)
+
+
+@pytest.mark.parametrize("kind", ["noise", "flat", "black", "stripes"])
+def test_no_face_where_there_is_none(kind):
+    rng = np.random.default_rng(2)
+    photo = {
+        "noise": rng.integers(0, 256, (400, 500, 3), np.uint8),
+        "flat": grey_canvas(400, 500),
+        "black": np.zeros((400, 500, 3), np.uint8),
+        "stripes": np.tile(np.uint8([0, 255, 0, 255]).repeat(25)[:, None, None], (4, 500, 3)),
+    }[kind]
+    assert find_faces(photo) == []
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (16, 16), (16, 40_000), (40_000, 16)])
+def test_odd_shapes_have_no_face_and_do_no_harm(shape):
+    assert find_faces(grey_canvas(*shape)) == []
+
+
+def test_twenty_faces_largest_first():
+    rng = np.random.default_rng(3)
+    photo = grey_canvas(800, 800)
+    factors = rng.permutation(np.linspace(0.95, 1.15, 20))
+    centres = []
+    for i, factor in enumerate(factors):
+        head = scaled(HEAD, factor)[:200, :160]
+        row, column = divmod(i, 5)
+        top, left = 200 * row + (200 - head.shape[0]) // 2, 160 * column + (160 - head.shape[1]) // 2
+        photo = pasted(photo, head, top, left)
+        centres.append((160 * column + 80, 200 * row + 100))
+    found = find_faces(photo)
+    assert len(found) == 20
+    widths = [f.box[2] - f.box[0] for f in found]
+    assert widths == sorted(widths, reverse=True) and widths[0] > widths[-1]
+    middles = np.array([f.landmarks.mean(axis=0) for f in found])
+    nearest = np.linalg.norm(middles[:, None] - np.array(centres)[None], axis=2).argmin(axis=1)
+    assert sorted(nearest) == list(range(20))  # each head once
+
+
+# --- aligning ---------------------------------------------------------------------------------------------------------
+
+
+def assert_eyes_on_template(aligned, template, tolerance=2.0):
+    """Detects the face anew, in a canvas around the aligned one so that a tight crop is no hindrance."""
+    margin = aligned.shape[0] // 4
+    found = find_faces(cv2.copyMakeBorder(aligned, *[margin] * 4, cv2.BORDER_REPLICATE))
+    assert len(found) == 1
+    off = eyes_of(found[0]) - margin - template.eyes
+    assert np.abs(off).max() <= tolerance * max(1, template.size / SIDE), off
+
+
+def test_the_template_is_where_it_says():
+    eyes = Alignment(size=100, eye_distance=0.3, eye_height=0.4).eyes
+    assert np.allclose(eyes, [[35, 40], [65, 40]])
+
+
+@pytest.mark.parametrize("size", [96, 112, 160, 227, 400])
+def test_eyes_land_on_the_template_at_every_size(face, size):
+    template = Alignment(size=size)
+    aligned = align(PORTRAIT, face.landmarks, template)
+    assert aligned.shape == (size, size, 3) and aligned.dtype == np.uint8
+    assert_eyes_on_template(aligned, template)
+
+
+@pytest.mark.parametrize("share, height", [(0.25, 0.35), (0.4, 0.4)])
+def test_eyes_land_on_another_template(face, share, height):
+    template = Alignment(eye_distance=share, eye_height=height)
+    assert_eyes_on_template(align(PORTRAIT, face.landmarks, template), template)
+
+
+@pytest.mark.parametrize("degrees", [-20, -10, 10, 20])
+def test_a_tilted_face_ends_level(face, degrees):
+    turn = cv2.getRotationMatrix2D((223, 127), degrees, 1)
+    tilted = cv2.warpAffine(PORTRAIT, turn, (512, 512), borderMode=cv2.BORDER_REPLICATE)
+    found = choose_face(find_faces(tilted), face.box, tilted.shape)  # tilted, the suit is a weak second face
+    left, right = eyes_of(found)
+    before = eyes_of(face)[1] - eyes_of(face)[0]
+    turned = math.degrees(math.atan2(before[1], before[0]) - math.atan2(*(right - left)[::-1]))
+    assert turned == pytest.approx(degrees, abs=4)  # it was tilted indeed
+    assert_eyes_on_template(align(tilted, found.landmarks), Alignment())
+
+
+def test_sizes_differ_in_resolution_alone(face):
+    large = align(PORTRAIT, face.landmarks, Alignment(size=256))
+    for size in (16, 17, 64, 128):
+        small = align(PORTRAIT, face.landmarks, Alignment(size=size))
+        assert small.shape == (size, size, 3)
+        # At 16 pixels, the half pixel between the two ways of counting pixels is worth 0.04.
+        assert likeness(cv2.resize(large, (size, size), interpolation=cv2.INTER_AREA), small) > 0.94, size
+
+
+def test_beyond_the_photos_edge_its_border_goes_on(face):
+    left, top, right, bottom = (int(edge) for edge in face.box)
+    tight = np.maximum(PORTRAIT[top:bottom, left:right], 20)
+    template = Alignment(eye_distance=0.2)
+    aligned, whole = align(tight, face.landmarks - (left, top), template), align(PORTRAIT, face.landmarks, template)
+    assert likeness(aligned[90:150, 80:150], whole[90:150, 80:150]) > 0.98
+    assert aligned.min() >= 20  # no black corners
+
+
+def test_a_face_at_the_far_end_of_a_panorama(face):
+    """Beyond 32,767 pixels OpenCV's older warps gave up."""
+    photo = pasted(grey_canvas(512, 40_000), PORTRAIT, 0, 39_000)
+    aligned = align(photo, face.landmarks + (39_000, 0))
+    assert likeness(aligned, align(PORTRAIT, face.landmarks)) > 0.99
+
+
+def test_landmarks_that_are_no_face_are_refused_or_bear_no_harm(face):
+    with pytest.raises(ValueError, match="two distinct eye centres"):
+        align(PORTRAIT, np.full((68, 2), 7.0))
+    with pytest.raises(ValueError, match="two distinct eye centres"):
+        align(PORTRAIT, np.full((68, 2), np.nan))
+    assert align(PORTRAIT, face.landmarks * 1e6).shape == (SIDE, SIDE, 3)
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        {"size": 15}, {"size": 0}, {"size": -227}, {"size": 100.5}, {"size": "227"}, {"size": float("nan")},
+        {"eye_distance": 0}, {"eye_distance": 1}, {"eye_distance": float("nan")}, {"eye_height": 0}, {"eye_height": 1.2},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_nonsensical_alignment_is_refused(nonsense):
+    ((name, value),) = nonsense.items()
+    with pytest.raises(ValueError, match="alignment needs") as caught:
+        Alignment(**nonsense)
+    assert name in str(caught.value) and str(value) in str(caught.value)
+
+
+def test_a_box_alone_gives_nearly_the_same_face(face):
+    by_box = align_box(PORTRAIT, face.box)
+    assert by_box.shape == (SIDE, SIDE, 3)
+    assert_eyes_on_template(by_box, Alignment(), tolerance=0.06 * SIDE)
+    by_landmarks = align(PORTRAIT, face.landmarks)
+    assert likeness(by_box, by_landmarks) > 0.7 > 0.3 > likeness(whole_photo(PORTRAIT), by_landmarks)
+
+
+# --- choosing ---------------------------------------------------------------------------------------------------------
+
+
+def a_face(left, top, side):
+    return Face((left, top, left + side, top + side), 1.0, np.zeros((68, 2)))
+
+
+def test_with_a_box_the_overlapping_face_is_chosen():
+    large, small = a_face(200, 200, 300), a_face(20, 30, 60)
+    assert choose_face([large, small], (25, 25, 90, 95), (700, 700, 3)) is small
+    assert choose_face([large, small], (180, 210, 500, 480), (700, 700, 3)) is large
+    assert choose_face([large, small], (600, 600, 690, 690), (700, 700, 3)) is None
+    assert choose_face([small], (80, 30, 140, 90), (700, 700, 3)) is None  # they only touch
+    assert choose_face([large], (200, 200, 260, 260), (700, 700, 3)) is None  # a twenty-fifth of it
+
+
+def test_without_a_box_the_large_central_face_is_chosen():
+    central, corner, little = a_face(250, 250, 200), a_face(0, 0, 210), a_face(320, 320, 60)
+    assert choose_face([corner, central, little], None, (700, 700, 3)) is central
+    assert choose_face([corner, little], None, (700, 700, 3)) is corner
+    assert choose_face([], None, (700, 700, 3)) is None
+    assert choose_face([], (0, 0, 9, 9), (700, 700, 3)) is None
+
+
+def test_in_a_photo_of_two_the_box_decides():
+    photo = pasted(pasted(grey_canvas(300, 500), HEAD, 20, 20), scaled(HEAD, 1.4), 40, 250)
+    found = find_faces(photo)
+    assert len(found) == 2
+    left, right = choose_face(found, (50, 60, 150, 160), photo.shape), choose_face(found, (300, 90, 430, 220), photo.shape)
+    assert left.landmarks[:, 0].max() < 200 < right.landmarks[:, 0].min()
+
+
+# --- the whole photo, the filters -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(300, 500), (501, 300), (40, 61), (227, 227)])
+def test_whole_photo_is_the_central_square(shape):
+    height, width = shape
+    side = min(shape)
+    photo = np.zeros((*shape, 3), np.uint8)
+    photo[..., 0] = 255  # red: what must be left out
+    top, left = (height - side) // 2, (width - side) // 2
+    square = photo[top : top + side, left : left + side]
+    square[...] = (0, 255, 0)
+    square[:, side // 2 :] = (0, 0, 255)
+    whole = whole_photo(photo)
+    assert whole.shape == (SIDE, SIDE, 3) and (whole[..., 0] == 0).all()
+    assert (whole[:, : SIDE // 2 - 4] == (0, 255, 0)).all() and (whole[:, SIDE // 2 + 4 :] == (0, 0, 255)).all()
+
+
+def rahman(value):
+    """Rahman et al. 2016, pixel by pixel: value in 0-1 (n,) to 0-1, by the paper's equations and names."""
+    n = len(value)
+    mean = sum(value) / n
+    sigma = math.sqrt(sum((v - mean) ** 2 for v in value) / n)
+    low_contrast = 4 * sigma <= 1 / 3  # tau = 3
+    gamma = -math.log2(sigma) if low_contrast else math.exp((1 - (mean + sigma)) / 2)
+    heaviside = 1 if 0.5 - mean > 0 else 0
+    result = []
+    for v in value:
+        k = v**gamma + (1 - v**gamma) * mean**gamma
+        c = 1 / (1 + heaviside * (k - 1))
+        result.append(c * v**gamma)
+    return result
+
+
+@pytest.mark.parametrize("mean", [25, 75, 160, 220])
+@pytest.mark.parametrize("spread", [4, 12, 35, 60])  # the paper parts low from high contrast at 21 levels
+def test_adaptive_gamma_is_the_papers(mean, spread):
+    rng = np.random.default_rng(mean + spread)
+    photo = np.clip(rng.normal(mean, spread, (40, 40, 3)), 0, 255).astype(np.uint8)
+    expected = 255 * np.array(rahman([v / 255 for v in photo.max(axis=2).ravel().tolist()]))  # V of HSV is the largest
+    found = adaptive_gamma(photo).max(axis=2).ravel()
+    assert np.abs(found - expected).max() <= 1.5
+
+
+def test_adaptive_gamma_brightens_a_dark_face(face):
+    dark = (align(PORTRAIT, face.landmarks) * 0.25).astype(np.uint8)
+    before = dark.copy()
+    bright = adaptive_gamma(dark)
+    assert bright.shape == dark.shape and bright.dtype == np.uint8 and (dark == before).all()
+    assert bright.mean() > 1.5 * dark.mean()
+    assert (adaptive_gamma(dark) == bright).all()
+    hue = [cv2.cvtColor(f, cv2.COLOR_RGB2HSV)[..., 0].astype(int) for f in (dark, bright)]
+    vivid = cv2.cvtColor(dark, cv2.COLOR_RGB2HSV)[..., 1:].min(axis=2) > 30
+    away = np.abs(hue[0] - hue[1])[vivid]
+    assert vivid.any() and np.median(np.minimum(away, 180 - away)) <= 2  # brightness alone has changed
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("level", [0, 1, 127, 128, 255])
+def test_adaptive_gamma_of_a_flat_picture(level):
+    flat = adaptive_gamma(np.full((20, 20, 3), level, np.uint8))
+    assert len(np.unique(flat)) == 1
+    assert level not in (0, 255) or (flat == level).all()
+
+
+def test_denoise_takes_noise_and_leaves_edges(face):
+    rng = np.random.default_rng(5)
+    noisy = np.clip(128 + rng.normal(0, 4, (100, 100, 3)), 0, 255).astype(np.uint8)
+    calm = denoise(noisy)
+    assert calm.shape == noisy.shape and calm.dtype == np.uint8
+    assert calm.std() < 0.6 * noisy.std() and abs(calm.mean() - noisy.mean()) < 1
+    edge = np.zeros((60, 60, 3), np.uint8)
+    edge[:, 30:] = (200, 40, 90)
+    assert np.abs(denoise(edge).astype(int) - edge).max() <= 3  # colours in their order, the edge in its place
+
+
+def test_the_alignments_filters_are_applied(face):
+    plain = align(PORTRAIT, face.landmarks, Alignment(size=64))
+    assert (align(PORTRAIT, face.landmarks, Alignment(size=64, gamma=True)) == adaptive_gamma(plain)).all()
+    assert (align(PORTRAIT, face.landmarks, Alignment(size=64, denoise=True)) == denoise(plain)).all()
+    both = adaptive_gamma(denoise(whole_photo(PORTRAIT, Alignment(size=64))))
+    assert (whole_photo(PORTRAIT, Alignment(size=64, gamma=True, denoise=True)) == both).all()
+
+
+# --- the landmark file ------------------------------------------------------------------------------------------------
+
+NAME = config.LANDMARK_FILE.name
+
+
+def package_with(folder, content=None):
+    """A package face_recognition_models whose landmark file holds `content`, or is a pipe that the test fills."""
+    file = folder / "face_recognition_models" / "models" / NAME
+    file.parent.mkdir(parents=True)
+    (file.parent.parent / "__init__.py").touch()
+    if content is None:
+        os.mkfifo(file)
+    else:
+        file.write_bytes(content)
+    return file
+
+
+def test_landmark_file_is_placed_verified_and_then_left_alone(tmp_path):
+    target = tmp_path / NAME
+    assert landmark_file.install(target) == target
+    landmark_file._verify(target)
+    assert [p.name for p in tmp_path.iterdir()] == [NAME]
+    before = target.stat()
+    landmark_file.install(target)
+    assert (target.stat().st_mtime_ns, target.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+
+
+def test_a_damaged_landmark_file_is_refused(tmp_path, monkeypatch):
+    package_with(tmp_path / "site", b"not landmarks")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    (tmp_path / "here").mkdir()
+    with pytest.raises(ValueError, match=f"SHA-256 {config.LANDMARK_SHA256}, got [0-9a-f]{{64}}"):
+        landmark_file.install(tmp_path / "here" / NAME)
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_without_its_package_the_way_out_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if "site-packages" not in p])
+    with pytest.raises(FileNotFoundError, match="pip install -r requirements.txt"):
+        landmark_file.install(tmp_path / NAME)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a named pipe")
+@pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
+def test_a_copy_that_was_cut_short_leaves_nothing_behind(tmp_path, how):
+    pipe = package_with(tmp_path / "site")
+    target = tmp_path / "here" / NAME
+    target.parent.mkdir()
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from src.landmark_file import install; "
+    copying = subprocess.Popen(
+        [sys.executable, "-c", code + "install(Path(sys.argv[2]))", tmp_path / "site", target],
+        cwd=config.ROOT, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    with pipe.open("wb") as feed:
+        feed.write(b"x" * 20_000_000)  # returns once all but the pipe's 64 kB are read
+        feed.flush()
+        deadline = time.monotonic() + 30
+        while not any(p.stat().st_size > 10_000_000 for p in target.parent.iterdir()):
+            assert time.monotonic() < deadline and copying.poll() is None
+            time.sleep(0.01)
+        copying.send_signal(signal.Signals[how])
+        copying.wait(30)
+    assert not target.exists()
+    if how == "SIGINT":
+        assert not list(target.parent.iterdir())
+    landmark_file.install(target)  # from the true package; completes what was begun
+    landmark_file._verify(target)
+    assert [p.name for p in target.parent.iterdir()] == [NAME]
+
+
+def test_two_that_install_at_once_both_succeed(tmp_path):
+    target = tmp_path / NAME
+    code = "import sys; from pathlib import Path; from src.landmark_file import install; install(Path(sys.argv[1]))"
+    both = [subprocess.Popen([sys.executable, "-c", code, target], cwd=config.ROOT) for _ in range(2)]
+    assert [process.wait(60) for process in both] == [0, 0]
+    landmark_file._verify(target)
+    assert [p.name for p in tmp_path.iterdir()] == [NAME]
+
+
+def test_one_flipped_bit_of_the_landmark_file_is_noticed(tmp_path):
+    packaged = landmark_file._packaged_file()
+    copy = Path(shutil.copy(packaged, tmp_path))
+    landmark_file._verify(copy)
+    with copy.open("r+b") as file:
+        file.seek(50_000_000)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    with pytest.raises(ValueError, match="delete it and run: python -m src.landmark_file"):
+        landmark_file._verify(copy)

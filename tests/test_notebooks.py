@@ -1,0 +1,77 @@
+"""The five notebooks, restarted and run from top to bottom in a kernel, in a copy of the repository."""
+
+import os
+import shutil
+
+import nbformat
+import pandas as pd
+import papermill
+import pytest
+
+from src.config import LANDMARK_FILE, ROOT
+from src.landmark_file import install
+from src.model_folder import load
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """What git holds, in another folder; the kernels import `src` from there and write there."""
+    root = tmp_path_factory.mktemp("repository")
+    for name in ("src", "notebooks"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    (root / "data" / "photos").mkdir(parents=True)
+    (root / "data" / "sample").mkdir()
+    shutil.copy(ROOT / "data" / "sample" / "face_space.npz", root / "data" / "sample")
+    for name in ("gender", "age"):
+        if (ROOT / "models" / name).exists():
+            shutil.copytree(ROOT / "models" / name, root / "models" / name)
+    os.symlink(install(), root / LANDMARK_FILE.name)
+    return root
+
+
+def execute(copy, number, monkeypatch, **parameters):
+    monkeypatch.setenv("PYTHONPATH", str(copy))
+    source = next((copy / "notebooks").glob(f"{number}_*.ipynb"))
+    target = copy / f"executed_{number}.ipynb"
+    # Another working directory than the notebook's: notebooks must not depend on it.
+    papermill.execute_notebook(source, target, parameters, cwd=copy / "data", progress_bar=False)
+    outputs = [output for cell in nbformat.read(target, as_version=4).cells for output in cell.get("outputs", [])]
+    assert not [output["text"] for output in outputs if output.get("name") == "stderr"]
+    return "\n".join(str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", "")) for output in outputs)
+
+
+@pytest.mark.parametrize(("number", "task"), [(1, "gender"), (2, "age")])
+def test_training_notebooks_leave_a_model_that_loads(copy, monkeypatch, number, task):
+    said = execute(copy, number, monkeypatch, EPOCHS=1)
+    assert "people in two parts: 0" in said
+    trained = load(copy / "models" / f"sample-{task}")
+    assert trained.card["trained_on"]["faces"]["train"] > 500
+    assert {row["measure"] for row in trained.card["results"]} >= {"accuracy"}
+    assert all(0 <= row["low"] <= row["value"] <= row["high"] for row in trained.card["results"])
+
+
+@pytest.mark.parametrize(("number", "task"), [(3, "gender"), (4, "age")])
+def test_pipeline_notebooks_answer_for_every_photo(copy, monkeypatch, number, task):
+    execute(copy, number, monkeypatch)
+    table = pd.read_csv(copy / "runs" / "sample" / f"{task}_of_photos.csv")
+    assert set(table["status"]) == {"ok", "no_face"}
+    faces = table[table["status"] == "ok"]
+    assert faces["gender"].notna().all()
+    if task == "age":
+        assert faces["age_years"].between(0, 100).all()
+
+
+def test_pipeline_notebook_takes_the_users_photos_and_bears_bad_ones(copy, monkeypatch):
+    folder = copy / "own photos"
+    folder.mkdir()
+    (folder / "broken.jpg").write_text("no picture")
+    execute(copy, 3, monkeypatch, PHOTOS=str(folder))
+    table = pd.read_csv(copy / "runs" / "sample" / "gender_of_photos.csv")
+    assert list(table["status"]) == ["unreadable"]
+
+
+def test_cleaning_notebook_accounts_for_every_record(copy, monkeypatch):
+    said = execute(copy, 5, monkeypatch)
+    clean, ledger = (pd.read_csv(copy / "runs" / "sample" / f"imdb_wiki_{name}.csv") for name in ("clean", "ledger"))
+    assert f"{len(clean):,} kept + {len(ledger):,} dropped = {len(clean) + len(ledger):,} read" in said
+    assert {"no face", "second face", "low score", "impossible date", "age out of range"} <= set(ledger["reason"])

@@ -1,0 +1,308 @@
+"""Reading photo files: every mode and orientation to the same upright RGB, every bad file to one clear refusal."""
+
+import os
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+from src import photos
+from src.photos import UnreadablePhoto, list_photos, read_photo
+
+RNG_SEED = 7
+PORTRAIT = cv2.resize(skimage.data.astronaut(), (96, 80), interpolation=cv2.INTER_AREA)  # wider than high, unlike its mirrors
+
+
+def saved(file, pixels=PORTRAIT, mode=None, **options):
+    image = Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(file, **options)
+    return file
+
+
+def assert_close(pixels, expected, levels):
+    """The same picture, but for what a lossy format takes: `levels` is the mean difference allowed."""
+    assert pixels.shape == expected.shape and pixels.dtype == np.uint8
+    assert np.abs(pixels.astype(int) - expected).mean() <= levels
+
+
+def refusal(path):
+    with pytest.raises(UnreadablePhoto) as caught:
+        read_photo(path)
+    message = str(caught.value)
+    assert message and "\n" not in message
+    return message
+
+
+# --- what cannot be read ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", [0.9, 0.5, 0.1])
+def test_truncated_jpeg(tmp_path, kept):
+    file = saved(tmp_path / "cut.jpg", quality=95)
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * kept)])
+    assert "damaged picture" in refusal(file)
+
+
+def test_empty_file(tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    assert refusal(tmp_path / "empty.jpg") == "the file is empty"
+
+
+def test_text_named_jpg(tmp_path):
+    (tmp_path / "text.jpg").write_text("dear diary\n" * 50)
+    assert "not a picture" in refusal(tmp_path / "text.jpg")
+
+
+def test_missing_file(tmp_path):
+    assert refusal(tmp_path / "gone.jpg") == "no such file"
+
+
+def test_folder(tmp_path):
+    assert "folder" in refusal(tmp_path)
+
+
+def test_broken_link(tmp_path):
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "gone.jpg")
+    assert refusal(tmp_path / "link.jpg") == "no such file"
+
+
+def test_name_that_no_file_can_have(tmp_path):
+    refusal(tmp_path / ("x" * 5000 + ".jpg"))
+    refusal("a\0b.jpg")
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs POSIX permissions")
+def test_no_permission(tmp_path):
+    file = saved(tmp_path / "locked.png")
+    file.chmod(0)
+    root = os.geteuid() == 0  # who may read everything: be nobody for a moment
+    if root:
+        os.seteuid(65534)
+    try:
+        message = refusal(file)
+    finally:
+        if root:
+            os.seteuid(0)
+    assert "permission" in message
+
+
+def png_that_claims(width, height):
+    """A PNG whose header promises the size but which has hardly any pixels."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
+
+
+def test_too_many_pixels_are_refused_before_anything_is_decoded(tmp_path):
+    bomb = tmp_path / "bomb.png"
+    bomb.write_bytes(png_that_claims(60_000, 50_000))
+    assert refusal(bomb) == f"at most {photos.MAX_PIXELS:,} pixels are read, got 60,000 x 50,000"
+    bomb.write_bytes(png_that_claims(96, 80))  # within the limit the same file is decoded, and found to be damaged
+    assert "damaged picture" in refusal(bomb)
+
+
+def test_random_bytes(tmp_path):
+    rng = np.random.default_rng(RNG_SEED)
+    for i, magic in zip(range(100), 25 * [b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a"]):
+        file = tmp_path / f"{i}.jpg"
+        file.write_bytes(magic + rng.bytes(int(rng.integers(1, 4000))))
+        pixels_or_refusal(file)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_flipped_bits(tmp_path, suffix):
+    rng = np.random.default_rng(RNG_SEED)
+    whole = np.frombuffer(saved(tmp_path / f"whole.{suffix}").read_bytes(), np.uint8)
+    refused = 0
+    for i in range(100):
+        content = whole.copy()
+        content[rng.integers(0, len(content), 1 + i % 10)] ^= np.uint8(1) << np.uint8(rng.integers(0, 8))
+        file = tmp_path / f"{i}.{suffix}"
+        file.write_bytes(content.tobytes())
+        refused += not pixels_or_refusal(file)
+    assert refused < 100 if suffix == "jpg" else refused > 0  # JPEG bears most flips, PNG's checksums tell of them
+
+
+def pixels_or_refusal(file) -> bool:
+    """Whether the file gave pixels; anything but pixels or a refusal fails the test."""
+    try:
+        pixels = read_photo(file)
+    except UnreadablePhoto as error:
+        assert str(error)
+        return False
+    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.size
+    return True
+
+
+# --- modes and formats ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "webp"])
+def test_lossless_formats_give_the_pixels(tmp_path, suffix):
+    options = {"lossless": True} if suffix == "webp" else {}
+    pixels = read_photo(saved(tmp_path / f"a.{suffix}", **options))
+    assert pixels.dtype == np.uint8 and (pixels == PORTRAIT).all()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_lossy_formats_give_nearly_the_pixels(tmp_path, suffix):
+    assert_close(read_photo(saved(tmp_path / f"a.{suffix}", quality=95)), PORTRAIT, 5)
+
+
+def test_the_content_counts_and_not_the_suffix(tmp_path):
+    assert (read_photo(saved(tmp_path / "a.jpg", format="PNG")) == PORTRAIT).all()
+
+
+def test_alpha_is_laid_on_white(tmp_path):
+    alpha = np.full(PORTRAIT.shape[:2], 255, np.uint8)
+    alpha[:, 30:60], alpha[:, 60:] = 128, 0
+    pixels = read_photo(saved(tmp_path / "a.png", np.dstack([PORTRAIT, alpha])))
+    assert (pixels[:, :30] == PORTRAIT[:, :30]).all()
+    assert_close(pixels[:, 30:60], PORTRAIT[:, 30:60] * (128 / 255) + 255 * (127 / 255), 1)
+    assert (pixels[:, 60:] == 255).all()
+
+
+def test_grey_with_alpha(tmp_path):
+    grey = np.full((20, 20), 40, np.uint8)
+    alpha = np.where(np.arange(20) < 10, 255, 0).astype(np.uint8) * np.ones((20, 1), np.uint8)
+    pixels = read_photo(saved(tmp_path / "a.png", np.dstack([grey, alpha])))
+    assert (pixels[:, :10] == 40).all() and (pixels[:, 10:] == 255).all()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_grey(tmp_path, suffix):
+    grey = cv2.cvtColor(PORTRAIT, cv2.COLOR_RGB2GRAY)
+    assert_close(read_photo(saved(tmp_path / f"a.{suffix}", grey)), np.dstack([grey] * 3), 5)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bit_grey_keeps_its_brightness(tmp_path, suffix):
+    deep = np.linspace(0, 65535, 80 * 96).reshape(80, 96).astype(np.uint16)
+    pixels = read_photo(saved(tmp_path / f"a.{suffix}", deep))
+    assert_close(pixels, np.dstack([deep / 257] * 3), 1)
+    assert pixels.min() == 0 and pixels.max() == 255
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bit_colour(tmp_path, suffix):
+    assert cv2.imwrite(str(tmp_path / f"a.{suffix}"), PORTRAIT[..., ::-1].astype(np.uint16) * 257)
+    assert_close(read_photo(tmp_path / f"a.{suffix}"), PORTRAIT, 1)
+
+
+@pytest.mark.parametrize("top", [1.0, 300.0])
+def test_float_tiff(tmp_path, top):
+    ramp = np.linspace(0, top, 80 * 96, dtype=np.float32).reshape(80, 96)
+    ramp[0, 0] = np.nan
+    assert_close(read_photo(saved(tmp_path / "a.tif", ramp)), np.dstack([np.nan_to_num(ramp) / top * 255] * 3), 1)
+
+
+def test_black_and_white(tmp_path):
+    dots = (np.indices((16, 16)).sum(0) % 2 * 255).astype(np.uint8)
+    assert (read_photo(saved(tmp_path / "a.png", dots, mode="1")) == dots[..., None]).all()
+
+
+def test_cmyk_jpeg(tmp_path):
+    assert_close(read_photo(saved(tmp_path / "a.jpg", mode="CMYK", quality=95)), PORTRAIT, 6)
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+def test_palette_png(tmp_path, transparent):
+    image = Image.new("P", (20, 10), 0)
+    image.putpalette([200, 10, 30, 20, 150, 60])
+    image.paste(1, (10, 0, 20, 10))
+    image.save(tmp_path / "a.png", **({"transparency": 1} if transparent else {}))
+    pixels = read_photo(tmp_path / "a.png")
+    assert (pixels[:, :10] == (200, 10, 30)).all()
+    assert (pixels[:, 10:] == (255 if transparent else (20, 150, 60))).all()
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp"])
+def test_of_an_animation_the_first_frame(tmp_path, suffix):
+    frames = [Image.new("RGB", (30, 20), colour) for colour in ("red", "lime", "blue")]
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], duration=50, lossless=True)
+    with Image.open(tmp_path / f"a.{suffix}") as image:
+        assert image.n_frames == 3
+    assert (read_photo(tmp_path / f"a.{suffix}") == (255, 0, 0)).all()
+
+
+# By EXIF's definition: which sides of the upright picture the stored first row and first column are.
+STORED = {
+    1: lambda up: up,  # top, left
+    2: lambda up: up[:, ::-1],  # top, right
+    3: lambda up: up[::-1, ::-1],  # bottom, right
+    4: lambda up: up[::-1],  # bottom, left
+    5: lambda up: up.swapaxes(0, 1),  # left, top
+    6: lambda up: up[:, ::-1].swapaxes(0, 1),  # right, top
+    7: lambda up: up[::-1, ::-1].swapaxes(0, 1),  # right, bottom
+    8: lambda up: up[::-1].swapaxes(0, 1),  # left, bottom
+}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_every_exif_orientation_ends_upright(tmp_path, orientation, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.ascontiguousarray(STORED[orientation](PORTRAIT))
+    file = saved(tmp_path / f"a.{suffix}", stored, exif=exif, **({"quality": 95} if suffix == "jpg" else {}))
+    assert_close(read_photo(file), PORTRAIT, 5 if suffix == "jpg" else 0)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 4711])
+def test_an_exif_orientation_that_does_not_exist_is_passed_over(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert (read_photo(saved(tmp_path / "a.png", exif=exif)) == PORTRAIT).all()
+
+
+def test_a_very_large_photo(tmp_path):
+    image = Image.new("L", (12_000, 9_000), 90)
+    image.paste(200, (11_000, 8_000, 12_000, 9_000))
+    image.save(tmp_path / "large.jpg")
+    del image
+    pixels = read_photo(tmp_path / "large.jpg")
+    assert pixels.shape == (9_000, 12_000, 3)
+    assert pixels[100, 100].tolist() == [90] * 3 and pixels[8_900, 11_900].tolist() == [200] * 3
+
+
+# --- listing ----------------------------------------------------------------------------------------------------------
+
+
+def touch(file):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    return file
+
+
+def test_a_folder_gives_its_pictures_sorted_and_without_the_hidden(tmp_path):
+    wanted = [touch(tmp_path / name) for name in ("B.JPG", "a.jpeg", "c/a.WebP", "c/d/z.TIFF", "x y é.png")]
+    for name in (".hidden.jpg", ".git/a.jpg", "c/.thumbs/a.jpg", "notes.txt", "a.jpg.bak", "jpg"):
+        touch(tmp_path / name)
+    (tmp_path / "folder.png").mkdir()
+    assert list_photos([tmp_path]) == sorted(wanted)
+    assert list_photos([str(tmp_path / "c")]) == [wanted[2], wanted[3]]
+
+
+def test_a_hidden_folder_that_was_asked_for_is_listed(tmp_path):
+    assert list_photos([tmp_path / ".mine"]) == [tmp_path / ".mine"]  # not there yet
+    photo = touch(tmp_path / ".mine" / "a.jpg")
+    assert list_photos([tmp_path / ".mine"]) == [photo]
+
+
+def test_places_keep_their_order_and_missing_ones_stay(tmp_path):
+    inside = [touch(tmp_path / "folder" / name) for name in ("1.jpg", "2.jpg")]
+    odd = touch(tmp_path / "photo.xyz")
+    gone = tmp_path / "gone.jpg"
+    assert list_photos([gone, odd, tmp_path / "folder", inside[0]]) == [gone, odd, *inside, inside[0]]
+
+
+def test_no_places_and_empty_folders_give_nothing(tmp_path):
+    assert list_photos([]) == [] and list_photos([tmp_path]) == []

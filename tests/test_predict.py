@@ -1,0 +1,329 @@
+"""New photos: one table for good, bad and odd ones, the same from Python and from the command line."""
+
+import io
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from skimage.data import astronaut
+
+from src import model_folder, network
+from src.config import AGE_GROUPS
+from src.faces import Alignment
+from src.model_folder import Labels, ModelFolderError
+from src.predict import TOGETHER, main, predict
+
+COLUMNS = [
+    "photo", "status", "face", "left", "top", "right", "bottom", "detection_score", "gender", "p_male",
+    "age_group", "age_group_probability", "age_years", "message",
+]  # fmt: skip
+ANSWERS = ["gender", "p_male", "age_group", "age_group_probability", "age_years"]
+PLACE = ["left", "top", "right", "bottom"]
+HEAD = (slice(0, 260), slice(90, 350))  # of the portrait: the face with some room around it
+GROUPS = AGE_GROUPS["adience"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Small networks that have not learnt anything, as `predict` and as `main` take them."""
+    folder = tmp_path_factory.mktemp("models")
+    gender = Labels("gender", ("female", "male"))
+    age = Labels("age", GROUPS.names, GROUPS.years, (1, 5, 10, 17, 28, 40, 50, 68))
+    for labels, size in ((gender, 127), (age, 131)):
+        model = network.two_level_cnn(len(labels.classes), size)
+        model_folder.save(folder / labels.task, model, labels, Alignment(size=size), {}, [])
+    return {"gender_model": folder / "gender", "age_model": folder / "age"}
+
+
+@pytest.fixture(scope="module")
+def head():
+    return astronaut()[HEAD]
+
+
+@pytest.fixture(scope="module")
+def answer(models, head, tmp_path_factory):
+    """The row of the head alone."""
+    (row,) = rows_of([save(tmp_path_factory.mktemp("head") / "head.png", head)], models)
+    return row
+
+
+def flat(value=128, shape=(90, 120)):
+    return np.full((*shape, 3), value, np.uint8)
+
+
+def save(path, pixels, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(path, **options)
+    return path
+
+
+def table_of(photos, models, **options):
+    table = predict(photos, **models, progress=False, **options)
+    assert list(table.columns) == COLUMNS
+    return table
+
+
+def rows_of(photos, models, **options):
+    return table_of(photos, models, **options).to_dict("records")
+
+
+def like(row, other, pixels=0):
+    """Whether two rows find the same face and say the same about it, whatever their photos are called."""
+    near = all(abs(row[side] - other[side]) <= pixels for side in PLACE)
+    numbers = all(abs(row[name] - other[name]) < 0.02 + pixels for name in ("p_male", "age_group_probability"))
+    return row["status"] == other["status"] == "ok" and near and numbers
+
+
+def told(capfd, arguments):
+    """(exit code, stdout, stderr) of the command."""
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = stop.code
+    return code, *capfd.readouterr()
+
+
+def command(models):
+    return ["--gender-model", models["gender_model"], "--age-model", models["age_model"]]
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_for_whatever_comes(models, tmp_path):
+    portrait = save(tmp_path / "portrait.png", astronaut())
+    jpeg = save(tmp_path / "jpeg.jpg", astronaut())
+    empty_wall = save(tmp_path / "wall.png", flat())
+    text, empty, missing = tmp_path / "text.jpg", tmp_path / "empty.jpg", tmp_path / "missing.jpg"
+    text.write_text("no picture")
+    empty.touch()
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(jpeg.read_bytes()[:9000])
+    thin = save(tmp_path / "thin.png", np.zeros((1, 5000, 3), np.uint8))
+    dot = save(tmp_path / "dot.png", np.zeros((1, 1, 3), np.uint8))
+    photos = [missing, portrait, text, empty_wall, empty, cut, thin, dot]
+    table = table_of(photos, models)
+    assert table["photo"].tolist() == [str(photo) for photo in photos]
+    assert table["status"].tolist() == [
+        "unreadable", "ok", "unreadable", "no_face", "unreadable", "unreadable", "no_face", "no_face",
+    ]  # fmt: skip
+    said = table["message"].tolist()
+    assert said[0] == "no such file" and said[2] == "not a picture in a format that can be read"
+    assert said[3] == "no face was found" and said[4] == "the file is empty" and said[5].startswith("damaged picture")
+    without = table.drop(index=1).drop(columns=["photo", "status", "message"])
+    assert without.isna().all(axis=None), "what was not seen must not be answered"
+    row = table.iloc[1]
+    assert row["face"] == 1 and pd.isna(row["message"])
+    assert 200 < (row["left"] + row["right"]) / 2 < 250 and 80 < (row["top"] + row["bottom"]) / 2 < 150
+    assert row["detection_score"] > 0.5 and row["gender"] == ("male" if row["p_male"] > 0.5 else "female")
+    assert row["age_group"] in GROUPS.names and 1 / 8 <= row["age_group_probability"] <= 1 and 1 <= row["age_years"] <= 68
+
+
+def test_the_whole_photo_is_judged_only_when_asked_for(models, tmp_path):
+    wall, portrait = save(tmp_path / "wall.png", flat(shape=(90, 120))), save(tmp_path / "portrait.png", astronaut())
+    photos = [wall, tmp_path / "missing.jpg", portrait]
+    table = table_of(photos, models, fallback="whole-photo")
+    assert table["status"].tolist() == ["whole_photo", "unreadable", "ok"]
+    assert table.loc[0, PLACE].tolist() == [0, 0, 120, 90] and pd.isna(table.loc[0, "detection_score"])
+    assert table.loc[0, ANSWERS].notna().all() and "whole photo was judged" in table.loc[0, "message"]
+    assert table.loc[1, ANSWERS].isna().all()
+
+
+def test_several_faces_largest_first(models, head, tmp_path):
+    small = np.asarray(Image.fromarray(head).resize((170, 170)))
+    picture = flat(shape=(300, 600))
+    picture[20:190, 20:190], picture[20:280, 300:560] = small, head
+    table = table_of([save(tmp_path / "two.png", picture), save(tmp_path / "one.png", head)], models)
+    assert table["face"].tolist() == [1, 2, 1] and (table["status"] == "ok").all()
+    large, little, alone = table.to_dict("records")
+    assert large["left"] > 300 > little["right"] and large["right"] - large["left"] > little["right"] - little["left"]
+    assert abs(large["left"] - 300 - alone["left"]) < 12 and abs(large["top"] - 20 - alone["top"]) < 12
+
+
+def test_photos_keep_the_order_given_and_folders_are_sorted(models, tmp_path):
+    folder = tmp_path / "album"
+    for name in ("b/2.png", "b/10.PNG", "a/x.jpg", "z.webp", "c.tif", ".hidden/no.png", "b/.no.png"):
+        save(folder / name, flat(shape=(20, 20)))
+    (folder / "notes.txt").write_text("x")
+    last, first = save(tmp_path / "a_last.png", flat()), save(tmp_path / "z_first.png", flat())
+    table = table_of([first, folder, last, first], models)
+    inside = [str(folder / name) for name in ("a/x.jpg", "b/10.PNG", "b/2.png", "c.tif", "z.webp")]
+    assert table["photo"].tolist() == [str(first), *inside, str(last), str(first)]
+    assert (table["status"] == "no_face").all()
+
+
+def test_no_photos_give_an_empty_table(models, tmp_path):
+    table = table_of([tmp_path], models)
+    assert len(table) == 0 and table_of([], models).dtypes.equals(table.dtypes)
+
+
+@pytest.mark.parametrize("orientation, turn", [(6, Image.Transpose.ROTATE_90), (3, Image.Transpose.ROTATE_180)])
+def test_a_turned_photo_is_looked_at_upright(models, answer, head, tmp_path, orientation, turn):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photo = save(tmp_path / "turned.png", Image.fromarray(head).transpose(turn), exif=exif)
+    assert np.asarray(Image.open(photo))[0, 0].tolist() != head[0, 0].tolist(), "the file itself is turned"
+    (row,) = rows_of([photo], models)
+    assert like(row, answer)
+
+
+def test_every_colour_mode(models, answer, head, tmp_path):
+    picture = Image.fromarray(head)
+    grey = np.asarray(picture.convert("L"))
+    alpha = picture.convert("RGBA")
+    alpha.putalpha(Image.fromarray(np.where(np.indices(grey.shape)[0] < 5, 0, 255).astype(np.uint8)))
+    photos = [
+        save(tmp_path / "grey.png", grey),
+        save(tmp_path / "grey_16.png", grey.astype(np.uint16) * 257),
+        save(tmp_path / "alpha.png", alpha),
+        save(tmp_path / "cmyk.jpg", picture.convert("CMYK"), quality=95),
+        save(tmp_path / "palette.gif", picture.quantize(256)),
+        save(tmp_path / "plain.bmp", picture),
+    ]
+    rows = rows_of(photos, models)
+    assert [row["status"] for row in rows] == ["ok"] * 6
+    assert all(like(row, answer, pixels=12) for row in rows)
+    assert like(rows[-1], answer) and like(rows[1], rows[0])
+
+
+def test_a_face_is_answered_the_same_alone_and_among_others(models, answer, head, tmp_path):
+    """More photos than go through the networks at once, without a face in every second one."""
+    face, mirrored = save(tmp_path / "face.png", head), save(tmp_path / "mirrored.png", head[:, ::-1])
+    wall, missing = save(tmp_path / "wall.png", flat(shape=(20, 20))), tmp_path / "missing.png"
+    photos = [mirrored, missing, wall, face] * (TOGETHER // 4 + 1)
+    table = table_of(photos, models)
+    assert table["photo"].tolist() == [str(photo) for photo in photos]
+    assert table["status"].tolist() == ["ok", "unreadable", "no_face", "ok"] * (TOGETHER // 4 + 1)
+    assert table.loc[table["status"] != "ok", [*ANSWERS, *PLACE]].isna().all(axis=None)
+    exact = [*PLACE, "gender", "age_group"]
+    for row in table[table["photo"] == str(face)].to_dict("records"):
+        assert [row[name] for name in exact] == [answer[name] for name in exact]
+        for name in ("p_male", "age_group_probability", "detection_score"):
+            assert row[name] == pytest.approx(answer[name], abs=2e-4)
+    other = table.iloc[0]
+    assert other["p_male"] != pytest.approx(answer["p_male"], abs=1e-3), "another face, another answer"
+
+
+def test_one_model_is_enough(models, head, tmp_path):
+    (row,) = rows_of([save(tmp_path / "head.png", head)], models | {"age_model": None})
+    assert row["gender"] in ("female", "male") and all(pd.isna(row[name]) for name in ANSWERS[2:])
+
+
+def test_models_and_fallbacks_that_do_not_exist(models, tmp_path):
+    photo = save(tmp_path / "wall.png", flat())
+    with pytest.raises(ModelFolderError, match="^the gender model's folder holds a model for age$"):
+        predict([photo], models["age_model"], models["age_model"])
+    with pytest.raises(ModelFolderError, match="is no model folder"):
+        predict([photo], tmp_path, None)
+    with pytest.raises(ValueError, match="fallback must be one of none, whole-photo, got 'guess'"):
+        predict([photo], **models, fallback="guess")
+
+
+# --- annotated copies -------------------------------------------------------------------------------------------------
+
+
+def test_annotated_copies_leave_the_photos_alone(models, head, tmp_path):
+    photos = [
+        save(tmp_path / "in" / "one" / "face.jpg", head, quality=95),
+        save(tmp_path / "in" / "two" / "face.jpg", flat(shape=(200, 300))),
+        save(tmp_path / "in" / "wall.gif", flat(shape=(200, 300))),
+        tmp_path / "in" / "broken.jpg",
+    ]
+    photos[3].write_text("no picture")
+    before = {path: path.read_bytes() for path in photos}
+    table_of(photos, models, annotate=tmp_path / "out" / "deep")
+    assert {path: path.read_bytes() for path in photos} == before
+    out = sorted((tmp_path / "out" / "deep").iterdir())
+    assert [path.name for path in out] == ["face-2.jpg", "face.jpg", "wall.gif.jpg"]
+    copies = [np.asarray(Image.open(path)).astype(int) for path in out]
+    assert [copy.shape for copy in copies] == [(200, 300, 3), (260, 260, 3), (200, 300, 3)]
+    assert (np.abs(copies[1] - np.asarray(Image.open(photos[0]))).max(axis=2) > 60).mean() > 0.01, "something is drawn"
+    assert (np.abs(copies[0] - 128).max(axis=2) > 60).mean() > 0.005, '"no face found" is said'
+
+
+@pytest.mark.parametrize("given", ["one/same.png", "two/same.png", "both", "all"])
+def test_annotated_copies_never_replace_a_photo(models, tmp_path, given):
+    """Also not the photo of the same name in another of the folders."""
+    one, two = (save(tmp_path / name / "same.png", flat(shape=(30, 30))) for name in ("one", "two"))
+    photos = {"both": [one, two], "all": [tmp_path]}.get(given) or [tmp_path / given]
+    before = [path.read_bytes() for path in (one, two)]
+    folder = photos[0].parent if len(photos) == 1 and given != "all" else tmp_path / "two"
+    with pytest.raises(ValueError, match="must not replace the photos"):
+        predict(photos, **models, annotate=folder, progress=False)
+    assert [path.read_bytes() for path in (one, two)] == before
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_the_same_table(models, head, tmp_path):
+    folder = tmp_path / "my photos"
+    names = ["a 'quoted' \"name\", really.png", "größe 😀.png", "plain.png", "wall.png"]
+    for name in names:
+        save(folder / name, flat() if name == "wall.png" else head)
+    (folder / "broken.jpg").write_text("no picture")
+    photos = [folder, "my photos/plain.png", "nowhere.jpg"]
+    arguments = ["--csv", "made/out.csv", "--annotate", "drawn", *command(models)]
+    done = subprocess.run(
+        [sys.executable, "-m", "src.predict", *photos, *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "7 photos, 7 rows (4 ok, 2 unreadable, 1 no_face) written to made/out.csv\n"
+    table = table_of(photos, models)
+    read = pd.read_csv(tmp_path / "made" / "out.csv", encoding="utf-8").astype(table.dtypes.to_dict())
+    assert list(read.columns) == COLUMNS and [row.rpartition(os.sep)[2] for row in read["photo"][:3]] == names[:1] + [
+        "broken.jpg", names[1],
+    ]  # fmt: skip
+    here = read["photo"] != "my photos/plain.png"  # the test's own working directory is another
+    pd.testing.assert_frame_equal(read[here], table[here], atol=2e-4, rtol=0)
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == sorted([*names, "plain-2.png"])
+
+
+def test_without_a_file_the_table_is_printed(models, tmp_path, capfd):
+    photo = save(tmp_path / "wall 😀.png", flat())
+    code, out, _ = told(capfd, [photo, tmp_path / "missing.jpg", *command(models)])
+    lines = out.splitlines()
+    assert code == 0 and len(lines) == 3 and lines[0].split() == COLUMNS
+    assert str(photo) in lines[1] and "no_face" in lines[1] and "unreadable" in lines[2] and "<NA>" not in out
+    (tmp_path / "none").mkdir()
+    assert told(capfd, [tmp_path / "none", *command(models)])[:2] == (0, "no photo found\n")
+
+
+def test_names_that_a_terminal_or_a_file_cannot_hold(models, tmp_path, monkeypatch):
+    stream = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stream, encoding="ascii", write_through=True))
+    photos = [str(tmp_path / "😀.png"), os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")]
+    assert main([*photos, *map(str, command(models))]) == 0
+    assert b"\\U0001f600.png" in stream.getvalue() and b"\\udcff.png" in stream.getvalue()
+    assert main([*photos, "--csv", str(tmp_path / "out.csv"), *map(str, command(models))]) == 0
+    assert [path.rpartition("/")[2] for path in pd.read_csv(tmp_path / "out.csv")["photo"]] == ["😀.png", "\\udcff.png"]
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (["--fallback", "guess"], "guess"),
+        (["--gender-model", "nowhere"], "nowhere is no model folder"),
+        (["--gender-model", "AGE"], "the gender model's folder holds a model for age"),
+        (["--age-model", "GENDER"], "the age model's folder holds a model for gender"),
+        (["--annotate", "PHOTOS"], "must not replace the photos"),
+        (["--csv", "PHOTOS"], "PHOTOS"),
+        (["--wrong"], "--wrong"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(models, tmp_path, capfd, change, said):
+    photo = save(tmp_path / "wall.png", flat(shape=(20, 20)))
+    places = {"AGE": models["age_model"], "GENDER": models["gender_model"], "PHOTOS": tmp_path}
+    code, out, err = told(capfd, [photo, *command(models), *[places.get(word, word) for word in change]])
+    err = [line for line in err.splitlines() if "looking:" not in line and line.strip()]  # the progress bar's lines
+    assert code == 2 and out == ""
+    assert len(err) == 1 and err[0].startswith("error: ") and str(places.get(said, said)) in err[0]
+
+
+def test_no_photos_named(capfd):
+    code, out, err = told(capfd, [])
+    assert (code, out) == (2, "") and err.startswith("error: ") and "PHOTO_OR_FOLDER" in err and err.count("\n") == 1

@@ -1,0 +1,408 @@
+"""Preparing a table of faces: what each row becomes, and what kills, full disks and locked folders leave behind."""
+
+import errno
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import skimage.data
+from PIL import Image
+
+from src import config
+from src import prepare as prepare_module
+from src.faces import Alignment, align, find_faces, whole_photo
+from src.photos import read_photo
+from src.prepare import prepare
+from src.tables import BOX, COLUMNS, checked
+
+PORTRAIT = skimage.data.astronaut()
+SMALL = Alignment(size=64)
+CHUNK = 4
+NO_BOX = (None,) * 4
+LEFT, RIGHT = (30, 60, 130, 160), (210, 60, 310, 160)  # where the two faces of two.png are
+
+
+def crop(top, left, side):
+    return PORTRAIT[top : top + side, left : left + side]
+
+
+def make_rows(folder):
+    """Writes the pictures; gives (path, box, how, reason) a row."""
+    rng = np.random.default_rng(11)
+    rows = []
+
+    def row(name, pixels, how, reason="", box=NO_BOX):
+        if pixels is not None:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / name)
+        rows.append((name, box, how, reason))
+
+    for i in range(22):
+        top, left, side = rng.integers((20, 110, 190), (45, 145, 220))
+        row(f"faces/{i:02d}.jpg", crop(top, left, side), "landmarks")
+    row("übung 1/with space.jpg", crop(30, 130, 200), "landmarks")
+
+    row("cut.jpg", crop(30, 130, 200), "", "unreadable: damaged picture")
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:3000])
+    (folder / "text.jpg").write_text("no picture")
+    row("text.jpg", None, "", "unreadable: not a picture")
+    (folder / "empty.jpg").touch()
+    row("empty.jpg", None, "", "unreadable: the file is empty")
+    row("gone.jpg", None, "", "unreadable: no such file")
+    row("tiny.png", crop(100, 200, 15), "", "picture too small")
+    row("line.png", crop(100, 200, 60)[:3], "", "picture too small")
+
+    row("noise.png", rng.integers(0, 256, (90, 120, 3), np.uint8), "none")
+    row("flat.png", np.full((150, 100, 3), 90, np.uint8), "none")
+    row("sliver.png", np.full((16, 20_000, 3), 90, np.uint8), "none")
+
+    two = np.full((240, 520, 3), 120, np.uint8)
+    two[20:200, 0:160], two[20:200, 180:340] = PORTRAIT[40:220, 145:305], PORTRAIT[40:220, 305:144:-1][:, :160]
+    row("two.png", two, "landmarks", box=LEFT)
+    for box, how, reason in (
+        (RIGHT, "landmarks", ""),
+        ((400, 60, 480, 140), "box", ""),  # nobody there
+        ((600, 60, 700, 160), "", "box outside the picture"),
+        ((-90, -90, 0, 0), "", "box outside the picture"),
+        ((130, 60, 30, 160), "", "box outside the picture"),
+        ((30, 60, np.inf, 160), "", "box outside the picture"),
+        ((30, None, None, None), "landmarks", ""),  # half a box is none
+        ((-1e7, -1e7, 1e7, 1e7), "box", ""),
+    ):
+        row("two.png", None, how, reason, box)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """The folder of pictures, their table, and what is expected of every row."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rows = make_rows(folder)
+    table = pd.DataFrame({"path": [row[0] for row in rows], "dataset": "made"}).reindex(columns=list(COLUMNS))
+    table[BOX] = [row[1] for row in rows]
+    return folder, checked(table), rows
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(prepare_module, "CHUNK", CHUNK)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pictures, tmp_path_factory):
+    """One quiet, serial run that the others are held against."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare_module, "CHUNK", CHUNK)
+        return prepare(pictures[1], pictures[0], SMALL, tmp_path_factory.mktemp("undisturbed"), workers=1)
+
+
+def tree(folder):
+    """Every file and folder below, hidden ones too, with what they hold."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in folder.rglob("*")
+    }
+
+
+def times(folder):
+    return {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
+
+
+def records(folder):
+    return sorted(folder.glob("*/chunks/[0-9]*.json"))
+
+
+# --- what a row becomes -----------------------------------------------------------------------------------------------
+
+
+def test_every_row_says_how_it_was_aligned_or_why_not(pictures, undisturbed):
+    _, table, rows = pictures
+    assert len(table) == len(undisturbed.how) == len(undisturbed.reason) == len(rows) >= 40
+    for (path, box, how, reason), found_how, found_reason in zip(rows, undisturbed.how, undisturbed.reason):
+        assert found_how == how, (path, box, found_reason)
+        assert found_reason.startswith(reason) and bool(found_reason) == bool(reason), (path, box)
+
+
+def test_faces_are_in_the_tables_order(pictures, undisturbed):
+    folder, _, rows = pictures
+    assert undisturbed.faces.shape == (len(rows), 64, 64, 3) and undisturbed.faces.dtype == np.uint8
+    for (path, box, how, reason), face in zip(rows, undisturbed.faces):
+        if reason:
+            assert not face.any(), path
+        elif how == "landmarks" and box == NO_BOX:
+            photo = read_photo(folder / path)
+            (found,) = find_faces(photo)
+            assert (face == align(photo, found.landmarks, SMALL)).all(), path
+        elif how == "none":
+            assert (face == whole_photo(read_photo(folder / path), SMALL)).all(), path
+
+
+def test_a_box_picks_its_own_face(pictures, undisturbed):
+    folder, _, rows = pictures
+    faces = {box: face.astype(int) for (path, box, _, _), face in zip(rows, undisturbed.faces) if path == "two.png"}
+    left, right = faces[LEFT], faces[RIGHT]
+    # The right face is the left one mirrored; which one is which shows in the parting of the hair.
+    assert np.abs(left - right).mean() > 1.5 * np.abs(left - right[:, ::-1]).mean()
+    by_hand = sorted(find_faces(read_photo(folder / "two.png")), key=lambda found: found.box[0])
+    for face, found in zip((left, right), by_hand, strict=True):
+        expected = align(read_photo(folder / "two.png"), found.landmarks, SMALL)
+        assert np.corrcoef(face.ravel(), expected.ravel())[0, 1] > 0.97
+
+
+def test_parallel_and_serial_give_the_same_bytes(pictures, undisturbed, tmp_path):
+    folder, table, _ = pictures
+    parallel = prepare(table, folder, SMALL, tmp_path, workers=2)
+    assert parallel.folder.name == undisturbed.folder.name
+    assert tree(parallel.folder) == tree(undisturbed.folder)
+    assert (parallel.how == undisturbed.how).all() and (parallel.reason == undisturbed.reason).all()
+
+
+def test_the_second_call_does_nothing(pictures, undisturbed):
+    folder, table, _ = pictures
+    before = times(undisturbed.folder.parent)
+    start = time.perf_counter()
+    again = prepare(table, folder, SMALL, undisturbed.folder.parent)
+    assert time.perf_counter() - start < 2  # no workers are started for it
+    assert times(undisturbed.folder.parent) == before
+    assert (again.faces == undisturbed.faces).all() and (again.how == undisturbed.how).all()
+
+
+def test_the_originals_stay_untouched(pictures, tmp_path):
+    folder, table, _ = pictures
+    before, when = tree(folder), times(folder)
+    prepare(table.iloc[20:], folder, SMALL, tmp_path, workers=1)
+    assert tree(folder) == before and times(folder) == when
+
+
+def test_an_empty_table_is_refused(pictures, tmp_path):
+    folder, table, _ = pictures
+    with pytest.raises(ValueError, match="table of faces is empty"):
+        prepare(table.iloc[:0], folder, SMALL, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+# --- other settings, other rows ---------------------------------------------------------------------------------------
+
+
+def test_whatever_the_faces_depend_on_has_its_own_folder(pictures, tmp_path):
+    folder, table, _ = pictures
+    table = table.iloc[:6]
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(folder, elsewhere)
+    moved = table.assign(left=30.0, top=30.0, right=150.0, bottom=150.0)
+    asked = {
+        "plain": (table, folder, SMALL),
+        "size": (table, folder, Alignment(size=80)),
+        "eyes": (table, folder, Alignment(size=64, eye_distance=0.4)),
+        "gamma": (table, folder, Alignment(size=64, gamma=True)),
+        "fewer rows": (table.iloc[:5], folder, SMALL),
+        "other order": (table.iloc[::-1], folder, SMALL),
+        "boxes": (moved, folder, SMALL),
+        "other folder": (table, elsewhere, SMALL),
+    }
+    results = {name: prepare(*args, tmp_path / "cache", workers=1) for name, args in asked.items()}
+    assert len({result.folder for result in results.values()}) == len(asked)
+    for name, args in asked.items():  # once all are there, each call still gets its own
+        again = prepare(*args, tmp_path / "cache", workers=1)
+        assert again.folder == results[name].folder and (again.faces == results[name].faces).all()
+    plain = results["plain"].faces
+    assert (results["fewer rows"].faces == plain[:5]).all() and (results["other order"].faces == plain[::-1]).all()
+    assert (results["other folder"].faces == plain).all()
+    assert results["size"].faces.shape[1] == 80
+    assert (results["gamma"].faces != plain).any() and (results["eyes"].faces != plain).any()
+
+
+def test_labels_are_no_reason_to_align_anew(pictures, undisturbed):
+    folder, table, _ = pictures
+    labelled = table.assign(gender="female", age_low=30, age_high=30, subject="she", fold=2)
+    assert prepare(checked(labelled), folder, SMALL, undisturbed.folder.parent).folder == undisturbed.folder
+
+
+# --- kills, and runs beside each other --------------------------------------------------------------------------------
+
+RUN = f"""
+import sys
+from pathlib import Path
+import pandas as pd
+from src import prepare
+from src.faces import Alignment
+from src.tables import checked
+prepare.CHUNK = {CHUNK}
+table, folder, cache, workers = sys.argv[1:]
+prepare.prepare(checked(pd.read_pickle(table)), folder, Alignment(size=64), Path(cache), int(workers))
+"""
+
+
+@pytest.fixture(scope="module")
+def table_file(pictures, tmp_path_factory):
+    file = tmp_path_factory.mktemp("table") / "table.pickle"
+    pictures[1].to_pickle(file)
+    return file
+
+
+def start(table_file, folder, cache, workers):
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, table_file, folder, cache, str(workers)],
+        cwd=config.ROOT, start_new_session=True, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline, "the run ended before it could be killed"
+        time.sleep(0.002)
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+@pytest.mark.parametrize("workers, moment", [(1, "first record"), (2, "first record"), (1, "array made")])
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(pictures, undisturbed, table_file, tmp_path, workers, moment):
+    folder, table, rows = pictures
+    running = start(table_file, folder, tmp_path, workers)
+    try:
+        wait_for(lambda: records(tmp_path) if moment == "first record" else list(tmp_path.glob("*/faces.npy")), running)
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)  # the run and its workers: what the power switch would do
+        running.wait()
+    kept = {path: path.stat().st_mtime_ns for path in records(tmp_path)}
+    assert len(kept) < len(range(0, len(rows), CHUNK))
+    if moment == "first record":
+        assert kept
+        (kept_folder,) = {path.parent for path in kept}
+        (kept_folder / ".00000036.json-x7.json").write_text("[[")  # as a kill in the middle of a record leaves it
+    prepared = prepare(table, folder, SMALL, tmp_path, workers=1)
+    assert tree(prepared.folder) == tree(undisturbed.folder)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept  # what was done was not done again
+
+
+def test_two_runs_beside_each_other_end_with_the_same_bytes(pictures, undisturbed, table_file, tmp_path):
+    both = [start(table_file, pictures[0], tmp_path, 1) for _ in range(2)]
+    assert [running.wait(120) for running in both] == [0, 0]
+    assert tree(tmp_path / undisturbed.folder.name) == tree(undisturbed.folder)
+
+
+def test_a_removed_array_is_made_again_whole(pictures, undisturbed, tmp_path):
+    folder, table, _ = pictures
+    copy = shutil.copytree(undisturbed.folder, tmp_path / undisturbed.folder.name)
+    (copy / "faces.npy").unlink()
+    prepare(table, folder, SMALL, tmp_path, workers=1)
+    assert tree(copy) == tree(undisturbed.folder)
+
+
+# --- where the cache cannot be written --------------------------------------------------------------------------------
+
+
+def refusal(pictures, cache):
+    with pytest.raises(OSError) as caught:
+        prepare(pictures[1], pictures[0], SMALL, cache, workers=1)
+    message = str(caught.value)
+    assert str(cache) in message and "choose another folder with cache=" in message and "\n" not in message
+    return caught.value
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """Mounts a small file system in memory, which needs root; gives a function of its options."""
+    point = tmp_path / "mounted"
+    point.mkdir()
+
+    def mount(*options):
+        command = shutil.which("mount")
+        if command is None or not hasattr(os, "geteuid") or os.geteuid() != 0:
+            pytest.skip("a full disk needs a file system of its own, which only root may mount")
+        made = subprocess.run([command, *options, "-t", "tmpfs", "tmpfs", str(point)], capture_output=True, text=True)
+        if made.returncode != 0:
+            pytest.skip(f"a full disk needs a file system of its own, which cannot be mounted here: {made.stderr.strip()}")
+        return point
+
+    yield mount
+    if os.path.ismount(point):
+        subprocess.run(["umount", "-l", str(point)], check=True)
+
+
+def test_a_file_where_the_cache_should_be(pictures, tmp_path):
+    (tmp_path / "cache").write_text("in the way")
+    assert "0 of 11 parts are kept" in str(refusal(pictures, tmp_path / "cache"))
+    assert (tmp_path / "cache").read_text() == "in the way"
+
+
+def test_a_read_only_disk(pictures, mounted):
+    point = mounted("-o", "ro")
+    assert refusal(pictures, point / "cache").errno == errno.EROFS
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write to read-only folders")
+def test_a_read_only_folder(pictures, tmp_path):
+    tmp_path.chmod(0o555)
+    assert refusal(pictures, tmp_path / "cache").errno == errno.EACCES
+    tmp_path.chmod(0o755)
+
+
+def test_too_little_room_is_told_before_the_work(pictures, mounted):
+    point = mounted("-o", "size=128k")
+    error = refusal(pictures, point)
+    assert error.errno == errno.ENOSPC and f"{len(pictures[1])} faces take" in str(error)
+    assert not records(point)
+
+
+@pytest.mark.parametrize("scarce", ["bytes", "files"])
+def test_a_disk_that_fills_up_midway(pictures, undisturbed, mounted, scarce):
+    folder, table, _ = pictures
+    kilobytes = undisturbed.faces.nbytes // 1024 + 24  # the faces, the settings and a few records
+    options = f"size={kilobytes}k" if scarce == "bytes" else "nr_inodes=10"
+    point = mounted("-o", options)
+    error = refusal(pictures, point)
+    kept = {path: path.stat().st_mtime_ns for path in records(point)}
+    assert error.errno == errno.ENOSPC
+    assert f"{len(kept)} of 11 parts are kept: make room" in str(error) and 0 < len(kept) < 11
+
+    subprocess.run(["mount", "-o", "remount,size=8m,nr_inodes=1k", str(point)], check=True)
+    prepared = prepare(table, folder, SMALL, point, workers=1)
+    assert tree(prepared.folder) == tree(undisturbed.folder)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_a_disk_that_fills_up_under_several_workers(pictures, undisturbed, mounted):
+    folder, table, _ = pictures
+    point = mounted("-o", "nr_inodes=10")
+    with pytest.raises(OSError, match="of 11 parts are kept: make room"):
+        prepare(table, folder, SMALL, point, workers=2)
+    subprocess.run(["mount", "-o", "remount,nr_inodes=1k", str(point)], check=True)
+    assert tree(prepare(table, folder, SMALL, point, workers=2).folder) == tree(undisturbed.folder)
+
+
+def test_a_missing_landmark_file_is_not_taken_for_a_full_disk(pictures, tmp_path):
+    """Without the package that carries it; in a process of its own, as this one has the file loaded."""
+    code = (
+        "import sys; from pathlib import Path; from src import config, landmark_file; import pandas as pd; "
+        "landmark_file.install.__defaults__ = (Path(sys.argv[3]) / 'nowhere.dat',); "
+        "import src.prepare; sys.path[:] = [p for p in sys.path if 'site-packages' not in p]; "
+        "src.prepare.prepare(pd.read_pickle(sys.argv[1]), sys.argv[2], cache=Path(sys.argv[3]), workers=1)"
+    )
+    pictures[1].to_pickle(tmp_path / "table.pickle")
+    run = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "table.pickle", pictures[0], tmp_path],
+        cwd=config.ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    last = run.stderr.strip().splitlines()[-1]
+    assert run.returncode == 1 and "pip install -r requirements.txt" in last and "cannot be written" not in last
+
+
+def test_a_half_written_part_is_done_anew(pictures, undisturbed, tmp_path):
+    """A record stands for whole faces: without it, what the array holds there counts for nothing."""
+    folder, table, _ = pictures
+    copy = shutil.copytree(undisturbed.folder, tmp_path / undisturbed.folder.name)
+    spoilt = np.load(copy / "faces.npy", mmap_mode="r+")
+    spoilt[8:12] = 77
+    spoilt.flush()
+    del spoilt
+    (copy / "chunks" / "00000008.json").unlink()
+    prepared = prepare(table, folder, SMALL, tmp_path, workers=1)
+    assert tree(prepared.folder) == tree(undisturbed.folder)

@@ -1,0 +1,288 @@
+"""Training: that it learns, augments as it says, leaves the test faces alone, and goes on where a kill stopped it."""
+
+import dataclasses
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src import network, train
+from src.backend import keras, layers
+from src.train import FaceBatches, Settings, augment
+
+SMALL = 127
+COUNT = 120
+LEARN = Settings(epochs=10, batch_size=8, learning_rate=5e-4, patience=10)
+HISTORY = ["epoch", "accuracy", "loss", "val_accuracy", "val_loss", "seconds"]
+
+
+class Recorded:
+    """Faces that remember which of them were looked at."""
+
+    def __init__(self, faces):
+        self.faces, self.read = faces, set()
+
+    def __getitem__(self, rows):
+        self.read |= set(np.ravel(rows).tolist())
+        return self.faces[rows]
+
+
+@pytest.fixture(scope="module")
+def task():
+    """(faces, labels, part): noise whose upper half is dark (0) or bright (1); a sixth validation, a sixth test."""
+    rng = np.random.default_rng(1)
+    faces = rng.integers(60, 120, (COUNT, SMALL, SMALL, 3), np.uint8)
+    labels = np.arange(COUNT) % 2
+    faces[labels == 1, : SMALL // 2] += 100
+    part = np.repeat(["train", "validation", "test"], [80, 20, 20])
+    return faces, labels, part
+
+
+@pytest.fixture(scope="module")
+def learnt(task, tmp_path_factory):
+    """What `fit` gave for the task, the faces as it left them, and the folder of its state."""
+    faces, labels, part = task
+    recorded, states = Recorded(faces), tmp_path_factory.mktemp("states")
+    model = network.two_level_cnn(2, SMALL)
+    model, history = train.fit(model, recorded, np.arange(COUNT), labels, part, LEARN, states=states)
+    return model, history, recorded, states
+
+
+def small_task(task):
+    """Sixteen faces, and a level one that only averages: an epoch takes no time."""
+    face = keras.Input((SMALL, SMALL, 3), dtype="uint8")
+    means = layers.AveragePooling2D(32)(layers.Rescaling(1 / 127.5, offset=-1)(face))
+    first = keras.Model(face, layers.Flatten()(means), name="level_one")
+    rows = np.r_[0:8, 80:84, 100:104]
+    return network.two_level_cnn(2, first=first), task[0], rows, task[1][rows], task[2][rows]
+
+
+def weights_equal(one, other):
+    return all(map(np.array_equal, one.get_weights(), other.get_weights()))
+
+
+def loss(model, faces, rows, labels):
+    """The mean cross-entropy of a model's answers."""
+    said = train.predict(model, faces, rows)
+    return -np.log(said[np.arange(len(rows)), labels]).mean()
+
+
+# --- learning ---------------------------------------------------------------------------------------------------------
+
+
+def test_it_learns_what_can_be_learnt(task, learnt):
+    faces, labels, part = task
+    model, history, _, _ = learnt
+    said = train.predict(model, faces, np.flatnonzero(part == "test"))
+    assert said.shape == (20, 2) and said.dtype == np.float32
+    assert (said.argmax(axis=1) == labels[part == "test"]).mean() >= 0.95
+    assert history["val_accuracy"].iloc[history["val_loss"].argmin()] >= 0.95
+
+
+def test_history_has_a_row_an_epoch(learnt):
+    history = learnt[1]
+    assert list(history.columns) == HISTORY
+    assert history["epoch"].tolist() == list(range(1, len(history) + 1)) and 1 < len(history) <= LEARN.epochs
+    assert history.notna().all(axis=None) and (history["seconds"] > 0).all()
+
+
+def test_the_best_epoch_is_given_back(task, learnt):
+    faces, labels, part = task
+    model, history, _, _ = learnt
+    rows = np.flatnonzero(part == "validation")
+    assert loss(model, faces, rows, labels[rows]) == pytest.approx(history["val_loss"].min(), rel=1e-3, abs=1e-5)
+
+
+def test_the_test_faces_are_never_touched(task, learnt):
+    assert learnt[2].read == set(np.flatnonzero(task[2] != "test").tolist())
+
+
+def test_finished_training_is_given_at_once(task, learnt):
+    faces, labels, part = task
+    model, history, _, states = learnt
+    files = {path: path.stat().st_mtime_ns for path in states.rglob("*")}
+    seen = []
+    again = train.fit(network.two_level_cnn(2, SMALL), faces, np.arange(COUNT), labels, part, LEARN, seen.append, states)
+    assert weights_equal(again[0], model) and again[1].equals(history)
+    assert len(seen) == 1 and seen[0].equals(history)
+    assert {path: path.stat().st_mtime_ns for path in states.rglob("*")} == files
+
+
+def test_only_the_newest_and_the_best_state_are_kept(learnt):
+    _, history, _, states = learnt
+    wanted = {len(history), int(history["epoch"][history["val_loss"].argmin()])}
+    (folder,) = states.iterdir()
+    assert {path.name for path in folder.iterdir()} == {f"epoch-{epoch:03d}" for epoch in wanted}
+
+
+def test_it_stops_when_patience_is_out_and_gives_the_best(task, tmp_path):
+    """Validation labels that contradict the training: behind fixed features each epoch makes the loss worse."""
+    model, faces, rows, labels, part = small_task(task)
+    labels = np.where(part == "validation", 1 - labels, labels)
+    settings = Settings(epochs=9, batch_size=4, patience=2)
+    given, history = train.fit(model, faces, rows, labels, part, settings, states=tmp_path)
+    best = history["val_loss"].argmin()
+    assert len(history) == best + 1 + settings.patience < settings.epochs
+    held = part == "validation"
+    assert loss(given, faces, rows[held], labels[held]) == pytest.approx(history["val_loss"][best], rel=1e-3)
+    assert history["val_loss"].iloc[-1] > history["val_loss"][best] * 1.01
+
+
+# --- batches and augmentation -----------------------------------------------------------------------------------------
+
+
+def batches(task, settings=None, epoch=0):
+    """Twenty of the task's faces, each labelled with its own number."""
+    rows = np.arange(3, 23)
+    return FaceBatches(task[0], rows, rows, 8, settings, epoch)
+
+
+def drawn(data):
+    parts = [data[i] for i in range(len(data))]
+    return np.concatenate([faces for faces, _ in parts]), np.concatenate([labels for _, labels in parts])
+
+
+def test_each_face_once_an_epoch(task):
+    data = batches(task, Settings())
+    orders = []
+    for _ in range(3):
+        faces, labels = drawn(data)
+        assert faces.shape == (20, SMALL, SMALL, 3) and faces.dtype == np.uint8
+        assert sorted(labels) == list(range(3, 23))
+        orders.append(tuple(labels))
+        data.on_epoch_end()
+    assert len(set(orders)) == 3
+
+
+def test_validation_is_neither_shuffled_nor_changed(task):
+    data = batches(task)
+    for _ in range(2):
+        faces, labels = drawn(data)
+        assert labels.tolist() == list(range(3, 23)) and np.array_equal(faces, task[0][3:23])
+        data.on_epoch_end()
+
+
+def test_an_epochs_faces_depend_on_seed_and_epoch_alone(task):
+    before = task[0].copy()
+    moved_on = batches(task, Settings())
+    moved_on.on_epoch_end()
+    here, again = drawn(moved_on), drawn(batches(task, Settings(), epoch=1))
+    assert np.array_equal(here[0], again[0]) and np.array_equal(here[1], again[1])
+
+    def differs(other):
+        return not np.array_equal(here[0][here[1].argsort()], other[0][other[1].argsort()])
+
+    assert differs(drawn(batches(task, Settings(), epoch=0)))
+    assert differs(drawn(batches(task, Settings(seed=2), epoch=1)))
+    assert np.array_equal(task[0], before), "the faces themselves must stay as they were"
+
+
+def test_augmentation_never_turns_a_face_upside_down():
+    face = np.full((SMALL, SMALL, 3), 200, np.uint8)
+    face[SMALL // 2 :] = 40
+    face[:, : SMALL // 2, 2] = 0  # no blue on the left: tells the mirrored from the others
+    mirrored = 0
+    for seed in range(200):
+        changed = augment(face, np.random.default_rng(seed), Settings())
+        assert changed.shape == face.shape and changed.dtype == np.uint8
+        assert changed[: SMALL // 3].mean() > 1.5 * changed[-SMALL // 3 :].mean()
+        mirrored += changed[..., : SMALL // 3, 2].mean() > changed[..., -SMALL // 3 :, 2].mean()
+    assert 60 < mirrored < 140
+
+
+def test_augmentation_of_nothing_changes_nothing_but_the_side():
+    settings = Settings(rotation=0, zoom=0, shift=0, brightness=0)
+    face = np.random.default_rng(1).integers(0, 256, (SMALL, SMALL, 3), np.uint8)
+    for seed in range(10):
+        changed = augment(face, np.random.default_rng(seed), settings)
+        assert np.array_equal(changed, face) or np.array_equal(changed, face[:, ::-1])
+
+
+# --- going on ---------------------------------------------------------------------------------------------------------
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+import numpy as np
+from src import network, train
+folder = Path(sys.argv[1])
+faces = np.load(folder / "faces.npy", mmap_mode="r")
+rows, labels, part = np.load(folder / "rows.npy"), np.load(folder / "labels.npy"), np.load(folder / "part.npy")
+settings = train.Settings(epochs=4, batch_size=8)
+train.fit(network.two_level_cnn(2, faces.shape[1]), faces, rows, labels, part, settings, states=folder / "states")
+"""
+
+
+def test_a_killed_training_goes_on_as_if_nothing_had_been(task, tmp_path):
+    faces, labels, part = task
+    rows = np.r_[0:32, 80:100]
+    for name, array in {"faces": faces, "rows": rows, "labels": labels[rows], "part": part[rows]}.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    process = subprocess.Popen([sys.executable, "-c", INTERRUPTED, str(tmp_path)], cwd=tmp_path)
+    states, deadline = tmp_path / "states", time.monotonic() + 240
+    while not (saved := list(states.glob("*/epoch-*"))) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert saved, "no state was saved"
+    newest = max(states.glob("*/epoch-*/history.json"))
+    before = pd.read_json(newest)
+    assert len(before) < 4, "the training had ended before it could be killed"
+
+    half_written = newest.parent.with_name(".epoch-009-abcdef")
+    half_written.mkdir()
+    (half_written / "history.json").write_text("[{")
+    settings, given = Settings(epochs=4, batch_size=8), (faces, rows, labels[rows], part[rows])
+    seen = []
+    resumed, history = train.fit(network.two_level_cnn(2, SMALL), *given, settings, seen.append, states)
+    assert len(list(states.iterdir())) == 1, "the state was not found again"
+    assert history["epoch"].tolist() == [1, 2, 3, 4]
+    assert [len(told) for told in seen] == list(range(len(before), 5)), "finished epochs must not be repeated"
+    pd.testing.assert_frame_equal(history[: len(before)], before[HISTORY], check_dtype=False)
+
+    straight, undisturbed = train.fit(network.two_level_cnn(2, SMALL), *given, settings, states=tmp_path / "straight")
+    figures = HISTORY[1:5]
+    assert history[figures].to_numpy() == pytest.approx(undisturbed[figures].to_numpy(), rel=1e-6)
+    assert all(np.array_equal(a, b) for a, b in zip(resumed.get_weights(), straight.get_weights(), strict=True))
+
+
+def test_another_training_has_another_state(task, tmp_path):
+    model, faces, rows, labels, part = small_task(task)
+    once = Settings(epochs=1, batch_size=8)
+
+    def states_after(model=model, faces=faces, rows=rows, labels=labels, part=part, settings=once):
+        history = train.fit(model, faces, rows, labels, part, settings, states=tmp_path)[1]
+        assert len(history) == 1
+        return len(list(tmp_path.iterdir()))
+
+    assert states_after() == 1
+    assert states_after() == 1
+    assert states_after(settings=dataclasses.replace(once, seed=2)) == 2
+    assert states_after(settings=dataclasses.replace(once, learning_rate=2e-3)) == 3
+    assert states_after(faces=255 - faces) == 4
+    assert states_after(labels=np.where(part == "train", 1 - labels, labels)) == 5
+    other_start = network.copied(model)
+    other_start.set_weights([weights + 0.01 for weights in model.get_weights()])
+    assert states_after(other_start) == 6
+    assert states_after(labels=np.where(part == "test", 1 - labels, labels)) == 6, "test labels are not looked at"
+
+
+# --- the rest ---------------------------------------------------------------------------------------------------------
+
+
+def test_centre_years():
+    table = pd.DataFrame({"age_low": [0, 2, 25, 60], "age_high": [2, 2, 32, 60], "label": [0, 0, 1, 2]})
+    table = table.astype({"age_low": "Int64", "age_high": "Int64"})
+    assert train.centre_years(table, 3).tolist() == [1.5, 28.5, 60]
+    with pytest.raises(ValueError, match="each of the 4 classes needs a training face, class 3 has none"):
+        train.centre_years(table, 4)
+    with pytest.raises(ValueError, match="class 1 has none"):
+        train.centre_years(table[table["label"] != 1], 3)
+
+
+def test_fast_dtype_is_one_that_keras_knows():
+    assert train.fast_dtype() in ("float32", "mixed_bfloat16")
+    assert network.level_two(8, 2, dtype=train.fast_dtype()).output_shape == (None, 2)
