@@ -15,6 +15,7 @@ from src.config import FACE_SIZE
 from src.landmark_file import install
 
 SEARCH_SIDE = 800  # pixels: the longest side at which a photo is first searched; dlib's detector sees faces from 80 up
+CLEAR_SCORE = 0.1  # of the detector; patterns that look a little like a face score between 0 and this
 EYES = (slice(36, 42), slice(42, 48))  # of the 68 landmarks: the eye on the picture's left, the one on its right
 
 # Where the eyes lie in a box of dlib's detector, as shares of the box's width: measured on UTKFace by
@@ -32,8 +33,8 @@ class Alignment:
     """
 
     size: int = FACE_SIZE
-    eye_distance: float = 0.32
-    eye_height: float = 0.42
+    eye_distance: float = 0.39
+    eye_height: float = 0.34
     gamma: bool = False
     denoise: bool = False
 
@@ -46,9 +47,9 @@ class Alignment:
 
     @property
     def eyes(self) -> np.ndarray:
-        """The eye centres in the aligned face: float64 (2, 2), (x, y) in pixels, left of the picture first."""
+        """The eye centres in the aligned face: float64 (2, 2), (x, y) in pixels from the first one's centre, left eye first."""
         half = self.eye_distance / 2
-        return self.size * np.array([[0.5 - half, self.eye_height], [0.5 + half, self.eye_height]])
+        return self.size * np.array([[0.5 - half, self.eye_height], [0.5 + half, self.eye_height]]) - 0.5
 
 
 class Face(NamedTuple):
@@ -73,11 +74,13 @@ def find_faces(photo: np.ndarray) -> list[Face]:
     """All faces that dlib's frontal detector finds, largest first, each with its 68 landmarks.
 
     photo: uint8 (height, width, 3), RGB. A large photo is searched at `SEARCH_SIDE`; only where that finds nothing it is
-    searched once more at twice the resolution, which finds faces half as large.
+    searched once more at twice the resolution, which finds faces half as large. Weak detections are mostly none:
+    they count only where there is no clear one.
     """
     grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
     scale = min(1.0, SEARCH_SIDE / max(grey.shape))
-    return _search(grey, scale) or _search(grey, 2 * scale)
+    faces = _search(grey, scale) or _search(grey, 2 * scale)
+    return [face for face in faces if face.score >= CLEAR_SCORE] or faces
 
 
 def _search(grey: np.ndarray, scale: float) -> list[Face]:
@@ -89,7 +92,7 @@ def _search(grey: np.ndarray, scale: float) -> list[Face]:
     faces = []
     for box, score in zip(boxes, scores, strict=True):
         points = _predictor()(grey, box).parts()
-        landmarks = np.array([(p.x, p.y) for p in points]) / scale
+        landmarks = (np.array([(p.x, p.y) for p in points]) + 0.5) / scale - 0.5
         edges = (box.left(), box.top(), box.right() + 1, box.bottom() + 1)
         faces.append(Face(tuple(edge / scale for edge in edges), score, landmarks))
     return sorted(faces, key=lambda face: face.box[0] - face.box[2])
@@ -168,7 +171,8 @@ def _cut(photo: np.ndarray, eyes: np.ndarray, alignment: Alignment) -> np.ndarra
     if abs(a) < 0.5:  # bilinear sampling would skip pixels: average them first
         step = max(2 * abs(a), 1 / min(photo.shape[:2]))  # a pixel at least is left
         photo = cv2.resize(photo, None, fx=step, fy=step, interpolation=cv2.INTER_AREA)
-        p, q, a = p * step, q * step, a / step
+        half = 0.5 + 0.5j  # from a pixel's corner to its centre, where points are counted from
+        p, q, a = (p + half) * step - half, (q + half) * step - half, a / step
     b = u - a * p
     matrix = np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
     face = cv2.warpAffine(

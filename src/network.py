@@ -14,11 +14,11 @@ CONVOLUTIONS = ((96, 7, 4), (256, 5, 1), (384, 3, 1), (256, 3, 1))
 SMALLEST = 127  # pixels: below it nothing is left to pool
 
 
-def level_one(size: int = FACE_SIZE, dtype: str = "float32") -> keras.Model:
+def level_one(size: int = FACE_SIZE, dtype: str = "float32", seed: int = SEED) -> keras.Model:
     """The feature extractor: uint8 (batch, size, size, 3), RGB, 0-255, to features (batch, n); 1,024 at size 227.
 
     Each convolution is followed by ReLU, batch normalisation and 3x3 max-pooling of stride 2. dtype: a Keras dtype
-    policy, such as "mixed_bfloat16". Raises ValueError for a size too small for four poolings.
+    policy, such as "mixed_bfloat16". seed: of the starting weights. Raises ValueError for a size too small for four poolings.
     """
     if size < SMALLEST:
         raise ValueError(f"the network needs faces of at least {SMALLEST} x {SMALLEST} pixels, got size {size}")
@@ -28,29 +28,29 @@ def level_one(size: int = FACE_SIZE, dtype: str = "float32") -> keras.Model:
         padding = "valid" if stride > 1 else "same"
         x = layers.Conv2D(
             filters, kernel, stride, padding, activation="relu",
-            kernel_initializer=keras.initializers.HeNormal(SEED + i), dtype=dtype, name=f"convolution_{i}",
+            kernel_initializer=keras.initializers.HeNormal(seed + i), dtype=dtype, name=f"convolution_{i}",
         )(x)  # fmt: skip
-        x = layers.BatchNormalization(dtype=dtype, name=f"normalisation_{i}")(x)
+        x = layers.BatchNormalization(momentum=0.9, dtype=dtype, name=f"normalisation_{i}")(x)
         x = layers.MaxPooling2D(3, 2, dtype=dtype, name=f"pooling_{i}")(x)
     return keras.Model(photo, layers.Flatten(dtype=dtype, name="features")(x), name="level_one")
 
 
-def level_two(features: int, classes: int, dropout: float = 0.5, dtype: str = "float32") -> keras.Model:
+def level_two(features: int, classes: int, dtype: str = "float32", seed: int = SEED) -> keras.Model:
     """The classifier: features (batch, n) to probabilities (batch, classes), float32, rows summing to 1."""
     given = keras.Input((features,), name="features")
     x = given
     for i in (1, 2):
-        initial = keras.initializers.HeNormal(SEED + 10 + i)
+        initial = keras.initializers.HeNormal(seed + 10 + i)
         x = layers.Dense(512, activation="relu", kernel_initializer=initial, dtype=dtype, name=f"dense_{i}")(x)
-        x = layers.Dropout(dropout, seed=SEED + i, dtype=dtype, name=f"dropout_{i}")(x)
-    initial = keras.initializers.GlorotUniform(SEED + 20)
+        x = layers.Dropout(0.5, seed=seed + i, dtype=dtype, name=f"dropout_{i}")(x)
+    initial = keras.initializers.GlorotUniform(seed + 20)
     # Probabilities stay in full precision also where the rest is computed in bfloat16.
     x = layers.Dense(classes, activation="softmax", kernel_initializer=initial, dtype="float32", name="probability")(x)
     return keras.Model(given, x, name="level_two")
 
 
 def two_level_cnn(
-    classes: int, size: int = FACE_SIZE, first: keras.Model | None = None, dtype: str = "float32"
+    classes: int, size: int = FACE_SIZE, first: keras.Model | None = None, dtype: str = "float32", seed: int = SEED
 ) -> keras.Model:
     """The whole network: uint8 faces (batch, size, size, 3), RGB, 0-255, to probabilities (batch, classes).
 
@@ -59,9 +59,9 @@ def two_level_cnn(
     """
     if classes < 2:
         raise ValueError(f"a classifier needs at least 2 classes, got {classes}")
-    first = first or level_one(size, dtype)
+    first = first or level_one(size, dtype, seed)
     photo = keras.Input(first.input_shape[1:], dtype="uint8", name="face")
-    second = level_two(first.output_shape[-1], classes, dtype=dtype)
+    second = level_two(first.output_shape[-1], classes, dtype, seed)
     return keras.Model(photo, second(first(photo)), name="two_level_cnn")
 
 

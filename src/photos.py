@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 from src.config import IMAGE_SUFFIXES
 
 MAX_PIXELS = 200_000_000  # a photo of 16,000 x 12,500; 600 MB once decoded
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "PPM")  # of Pillow's; its EPS runs programs
 Image.MAX_IMAGE_PIXELS = None  # our own limit above is checked instead, before anything is decoded
 
 
@@ -25,7 +26,7 @@ def read_photo(path: str | Path) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd EXIF or palette data: Pillow reads on, and so do we
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise UnreadablePhoto(f"at most {MAX_PIXELS:,} pixels are read, got {width:,} x {height:,}")
