@@ -47,7 +47,7 @@ class Alignment:
 
     @property
     def eyes(self) -> np.ndarray:
-        """The eye centres in the aligned face: float64 (2, 2), (x, y) in pixels from the first one's centre, left eye first."""
+        """The eye centres in the aligned face: float64 (2, 2), (x, y) in pixels, the picture's left eye first."""
         half = self.eye_distance / 2
         return self.size * np.array([[0.5 - half, self.eye_height], [0.5 + half, self.eye_height]]) - 0.5
 

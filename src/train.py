@@ -197,6 +197,8 @@ class _Keeper(keras.callbacks.Callback):
     def __init__(self, folder: Path, patience: int, on_epoch: Callable[[pd.DataFrame], None]):
         super().__init__()
         self.folder, self.patience, self.on_epoch = folder, patience, on_epoch
+        for half_written in folder.glob(".epoch-*"):  # by a run that was killed meanwhile
+            shutil.rmtree(half_written)
         saved = sorted(folder.glob("epoch-*/history.json"))
         self.history = json.loads(saved[-1].read_text()) if saved else []
 
