@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from src import faces as face_tools
 from src.annotate import annotate as draw_answers
+from src.backend import keras
 from src.config import IMAGE_SUFFIXES, MODELS
 from src.evaluate import expected_years
 from src.faces import Alignment
@@ -32,7 +33,7 @@ COLUMNS = (
     "age_group", "age_group_probability", "age_years", "message",
 )  # fmt: skip
 FALLBACKS = ("none", "whole-photo")
-TOGETHER = 32  # photos whose faces go through the networks in one batch; bounds the memory
+TOGETHER = 32  # photos that are looked at together, and faces in a batch; bounds the memory
 NO_FACE = "no face was found"
 
 
@@ -126,9 +127,13 @@ def _answer(rows: list[dict], models: dict[str, TrainedModel]) -> list[dict]:
     """The rows with each model's answer in place of the aligned faces."""
     seen = [row for row in rows if "aligned" in row]
     for task, trained in models.items() if seen else ():
-        batch = np.stack([row["aligned"][task] for row in seen])
-        for row, probability in zip(seen, trained.model.predict(batch, batch_size=64, verbose=0), strict=True):
-            row.update(_say(probability.astype(float), trained))
+        for start in range(0, len(seen), TOGETHER):
+            some = seen[start : start + TOGETHER]
+            batch = np.stack([row["aligned"][task] for row in some])
+            # Called directly: `Model.predict` would compile anew for each number of faces that comes along.
+            probabilities = keras.ops.convert_to_numpy(trained.model(batch, training=False)).astype(float)
+            for row, probability in zip(some, probabilities, strict=True):
+                row.update(_say(probability, trained))
     return [{name: value for name, value in row.items() if name != "aligned"} for row in rows]
 
 

@@ -41,7 +41,8 @@ def run(dataset: str, data: str, numbers: list[int], save: bool = False) -> None
         if card.stat().st_mtime >= began:
             print(f"  {card.parent.relative_to(ROOT)}/  a trained model")
     for file in sorted(target.glob("*.csv")):
-        print(f"  {file}  a table")
+        if file.stat().st_mtime >= began:
+            print(f"  {file}  a table")
 
 
 def find(numbers: list[int]) -> list[Path]:
