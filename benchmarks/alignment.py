@@ -2,7 +2,8 @@
 
     python benchmarks/alignment.py /path/to/UTKFace
 
-The test part is not touched. Prints a table, and the place of the eyes in the detector's boxes (`faces.BOX_EYE_*`).
+The test part is not touched. Leaves the pictures in cache/.
+Prints a table, and the place of the eyes in the detector's boxes (`faces.BOX_EYE_*`).
 """
 
 import argparse
@@ -69,6 +70,7 @@ def _pictures(table: pd.DataFrame, folder: Path, template: Alignment | None) -> 
         return prepare.prepare(table, folder, template).faces
     pictures = (faces.whole_photo(read_photo(folder / path)) for path in table["path"])
     plain = Alignment()
+    CACHE.mkdir(exist_ok=True)
     array = np.lib.format.open_memmap(CACHE / "whole.npy", "w+", np.uint8, (len(table), plain.size, plain.size, 3))
     for i, picture in enumerate(pictures):
         array[i] = picture

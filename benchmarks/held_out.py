@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from src import datasets, evaluate, model_folder, predict, prepare, tables, train
-from src.config import AGE_GROUPS, MODELS
+from src.config import AGE_GROUPS, MODELS, AgeGroups
 
 
 def main() -> None:
@@ -25,18 +25,23 @@ def main() -> None:
     options = parser.parse_args()
     folder = datasets.place(options.dataset, options.folder)
     table = datasets.load(options.dataset, folder).table
-    photos = table[tables.split(table) == "test"].reset_index(drop=True)
-    for task, place in (("gender", options.gender_model), ("age", options.age_model)):
-        trained = model_folder.load(place)
+    models = {task: model_folder.load(place) for task, place in
+              (("gender", options.gender_model), ("age", options.age_model))}  # fmt: skip
+    folds = {trained.card["trained_on"]["test_fold"] for trained in models.values()}
+    if len(folds) > 1:
+        raise SystemExit(f"error: the two models must have the same test part, got test folds {folds}")
+    groups = next(groups for groups in AGE_GROUPS.values() if groups.years == models["age"].labels.years)
+    photos = table[tables.split(table, folds.pop()) == "test"].reset_index(drop=True)
+    for task, trained in models.items():
         prepared = prepare.prepare(photos, folder, trained.alignment)
-        labelled = tables.for_task(photos, task, AGE_GROUPS["adience"]).table
+        labelled = tables.for_task(photos, task, groups).table
         labelled = labelled[prepared.how[labelled.index] != ""]
         show(f"{task}, prepared as in training", judge(trained, labelled, prepared.faces))
         print(pd.Series(prepared.how[labelled.index]).value_counts().rename("aligned by").to_string(), "\n")
     answers = predict.predict(
         [folder / path for path in photos["path"]], options.gender_model, options.age_model, "whole-photo"
     )
-    end_to_end(photos, answers[answers["face"].isin([1]) | answers["face"].isna()].reset_index(drop=True))
+    end_to_end(photos, groups, answers[answers["face"].isin([1]) | answers["face"].isna()].reset_index(drop=True))
 
 
 def judge(trained: model_folder.TrainedModel, labelled: pd.DataFrame, faces: np.ndarray) -> pd.DataFrame:
@@ -48,8 +53,7 @@ def judge(trained: model_folder.TrainedModel, labelled: pd.DataFrame, faces: np.
     )
 
 
-def end_to_end(photos: pd.DataFrame, answers: pd.DataFrame) -> None:
-    groups = AGE_GROUPS["adience"]
+def end_to_end(photos: pd.DataFrame, groups: AgeGroups, answers: pd.DataFrame) -> None:
     truth = groups.index(photos["age_low"], photos["age_high"])
     said = answers["age_group"].map({name: i for i, name in enumerate(groups.names)}).to_numpy(float, na_value=np.nan)
     error = (answers["age_years"] - photos["age_low"]).abs().to_numpy(float, na_value=np.nan)

@@ -1,6 +1,6 @@
 """Does feeding real faces slow training down? Images per second of `train.fit`'s batches against arrays in memory.
 
-    python benchmarks/training.py [--dataset sample --folder ""] [--steps 40]
+    python benchmarks/training.py [--dataset sample --folder ""] [--steps 12]
 
 The same network, batch size and run; the two ways take turns, so that a busy machine slows both.
 """

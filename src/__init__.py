@@ -2,8 +2,8 @@
 
 The modules, in the order that the data flows; each imports only from those before it:
 
-`config` paths, age groups, sizes · `tables` the table of faces, its ledger and its splits · `datasets` one loader for
-each data set · `photos` reading a photo file · `faces` detection, landmarks, alignment · `prepare` a table into cached
+`config` paths, age groups, sizes · `tables` the table of faces, its ledger and its splits · `photos` reading a photo file
+· `datasets` one loader for each data set · `faces` detection, landmarks, alignment · `prepare` a table into cached
 aligned faces · `network` the two-level CNN · `train` · `evaluate` · `annotate` answers drawn on a photo · `plots` ·
 `model_folder` saving and loading a trained model · `predict` photos into answers.
 """

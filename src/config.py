@@ -18,9 +18,11 @@ LANDMARK_FILE = ROOT / "shape_predictor_68_face_landmarks.dat"
 LANDMARK_SHA256 = "fbdc2cb80eb9aa7a758672cbfdda32ba6300efe9b6e6c7a299ff7e736b11b92f"
 
 SEED = 1
-FACE_SIZE = 227  # pixels: the input of the mission's network
+FACE_SIZE = 227  # pixels: the input of the two-level CNN
 GENDERS = ("female", "male")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".ppm", ".tif", ".tiff", ".gif", ".heic", ".heif",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ AGE_GROUPS = {
     "adience": _groups(
         ((0, 2), (4, 6), (8, 12), (15, 20), (25, 32), (38, 43), (48, 53), (60, 100)), (0, 4, 8, 14, 23, 36, 46, 57)
     ),
-    # The four groups of the mission's paper.
+    # Four coarse groups.
     "four": AgeGroups(((0, 13), (14, 34), (35, 56), (57, 100)), (0, 14, 35, 57), ("Kid", "Youth", "Adult", "Old")),
     # The nine ranges of FairFace.
     "fairface": _groups(

@@ -67,20 +67,30 @@ def _detector():
 
 @functools.cache
 def _predictor():
-    return dlib.shape_predictor(str(install()))
+    file = install()
+    try:
+        return dlib.shape_predictor(str(file))
+    except RuntimeError as error:
+        raise ValueError(f"{file} is damaged: delete it and run: python -m src.landmark_file") from error
 
 
 def find_faces(photo: np.ndarray) -> list[Face]:
     """All faces that dlib's frontal detector finds, largest first, each with its 68 landmarks.
 
     photo: uint8 (height, width, 3), RGB. A large photo is searched at `SEARCH_SIDE`; only where that finds nothing it is
-    searched once more at twice the resolution, which finds faces half as large. Weak detections are mostly none:
-    they count only where there is no clear one.
+    searched again at twice the resolution, which finds faces half as large, and a very large one at four times. Weak
+    detections are mostly no faces: they count only where there is no clear one.
     """
     grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
     scale = min(1.0, SEARCH_SIDE / max(grey.shape))
-    faces = _search(grey, scale) or _search(grey, 2 * scale)
-    return [face for face in faces if face.score >= CLEAR_SCORE] or faces
+    weak = []
+    for closer in (1, 2, 4) if 4 * scale <= 1 else (1, 2):
+        faces = _search(grey, closer * scale)
+        clear = [face for face in faces if face.score >= CLEAR_SCORE]
+        if clear:
+            return clear
+        weak = weak or faces
+    return weak
 
 
 def _search(grey: np.ndarray, scale: float) -> list[Face]:
@@ -207,6 +217,6 @@ def adaptive_gamma(face: np.ndarray) -> np.ndarray:
 
 
 def denoise(face: np.ndarray) -> np.ndarray:
-    """Non-local means with the mission's strengths (5, 6, windows 7 and 21) on uint8 (height, width, 3), RGB."""
+    """Non-local means with the strengths 5 and 6 and windows of 7 and 21 pixels on uint8 (height, width, 3), RGB."""
     bgr = cv2.cvtColor(face, cv2.COLOR_RGB2BGR)
     return cv2.cvtColor(cv2.fastNlMeansDenoisingColored(bgr, None, 5, 6, 7, 21), cv2.COLOR_BGR2RGB)

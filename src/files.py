@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+HIDDEN = ".writing-"  # how temporary names begin; short, so that they fit where the final name does
+
 
 @contextmanager
 def written_whole(target: Path) -> Iterator[Path]:
@@ -14,7 +16,7 @@ def written_whole(target: Path) -> Iterator[Path]:
 
     Where the writing fails, the target stays as it was.
     """
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-", suffix=target.suffix)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=HIDDEN, suffix=target.suffix)
     os.close(handle)
     try:
         yield Path(name)
@@ -28,14 +30,18 @@ def written_whole(target: Path) -> Iterator[Path]:
 def folder_written_whole(target: Path) -> Iterator[Path]:
     """The same for a folder; one that stands there already is replaced."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    new = Path(tempfile.mkdtemp(dir=target.parent, prefix=HIDDEN))
     try:
         os.chmod(new, 0o755)
         yield new
         if target.exists():
             old = new.with_name(f"{new.name}-old")
             os.replace(target, old)
-            os.replace(new, target)
+            try:
+                os.replace(new, target)
+            except BaseException:
+                os.replace(old, target)
+                raise
             shutil.rmtree(old)
         else:
             os.replace(new, target)

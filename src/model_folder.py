@@ -48,6 +48,11 @@ class Labels:
         expected = len(self.classes) if self.task == "age" else 0
         if not len(self.years) == len(self.centre_years) == expected:
             raise ValueError(f"{self.task} labels need years and centre_years for {expected} classes")
+        edges = [year for pair in self.years for year in pair]
+        if any(len(pair) != 2 for pair in self.years) or sorted(edges) != edges or sum(edges) != sum(map(int, edges)):
+            raise ValueError(f"years must be whole (first, last) pairs in order, got {list(self.years)}")
+        if not np.isfinite(np.array(self.centre_years, float)).all() or sorted(self.centre_years) != list(self.centre_years):
+            raise ValueError(f"centre_years must be finite and in order, got {list(self.centre_years)}")
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ def load(folder: str | Path) -> TrainedModel:
     if missing:
         raise ModelFolderError(
             f"{folder} is no model folder: it needs {', '.join(FILES)}, missing: {', '.join(missing)}; "
-            "notebooks 1 and 2 make such folders"
+            "notebooks 1 and 2 make such folders as models/sample-gender and models/sample-age"
         )
     card, labels = _read_json(folder / "card.json"), _read_json(folder / "labels.json")
     try:
@@ -97,6 +102,7 @@ def load(folder: str | Path) -> TrainedModel:
         alignment = Alignment(**{name: card["alignment"][name] for name in Alignment.__dataclass_fields__})
         promised, classes, task = card["model_sha256"], tuple(card["classes"]), card["task"]
         colours = card["alignment"]["colour_order"]
+        eyes = np.array(card["alignment"]["eyes"], float).reshape(2, 2).tolist()
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFolderError(f"{folder}: labels.json or card.json is not as this version writes it ({error})") from error
     if _sha256(folder / "model.keras") != promised:
@@ -116,6 +122,8 @@ def load(folder: str | Path) -> TrainedModel:
     except Exception as error:  # Keras raises many kinds; each means that this file can't be used
         said = " ".join(str(error).split()).split(". ")[0]  # Keras's further sentences are advice to programmers
         raise ModelFolderError(f"{folder}/model.keras can't be used: {said}") from error
+    if not np.allclose(eyes, alignment.eyes):
+        raise ModelFolderError(f"{folder}: card.json's eyes {eyes} are not those of its alignment, {alignment.eyes.tolist()}")
     return TrainedModel(model, labels, alignment, card)
 
 

@@ -1,7 +1,8 @@
 """The two-level CNN: level one extracts features, level two classifies; two Keras models inside one.
 
-After the mission's paper: four convolutions, then two dense layers. The whole takes uint8 RGB faces and scales them
-itself, so that no caller can feed it other numbers than it was trained on.
+Four convolutions, then two dense layers, in the line of AlexNet (Krizhevsky et al. 2012) and of Levi and Hassner's network
+for age and gender (CVPR Workshops 2015). The whole takes uint8 RGB faces and scales them itself, so that no caller can
+feed it other numbers than it was trained on.
 """
 
 import json

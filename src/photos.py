@@ -1,6 +1,7 @@
 """Reading a photo file into upright RGB pixels, whatever its format, depth and colour mode."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,8 @@ def read_photo(path: str | Path) -> np.ndarray:
         raise UnreadablePhoto("a folder, not a photo") from None
     except PermissionError:
         raise UnreadablePhoto("no permission to read the file") from None
+    except MemoryError:
+        raise UnreadablePhoto("too large for this machine's memory") from None
     except Image.UnidentifiedImageError:
         empty = Path(path).stat().st_size == 0
         raise UnreadablePhoto("the file is empty" if empty else "not a picture in a format that can be read") from None
@@ -54,13 +57,20 @@ def list_photos(places: list[str | Path]) -> list[Path]:
     else is taken as it is, so that a missing file can be told of.
     """
     found = []
-    for place in map(Path, places):
-        if place.is_dir():
-            inside = (p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    for place in (Path(place).expanduser() for place in places):
+        if _is(Path.is_dir, place):
+            inside = (p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and _is(Path.is_file, p))
             found += sorted(p for p in inside if not any(part.startswith(".") for part in p.relative_to(place).parts))
         else:
             found.append(place)
     return found
+
+
+def _is(kind: Callable[[Path], bool], path: Path) -> bool:
+    try:
+        return kind(path)
+    except (OSError, ValueError):  # a name that no file can have, or a folder that may not be looked into
+        return False
 
 
 def _rgb(image: Image.Image) -> Image.Image:

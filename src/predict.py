@@ -38,7 +38,7 @@ NO_FACE = "no face was found"
 
 
 def predict(
-    photos: Iterable[str | Path],
+    photos: str | Path | Iterable[str | Path],
     gender_model: str | Path | None = MODELS / "gender",
     age_model: str | Path | None = MODELS / "age",
     fallback: str = "none",
@@ -65,7 +65,7 @@ def predict(
     for task, trained in models.items():
         if trained.labels.task != task:
             raise ModelFolderError(f"the {task} model's folder holds a model for {trained.labels.task}")
-    paths = list_photos(list(photos))
+    paths = list_photos([photos] if isinstance(photos, (str, Path)) else list(photos))
     targets = _targets(paths, Path(annotate)) if annotate is not None else None
     rows = []
     with tqdm(total=len(paths), unit=" photos", desc="looking", disable=not progress) as bar:
@@ -183,9 +183,15 @@ def _annotate(paths: list[Path], targets: dict[Path, Path], rows: list[dict]) ->
     table = _table(rows)
     for path in dict.fromkeys(paths):
         mine = table[table["photo"] == str(path)]
-        if (mine["status"] != "unreadable").all():
+        if (mine["status"] == "unreadable").any():
+            continue
+        try:
             with written_whole(targets[path]) as new:
                 Image.fromarray(draw_answers(read_photo(path), mine)).save(new, quality=92)
+        except OSError as error:  # the answers are worth more than the picture of them
+            for row in rows:
+                if row["photo"] == str(path):
+                    row["message"] = f"no annotated copy could be written ({error.strerror})"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -201,13 +207,21 @@ def main(arguments: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for names that the terminal can't show
     try:
-        table = predict(options.photos, options.gender_model, options.age_model, options.fallback, options.annotate)
-        if options.csv:
+        if options.csv:  # before the work, so that it is not done in vain
             options.csv.parent.mkdir(parents=True, exist_ok=True)
-            text = table.to_csv(index=False, lineterminator="\n")
-            write_text(options.csv, text.encode(errors="backslashreplace").decode())  # names may hold any bytes
+            if options.csv.is_dir():
+                raise ValueError(f"--csv needs a file's name, got the folder {options.csv}")
+        table = predict(options.photos, options.gender_model, options.age_model, options.fallback, options.annotate)
     except (ModelFolderError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    text = table.to_csv(index=False, lineterminator="\n").encode(errors="backslashreplace").decode()  # names hold any bytes
+    try:
+        if options.csv:
+            write_text(options.csv, text)
+    except OSError as error:
+        print(text)
+        print(f"error: {options.csv} cannot be written ({error.strerror}); the table is printed instead", file=sys.stderr)
         return 2
     if options.csv:
         counts = ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())

@@ -59,6 +59,7 @@ def prepare(
     """
     if not len(table):
         raise ValueError("the table of faces is empty: there is nothing to prepare")
+    folder = Path(folder).expanduser()
     target = cache / _cache_name(table, folder, alignment)
     chunks = range(0, len(table), CHUNK)
     if not (target / "faces.npy").exists():  # somebody made room: records of faces that are gone are worth nothing
@@ -175,12 +176,25 @@ def _record(target: Path, start: int) -> Path:
     return target / "chunks" / f"{start:08d}.json"
 
 
+def _stamp(path: Path) -> tuple[int, int]:
+    """A file's size and time of change, by which a replaced picture is noticed; zeros where it is missing."""
+    try:
+        state = path.stat()
+    except OSError:
+        return 0, 0
+    return state.st_size, state.st_mtime_ns
+
+
 def _settings(alignment: Alignment) -> dict:
     return {"version": VERSION, "dlib": dlib.__version__, **asdict(alignment)}
 
 
 def _cache_name(table: pd.DataFrame, folder: str | Path, alignment: Alignment) -> str:
-    """Data set, size, and a hash of all that the faces depend on: other settings or rows give another cache folder."""
+    """Data set, size, and a hash of all that the faces depend on: settings, rows, and the state of the picture files.
+
+    Anything else gives another cache folder, so that nothing old is ever taken for new.
+    """
     digest = hashlib.sha256(json.dumps([_settings(alignment), str(Path(folder).resolve())]).encode())
     digest.update(pd.util.hash_pandas_object(table[["path", *BOX]], index=False).to_numpy().tobytes())
+    digest.update(np.array([_stamp(folder / path) for path in table["path"]], np.int64).tobytes())
     return f"{'-'.join(table['dataset'].unique())}-{alignment.size}-{digest.hexdigest()[:12]}"

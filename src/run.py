@@ -25,12 +25,13 @@ def run(dataset: str, data: str, numbers: list[int], save: bool = False) -> None
     os.chdir(ROOT)  # so that the paths papermill notes are relative ones
     target = (RUNS / dataset).relative_to(ROOT)
     target.mkdir(parents=True, exist_ok=True)
-    parameters = {} if dataset == "sample" else {"DATASET": dataset, "DATA": data and str(Path(data).resolve())}
+    parameters = {} if dataset == "sample" else {"DATASET": dataset, "DATA": data and str(Path(data).expanduser().resolve())}
     made, began = [], time.time()
     for notebook in find(numbers):
         start = time.monotonic()
         print(f"\n{notebook.name}", flush=True)
-        papermill.execute_notebook(notebook.relative_to(ROOT), target / notebook.name, parameters, cwd=notebook.parent)
+        known = {name: parameters[name] for name in papermill.inspect_notebook(notebook) if name in parameters}
+        papermill.execute_notebook(notebook.relative_to(ROOT), target / notebook.name, known, cwd=notebook.parent)
         made.append((target / notebook.name, (time.monotonic() - start) / 60))
         if save:
             _keep(target / notebook.name, notebook)
@@ -70,7 +71,7 @@ def main() -> int:
     parser.add_argument("--notebooks", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--save", action="store_true", help="write the outputs into notebooks/ too")
     options = parser.parse_args()
-    if options.dataset != "sample" and not Path(options.data or "missing").is_dir():
+    if options.dataset != "sample" and not (options.data and Path(options.data).expanduser().is_dir()):
         print(
             f"error: {options.dataset} needs its folder, got {options.data!r}; run: make run DATASET={options.dataset} "
             "DATA=/path (data/README.md says what it holds)",

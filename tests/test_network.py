@@ -1,4 +1,4 @@
-"""The two-level CNN: its architecture as the mission states it, and what may be reused, frozen and converted."""
+"""The two-level CNN: its architecture as its description states it, and what may be reused, frozen and converted."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def of_kind(model, kind):
     return [layer for layer in model.layers if isinstance(layer, kind)]
 
 
-def test_level_one_is_the_missions():
+def test_level_one_is_as_described():
     model = network.two_level_cnn(8)
     assert model.input_shape == (None, 227, 227, 3) and model.output_shape == (None, 8)
     assert model.inputs[0].dtype == "uint8" and model.outputs[0].dtype == "float32"
@@ -52,7 +52,7 @@ def test_level_one_is_the_missions():
     assert kinds == ["InputLayer", "Rescaling", *["Conv2D", "BatchNormalization", "MaxPooling2D"] * 4, "Flatten"]
 
 
-def test_level_two_is_the_missions():
+def test_level_two_is_as_described():
     second = network.level_two(1024, 8)
     kinds = [type(layer).__name__ for layer in second.layers]
     assert kinds == ["InputLayer", "Dense", "Dropout", "Dense", "Dropout", "Dense"]

@@ -40,11 +40,16 @@ def execute(copy, number, monkeypatch, **parameters):
     return "\n".join(str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", "")) for output in outputs)
 
 
-@pytest.mark.parametrize(("number", "task"), [(1, "gender"), (2, "age")])
-def test_training_notebooks_leave_a_model_that_loads(copy, monkeypatch, number, task):
-    said = execute(copy, number, monkeypatch, EPOCHS=1)
+@pytest.mark.parametrize(
+    ("number", "task", "options", "classes"),
+    [(1, "gender", {"FOLDS": [0, 1]}, ["female", "male"]), (2, "age", {"GROUPS": "four"}, ["Kid", "Youth", "Adult", "Old"])],
+)
+def test_training_notebooks_leave_a_model_that_loads(copy, monkeypatch, number, task, options, classes):
+    said = execute(copy, number, monkeypatch, EPOCHS=1, **options)
     assert "people in two parts: 0" in said
+    assert ("±" in said) == ("FOLDS" in options)
     trained = load(copy / "models" / f"sample-{task}")
+    assert list(trained.labels.classes) == classes
     assert trained.card["trained_on"]["faces"]["train"] > 500
     assert {row["measure"] for row in trained.card["results"]} >= {"accuracy"}
     assert all(0 <= row["low"] <= row["value"] <= row["high"] for row in trained.card["results"])

@@ -18,8 +18,15 @@ AGE_GROUPS_OF = {name: "fairface" if name == "fairface" else "adience" for name 
 
 
 def place(name: str, folder: str | Path = "") -> Path:
-    """The folder to load the data set `name` from: the one given or, for the sample, its own, drawn if need be."""
-    return sample.draw() / "adience" if name == "sample" else Path(folder)
+    """The folder to load the data set `name` from: the one given or, for the sample, its own, drawn if need be.
+
+    Raises ValueError where another data set's folder is not named.
+    """
+    if name == "sample":
+        return sample.draw() / "adience"
+    if not str(folder):
+        raise ValueError(f"{name} needs its folder, got none; data/README.md says what it holds")
+    return Path(folder).expanduser()
 
 
 def load(name: str, folder: str | Path, **options) -> Loaded:
