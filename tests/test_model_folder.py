@@ -156,6 +156,14 @@ def test_labels_and_card_that_fit_each_other_but_not_the_model(folder):
     assert "the model has 2 outputs, labels.json names 4 classes" in refused(folder)
 
 
+@pytest.mark.parametrize(
+    "entry", [{"years": [[50, 60], [0, 12], [13, 20], [21, 49]]}, {"centre_years": [60, 40, 15, 5]}, {"centre_years": ["x"] * 4}]
+)
+def test_ages_that_are_no_ages(tmp_path, entry):
+    with pytest.raises(ValueError):
+        Labels(**{"task": "age", "classes": AGE.classes, "years": AGE.years, "centre_years": AGE.centre_years} | entry)
+
+
 @pytest.mark.parametrize("name", ["task", "classes", "alignment", "model_sha256"])
 def test_a_card_without_an_entry(folder, name):
     card = json.loads((folder / "card.json").read_text())
@@ -171,6 +179,7 @@ def test_a_card_without_an_entry(folder, name):
         ({"size": 8}, "size >= 16"),
         ({"size": "127"}, "not as this version writes it"),
         ({"colour_order": "BGR"}, "must be RGB, card.json says 'BGR'"),
+        ({"eyes": [[1, 2], [3, 4]]}, "are not those of its alignment"),
     ],
 )
 def test_another_alignment(folder, alignment, said):

@@ -406,3 +406,12 @@ def test_a_half_written_part_is_done_anew(pictures, undisturbed, tmp_path):
     (copy / "chunks" / "00000008.json").unlink()
     prepared = prepare(table, folder, SMALL, tmp_path, workers=1)
     assert tree(prepared.folder) == tree(undisturbed.folder)
+
+
+def test_a_mended_picture_is_prepared_again(tmp_path):
+    picture = tmp_path / "face.png"
+    picture.write_text("cut off in a download")
+    table = checked(pd.DataFrame({"path": ["face.png"], "dataset": ["made"]}).reindex(columns=list(COLUMNS)))
+    assert prepare(table, tmp_path, SMALL, tmp_path / "cache", workers=1).how.tolist() == [""]
+    Image.fromarray(PORTRAIT).save(picture)
+    assert prepare(table, tmp_path, SMALL, tmp_path / "cache", workers=1).how.tolist() == ["landmarks"]
