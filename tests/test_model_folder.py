@@ -157,7 +157,8 @@ def test_labels_and_card_that_fit_each_other_but_not_the_model(folder):
 
 
 @pytest.mark.parametrize(
-    "entry", [{"years": [[50, 60], [0, 12], [13, 20], [21, 49]]}, {"centre_years": [60, 40, 15, 5]}, {"centre_years": ["x"] * 4}]
+    "entry",
+    [{"years": [[50, 60], [0, 12], [13, 20], [21, 49]]}, {"centre_years": [60, 40, 15, 5]}, {"centre_years": ["x"] * 4}],
 )
 def test_ages_that_are_no_ages(tmp_path, entry):
     with pytest.raises(ValueError):
