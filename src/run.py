@@ -19,6 +19,8 @@ from src.config import MODELS, NOTEBOOKS, ROOT, RUNS
 from src.datasets import NAMES
 from src.files import write_text
 
+QUIET = ["--IPKernelApp.log_level=40"]  # each kernel would warn that it talks to this program in the clear
+
 
 def run(dataset: str, data: str, numbers: list[int], save: bool = False) -> None:
     """Executes notebooks by their numbers; papermill's error shows the failing cell where one fails."""
@@ -31,7 +33,9 @@ def run(dataset: str, data: str, numbers: list[int], save: bool = False) -> None
         start = time.monotonic()
         print(f"\n{notebook.name}", flush=True)
         known = {name: parameters[name] for name in papermill.inspect_notebook(notebook) if name in parameters}
-        papermill.execute_notebook(notebook.relative_to(ROOT), target / notebook.name, known, cwd=notebook.parent)
+        papermill.execute_notebook(
+            notebook.relative_to(ROOT), target / notebook.name, known, cwd=notebook.parent, extra_arguments=QUIET
+        )
         made.append((target / notebook.name, (time.monotonic() - start) / 60))
         if save:
             _keep(target / notebook.name, notebook)
