@@ -75,6 +75,9 @@ def main() -> int:
     parser.add_argument("--notebooks", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--save", action="store_true", help="write the outputs into notebooks/ too")
     options = parser.parse_args()
+    if options.save and options.dataset != "sample":
+        print("error: --save is for the sample: outputs that show real people are not to be kept", file=sys.stderr)
+        return 2
     if options.dataset != "sample" and not (options.data and Path(options.data).expanduser().is_dir()):
         print(
             f"error: {options.dataset} needs its folder, got {options.data!r}; run: make run DATASET={options.dataset} "
