@@ -39,16 +39,27 @@ class Measure(NamedTuple):
         return f"{value}{sign} ({interval}n = {self.n:,})"
 
 
-def exact(truth, probability) -> np.ndarray:
-    """1.0 for each face whose likeliest class is the right one, else 0.0; float64 (n,)."""
+def answer(probability, ordered: bool = False) -> np.ndarray:
+    """The class that each row of probabilities answers; int64 (n,).
+
+    It is the likeliest class or, where the classes are `ordered` as ages are, the median one: the first at which the
+    probabilities add up to a half. That is the answer that is the fewest classes off on average; where young and old are
+    about as likely, it lies between them.
+    """
+    probability = _checked_probability(probability)
+    return (probability.cumsum(axis=1) < 0.5).sum(axis=1) if ordered else probability.argmax(axis=1)
+
+
+def exact(truth, probability, ordered: bool = False) -> np.ndarray:
+    """1.0 for each face whose `answer` is the right class, else 0.0; float64 (n,)."""
     truth, probability = _checked(truth, probability)
-    return (probability.argmax(axis=1) == truth).astype(float)
+    return (answer(probability, ordered) == truth).astype(float)
 
 
 def one_off(truth, probability) -> np.ndarray:
-    """1.0 for each face whose likeliest class is the right one or a direct neighbour of it, else 0.0; float64 (n,)."""
+    """1.0 for each face whose `answer` (classes ordered) is the right class or next to it, else 0.0; float64 (n,)."""
     truth, probability = _checked(truth, probability)
-    return (np.abs(probability.argmax(axis=1) - truth) <= 1).astype(float)
+    return (np.abs(answer(probability, ordered=True) - truth) <= 1).astype(float)
 
 
 def expected_years(probability, centre_years) -> np.ndarray:
@@ -116,7 +127,7 @@ def headline(task: str, truth, probability, years=None, centre_years=None, subje
     """
     if task not in ("gender", "age"):
         raise ValueError(f"task must be gender or age, got {task!r}")
-    measures = {"accuracy": with_interval(exact(truth, probability), subjects)}
+    measures = {"accuracy": with_interval(exact(truth, probability, ordered=task == "age"), subjects)}
     if task == "age":
         measures["one-off accuracy"] = with_interval(one_off(truth, probability), subjects)
     if task == "age" and years is not None:
@@ -128,17 +139,17 @@ def headline(task: str, truth, probability, years=None, centre_years=None, subje
     return _frame(measures)
 
 
-def confusion(truth, probability) -> np.ndarray:
-    """Counts of faces, int64 (classes, classes): rows are the truth, columns the likeliest class."""
+def confusion(truth, probability, ordered: bool = False) -> np.ndarray:
+    """Counts of faces, int64 (classes, classes): rows are the truth, columns the answers."""
     truth, probability = _checked(truth, probability)
     classes = probability.shape[1]
-    cells = truth * classes + probability.argmax(axis=1)
+    cells = truth * classes + answer(probability, ordered)
     return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 
-def per_class(truth, probability, names) -> pd.DataFrame:
+def per_class(truth, probability, names, ordered: bool = False) -> pd.DataFrame:
     """Of each class: precision, recall and F1 (0-1, NaN where there is no face to count), and n, its faces."""
-    matrix = confusion(truth, probability)
+    matrix = confusion(truth, probability, ordered)
     table = pd.DataFrame(index=pd.Index(_of_length("names", list(names), len(matrix)), name="class"))
     right, n, answered = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
     with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is meant

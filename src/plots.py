@@ -275,12 +275,12 @@ def landmarks(photo, faces) -> plt.Figure:
 
 
 @styled
-def probabilities(face, probability, names) -> plt.Figure:
-    """One aligned face (uint8 RGB) beside the probability (0-1) of each class."""
+def probabilities(face, probability, names, answer: int) -> plt.Figure:
+    """One aligned face (uint8 RGB) beside the probability (0-1) of each class, that of index `answer` brought out."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.8), width_ratios=(1, 2.4))
     left.imshow(face)
     left.axis("off")
-    colours = [ORANGE if share == max(probability) else SKY for share in probability]
+    colours = [ORANGE if row == answer else SKY for row in range(len(names))]
     right.barh(range(len(names)), probability, color=colours, height=0.7)
     for row, share in enumerate(probability):
         right.annotate(f"{share:.1%}", (share, row), (4, 0), textcoords="offset points", va="center")

@@ -22,7 +22,7 @@ from src import faces as face_tools
 from src.annotate import annotate as draw_answers
 from src.backend import keras
 from src.config import IMAGE_SUFFIXES, MODELS
-from src.evaluate import expected_years
+from src.evaluate import answer, expected_years
 from src.faces import Alignment
 from src.files import write_text, written_whole
 from src.model_folder import ModelFolderError, TrainedModel, load
@@ -139,7 +139,7 @@ def _answer(rows: list[dict], models: dict[str, TrainedModel]) -> list[dict]:
 
 def _say(probability: np.ndarray, trained: TrainedModel) -> dict:
     labels = trained.labels
-    best = int(probability.argmax())
+    best = int(answer(probability[None] / probability.sum(), ordered=labels.task == "age")[0])
     if labels.task == "gender":
         return {"gender": labels.classes[best], "p_male": round(probability[labels.classes.index("male")], 4)}
     years = expected_years(probability[None] / probability.sum(), labels.centre_years)[0]

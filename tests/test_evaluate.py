@@ -198,3 +198,17 @@ def test_other_input_that_does_not_fit_is_refused():
         evaluate.with_interval([1, 0], ["a"])
     with pytest.raises(ValueError, match="NaN"):
         evaluate.with_interval([1, np.nan])
+
+
+def test_an_ordered_answer_lies_where_half_of_the_probability_is():
+    torn = [[0.4, 0.15, 0.1, 0.35]]  # young or old
+    assert evaluate.answer(torn).tolist() == [0]
+    assert evaluate.answer(torn, ordered=True).tolist() == [1]
+    assert evaluate.exact([0], torn).tolist() == [1] and evaluate.exact([0], torn, ordered=True).tolist() == [0]
+    assert evaluate.one_off([2], torn).tolist() == [1]
+    assert evaluate.answer(np.eye(4), ordered=True).tolist() == [0, 1, 2, 3]
+    # No answer is fewer classes off on average than the median.
+    rng = np.random.default_rng(0)
+    for row in rng.dirichlet(np.ones(6), 50):
+        costs = [(row * abs(np.arange(6) - k)).sum() for k in range(6)]
+        assert costs[evaluate.answer(row[None], ordered=True)[0]] == pytest.approx(min(costs))
