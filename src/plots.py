@@ -21,6 +21,7 @@ from src.tables import SPLITS, Loaded
 BLUE, ORANGE, GREEN, SKY, PURPLE, YELLOW, GREY = ["#0072B2", "#E69F00", "#009E73", "#56B4E9", "#CC79A7", "#F0E442", "#999999"]
 GENDER_COLOURS = {"female": ORANGE, "male": BLUE, "unknown": GREY}
 WIDTH = 9  # inches, of a notebook's output
+PHOTO_WIDTH = 6.8  # inches: large enough to read the labels, small enough for a notebook of many photos
 STYLE = {
     "figure.constrained_layout.use": True,
     "axes.titlesize": 11,
@@ -264,7 +265,7 @@ def ages_before_after(before, after) -> plt.Figure:
 @styled
 def landmarks(photo, faces) -> plt.Figure:
     """The photo (uint8 RGB) with each face's box and 68 landmarks; faces: of `faces.find_faces`."""
-    figure, axes = plt.subplots(figsize=(WIDTH, WIDTH * photo.shape[0] / photo.shape[1]))
+    figure, axes = plt.subplots(figsize=(PHOTO_WIDTH, PHOTO_WIDTH * photo.shape[0] / photo.shape[1]))
     axes.imshow(photo)
     for face, colour in zip(faces, itertools.cycle(LABELS)):
         left, top, right, bottom = face.box
@@ -296,7 +297,7 @@ def boxes(photo, rows: pd.DataFrame) -> plt.Figure:
     """A photo, uint8 RGB (h, w, 3), with its predictions drawn on it by `annotate`."""
     drawn = annotate(photo, rows)
     height, width = drawn.shape[:2]
-    scale = min(WIDTH / width, 7 / height)
+    scale = min(PHOTO_WIDTH / width, 5.5 / height)
     figure, axes = plt.subplots(figsize=(width * scale, height * scale))
     axes.imshow(drawn)
     axes.axis("off")
