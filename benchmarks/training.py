@@ -6,7 +6,6 @@ The same network, batch size and run; the two ways take turns, so that a busy ma
 """
 
 import argparse
-import itertools
 import statistics
 import time
 from pathlib import Path
@@ -50,9 +49,10 @@ def rate(model, batches: train.FaceBatches, count: int) -> float:
 
 
 def rate_in_memory(model, batch: tuple, count: int) -> float:
-    faces, labels = (np.concatenate(list(itertools.repeat(part, count // len(part)))) for part in batch)
+    """The quickest there is: the same batch again and again, nothing to be fetched."""
     start = time.perf_counter()
-    model.fit(faces, labels, batch_size=len(batch[0]), shuffle=False, verbose=0)
+    for _ in range(count // len(batch[1])):
+        model.train_on_batch(*batch)
     return count / (time.perf_counter() - start)
 
 
