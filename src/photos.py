@@ -1,5 +1,6 @@
 """Reading a photo file into upright RGB pixels, whatever its format, depth and colour mode."""
 
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +58,7 @@ def list_photos(places: list[str | Path]) -> list[Path]:
     else is taken as it is, so that a missing file can be told of.
     """
     found = []
-    for place in (Path(place).expanduser() for place in places):
+    for place in (Path(os.path.expanduser(place)) for place in places):  # which leaves a file called ~name alone
         if _is(Path.is_dir, place):
             inside = (p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and _is(Path.is_file, p))
             found += sorted(p for p in inside if not any(part.startswith(".") for part in p.relative_to(place).parts))

@@ -3,6 +3,7 @@
 import os
 import struct
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -306,3 +307,11 @@ def test_places_keep_their_order_and_missing_ones_stay(tmp_path):
 
 def test_no_places_and_empty_folders_give_nothing(tmp_path):
     assert list_photos([]) == [] and list_photos([tmp_path]) == []
+
+
+def test_the_home_folder_is_found_and_a_name_with_a_tilde_is_a_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "photo.jpg").touch()
+    assert list_photos(["~"]) == [tmp_path / "photo.jpg"]
+    assert list_photos(["~nobody at all.jpg", "n" * 300]) == [Path("~nobody at all.jpg"), Path("n" * 300)]
