@@ -3,7 +3,7 @@
 
 DATASET ?= sample
 DATA ?=
-NOTEBOOKS ?= 1 2 3 4 5
+NOTEBOOKS ?= 1 2 3 4 5 6
 PHOTOS ?= data/photos
 CSV ?= predictions.csv
 

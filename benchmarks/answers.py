@@ -1,38 +1,56 @@
-"""How should the age model's probabilities be turned into an answer? Likeliest or median class, with and without a mirror.
+"""How should an age distribution be turned into an answer? Mean or median year, likeliest or median group.
 
-    python benchmarks/answers.py /path/to/UTKFace
+    python benchmarks/answers.py DATA [--runs FOLDER] [--models FOLDER]
 
-Choose by the validation rows; the test rows are there to see whether the choice held.
+DATA holds UTKFace/ and FairFace/, as for `python -m src.released`, whose validation faces are asked.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from src import datasets, evaluate, model_folder, prepare, tables
-from src.config import AGE_GROUPS, MODELS
+from src import evaluate, model_folder, tables
+from src.assess import YEARS_OF_CLASSES
+from src.calibrate import in_groups
+from src.config import AGE_GROUPS, CACHE, MODELS, YEARS
+from src.datasets import AGE_GROUPS_OF
+from src.released import load_data
 
 
-def main(folder: Path) -> None:
-    trained = model_folder.load(MODELS / "age")
-    table = datasets.load("utkface", folder).table
-    prepared = prepare.prepare(table, folder, trained.alignment)
-    print(pd.Series(prepared.how).value_counts().to_dict())
-    labels = tables.for_task(table, "age", AGE_GROUPS["adience"]).table["label"].to_numpy()
-    part = tables.split(table)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--runs", type=Path, default=CACHE)
+    parser.add_argument("--models", type=Path, default=MODELS)
+    options = parser.parse_args()
+    data = load_data(options.data, options.runs)
+    gender, age = (model_folder.load(options.models / task).model for task in ("gender", "age"))
     rows = []
-    for name in ("validation", "test"):
-        chosen = np.flatnonzero(part == name)
-        faces = np.asarray(prepared.faces[chosen])
-        plain, mirrored = (trained.model.predict(some, verbose=0) for some in (faces, faces[:, :, ::-1]))
-        for mirror, probability in (("no", plain), ("yes", (plain + mirrored) / 2)):
-            for rule, ordered in (("likeliest", False), ("median", True)):
-                off = abs(evaluate.answer(probability, ordered) - labels[chosen])
-                rows.append((name, mirror, rule, f"{(off == 0).mean():.1%}", f"{(off <= 1).mean():.1%}", len(chosen)))
-    print(pd.DataFrame(rows, columns=["part", "mirror", "answer", "exact", "within one", "n"]).to_string(index=False))
+    for name in ("utkface", "fairface"):
+        chosen = np.flatnonzero((data.part == "validation") & (data.table["dataset"] == name).to_numpy(bool))
+        table, faces = data.table.iloc[chosen].reset_index(drop=True), np.asarray(data.faces[chosen])
+        female_male, years = (model.predict(faces, verbose=0) for model in (gender, age))
+        for rule, ordered in (("likeliest or mean", False), ("median", True)):
+            groups = AGE_GROUPS[AGE_GROUPS_OF[name]]
+            rows.append((name, rule, len(table), *_scores(table, female_male, years, groups, ordered)))
+    columns = ["data set", "answer", "n", "gender", "exact", "within one", "years off", "group of that year"]
+    print(pd.DataFrame(rows, columns=columns).round(4).to_string(index=False))
+
+
+def _scores(table, gender, age, groups, ordered: bool) -> tuple:
+    """Gender accuracy, groups exact and within one, years off, and how often the year lies in the right group."""
+    told = tables.for_task(table, "gender").table["label"]
+    right = evaluate.exact(told.to_numpy(), gender[told.index]).mean()
+    label = tables.for_task(table, "age", groups).table["label"]
+    off = np.abs(evaluate.answer(in_groups(age, YEARS_OF_CLASSES, groups), ordered)[label.index] - label)
+    year = evaluate.answer(age, ordered=True) if ordered else evaluate.expected_years(age, np.arange(YEARS))
+    error = np.abs(year - tables.exact_years(table))
+    error = np.nanmean(error) if np.isfinite(error).any() else np.nan
+    of_year = groups.index(np.round(year), np.round(year))[label.index]
+    return right, (off == 0).mean(), (off <= 1).mean(), error, (of_year == label).mean()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -12,6 +12,7 @@ from src.tables import BOX
 # Okabe and Ito's orange, sky blue, green, purple and yellow, one a face, in turn; black is readable on each.
 LABELS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442")
 FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")  # with matplotlib, thus on every machine
+UNSURE = "unsure of "  # begins the part of a message that names what the models are unsure of
 
 
 def annotate(photo, rows: pd.DataFrame) -> np.ndarray:
@@ -19,9 +20,10 @@ def annotate(photo, rows: pd.DataFrame) -> np.ndarray:
 
     photo: uint8 RGB (h, w, 3), 0-255. rows: this photo's predictions: status, left, top, right, bottom (pixels; a box
     may reach over the edge, NA: none is drawn), gender, p_male, age_group, age_group_probability, age_years (NA: not
-    said). Labels lie wholly inside the photo and, where there is room, beside the faces; the smaller the face, the
-    smaller its label, but never too small to read at the width of a page; where a photo is too small to write on, the
-    box stands alone. Raises ValueError for any other kind of array.
+    said) and, where there are any, age_low, age_high and message, in which "unsure of" gives a question mark. Labels lie
+    wholly inside the photo and, where there is room, beside the faces; the smaller the face, the smaller its label, but
+    never too small to read at the width of a page; where a photo is too small to write on, the box stands alone. Raises
+    ValueError for any other kind of array.
     """
     photo = np.asarray(photo)
     if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
@@ -52,13 +54,21 @@ def annotate(photo, rows: pd.DataFrame) -> np.ndarray:
 def _label(row: dict) -> str:
     lines = {"no_face": ["no face found"], "whole_photo": ["whole photo"], "unreadable": ["unreadable"]}
     lines = lines.get(row["status"], [])
+    doubt = {task: "?" if _unsure(row, task) else "" for task in ("gender", "age")}
     if pd.notna(row["gender"]):
-        lines.append(f"{row['gender']} {row['p_male'] if row['gender'] == 'male' else 1 - row['p_male']:.0%}")
+        probability = row["p_male"] if row["gender"] == "male" else 1 - row["p_male"]
+        lines.append(f"{row['gender']}{doubt['gender']} {probability:.0%}")
     if pd.notna(row["age_group"]):
-        lines.append(f"{row['age_group']} {row['age_group_probability']:.0%}")
+        lines.append(f"{row['age_group']}{doubt['age']} {row['age_group_probability']:.0%}")
     if pd.notna(row["age_years"]):
-        lines.append(f"{row['age_years']:.0f} years")
+        low, high = row.get("age_low", pd.NA), row.get("age_high", pd.NA)
+        lines.append(f"{row['age_years']:.0f} {'years' if pd.isna(low) else f'({low}-{high})'}")
     return "\n".join(lines)
+
+
+def _unsure(row: dict, task: str) -> bool:
+    message = row.get("message", pd.NA)
+    return pd.notna(message) and task in message.partition(UNSURE)[2].partition(";")[0].split()
 
 
 def _font(pen, text: str, photo: tuple[int, int], face_width: float) -> ImageFont.FreeTypeFont | None:

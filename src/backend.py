@@ -22,6 +22,6 @@ def _silent_stderr() -> Iterator[None]:
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with _silent_stderr():
     import keras
-    from keras import layers
+    from keras import layers, ops
 
-__all__ = ["keras", "layers"]
+__all__ = ["keras", "layers", "ops"]

@@ -12,6 +12,7 @@ PHOTOS = DATA / "photos"
 CACHE = ROOT / "cache"
 RUNS = ROOT / "runs"
 MODELS = ROOT / "models"
+RESULTS = ROOT / "docs" / "results"
 NOTEBOOKS = ROOT / "notebooks"
 
 LANDMARK_FILE = ROOT / "shape_predictor_68_face_landmarks.dat"
@@ -20,6 +21,7 @@ LANDMARK_SHA256 = "fbdc2cb80eb9aa7a758672cbfdda32ba6300efe9b6e6c7a299ff7e736b11b
 SEED = 1
 FACE_SIZE = 227  # pixels: the input of the two-level CNN
 GENDERS = ("female", "male")
+YEARS = 101  # an age distribution covers the years 0 to 100; whoever is older counts as 100
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".ppm", ".tif", ".tiff", ".gif", ".heic", ".heif",
 )  # fmt: skip

@@ -165,9 +165,7 @@ def whole_photo(photo: np.ndarray, alignment: Alignment = Alignment()) -> np.nda
     top, left = (height - side) // 2, (width - side) // 2
     square = photo[top : top + side, left : left + side]
     shrinking = side > alignment.size
-    resized = cv2.resize(
-        square, (alignment.size,) * 2, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
-    )
+    resized = cv2.resize(square, (alignment.size,) * 2, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
     return _filtered(resized, alignment)
 
 
@@ -185,9 +183,7 @@ def _cut(photo: np.ndarray, eyes: np.ndarray, alignment: Alignment) -> np.ndarra
         p, q, a = (p + half) * step - half, (q + half) * step - half, a / step
     b = u - a * p
     matrix = np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
-    face = cv2.warpAffine(
-        photo, matrix, (alignment.size,) * 2, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    )
+    face = cv2.warpAffine(photo, matrix, (alignment.size,) * 2, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return _filtered(face, alignment)
 
 

@@ -14,7 +14,8 @@ import dlib
 import numpy as np
 
 from src.backend import keras
-from src.config import GENDERS, MODELS
+from src.calibrate import Calibration
+from src.config import GENDERS, MODELS, YEARS
 from src.faces import Alignment
 from src.files import folder_written_whole, write_text
 
@@ -54,6 +55,11 @@ class Labels:
         if not np.isfinite(np.array(self.centre_years, float)).all() or sorted(self.centre_years) != list(self.centre_years):
             raise ValueError(f"centre_years must be finite and in order, got {list(self.centre_years)}")
 
+    @property
+    def single_years(self) -> bool:
+        """Whether the classes are the years of age from 0 to 100, one each."""
+        return self.years == tuple((year, year) for year in range(YEARS))
+
 
 @dataclass(frozen=True)
 class TrainedModel:
@@ -63,14 +69,26 @@ class TrainedModel:
     labels: Labels
     alignment: Alignment
     card: dict
+    calibration: Calibration | None = None
 
 
-def save(folder: Path, model: keras.Model, labels: Labels, alignment: Alignment, trained_on: dict, results: list) -> Path:
+def save(
+    folder: Path,
+    model: keras.Model,
+    labels: Labels,
+    alignment: Alignment,
+    trained_on: dict,
+    results: list,
+    calibration: dict | None = None,
+) -> Path:
     """Writes a model folder, replacing one that stands there.
 
-    trained_on: data set, counts and settings. results: measured figures, each with its interval and n.
+    trained_on: data set, counts and settings. results: measured figures, each with its interval and n. calibration: the
+    fields of `Calibration`.
     """
     _check(model, labels, alignment)
+    if calibration is not None:
+        calibration = asdict(Calibration(**calibration))
     with folder_written_whole(Path(folder)) as new:
         model.save(new / "model.keras")
         write_text(new / "labels.json", _json(asdict(labels)))
@@ -83,6 +101,8 @@ def save(folder: Path, model: keras.Model, labels: Labels, alignment: Alignment,
             "versions": {"python": platform.python_version(), "keras": keras.__version__, "dlib": dlib.__version__},
             "model_sha256": _sha256(new / "model.keras"),
         }
+        if calibration is not None:
+            card["calibration"] = calibration
         write_text(new / "card.json", _json(card))
     return Path(folder)
 
@@ -103,6 +123,7 @@ def load(folder: str | Path) -> TrainedModel:
         promised, classes, task = card["model_sha256"], tuple(card["classes"]), card["task"]
         colours = card["alignment"]["colour_order"]
         eyes = np.array(card["alignment"]["eyes"], float).reshape(2, 2).tolist()
+        calibration = _calibration(card.get("calibration"))
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFolderError(f"{folder}: labels.json or card.json is not as this version writes it ({error})") from error
     if _sha256(folder / "model.keras") != promised:
@@ -124,7 +145,7 @@ def load(folder: str | Path) -> TrainedModel:
         raise ModelFolderError(f"{folder}/model.keras can't be used: {said}") from error
     if not np.allclose(eyes, alignment.eyes):
         raise ModelFolderError(f"{folder}: card.json's eyes {eyes} are not those of its alignment, {alignment.eyes.tolist()}")
-    return TrainedModel(model, labels, alignment, card)
+    return TrainedModel(model, labels, alignment, card, calibration)
 
 
 def find(task: str, dataset: str) -> Path:
@@ -147,6 +168,12 @@ def _check(model: keras.Model, labels: Labels, alignment: Alignment) -> None:
         raise ValueError(f"the model takes {model.inputs[0].dtype} {model.input_shape}, the alignment gives uint8 {wanted}")
     if model.output_shape[-1] != len(labels.classes):
         raise ValueError(f"the model has {model.output_shape[-1]} outputs, labels.json names {len(labels.classes)} classes")
+
+
+def _calibration(entry: dict | None) -> Calibration | None:
+    if entry is not None and not isinstance(entry, dict):
+        raise ValueError(f"calibration must be an object, got {entry!r}")
+    return None if entry is None else Calibration(**{name: _tuples(value) for name, value in entry.items()})
 
 
 def _read_json(path: Path) -> dict:

@@ -7,11 +7,13 @@ feed it other numbers than it was trained on.
 
 import json
 
-from src.backend import keras, layers
+from src.backend import keras, layers, ops
 from src.config import FACE_SIZE, SEED
 
 # filters, kernel, stride of level one's convolutions
 CONVOLUTIONS = ((96, 7, 4), (256, 5, 1), (384, 3, 1), (256, 3, 1))
+# filters and stride of the residual blocks of the stronger level one
+BLOCKS = ((48, 1), (48, 1), (96, 2), (96, 1), (192, 2), (192, 1), (256, 2))
 SMALLEST = 127  # pixels: below it nothing is left to pool
 
 
@@ -34,6 +36,62 @@ def level_one(size: int = FACE_SIZE, dtype: str = "float32", seed: int = SEED) -
         x = layers.BatchNormalization(momentum=0.9, dtype=dtype, name=f"normalisation_{i}")(x)
         x = layers.MaxPooling2D(3, 2, dtype=dtype, name=f"pooling_{i}")(x)
     return keras.Model(photo, layers.Flatten(dtype=dtype, name="features")(x), name="level_one")
+
+
+def residual_level_one(size: int = 128, inner: int | None = None, dtype: str = "float32", seed: int = SEED) -> keras.Model:
+    """A stronger feature extractor: uint8 (batch, size, size, 3), RGB, 0-255, to 256 features.
+
+    Residual blocks of two 3x3 convolutions (He et al., "Deep residual learning for image recognition", CVPR 2016), the
+    shortcut averaged where the picture shrinks (He et al., "Bag of tricks", CVPR 2019), and a mean over the picture, so that
+    the weights fit any size. inner: scale faces to this size first, for quick early epochs.
+    """
+    make = _Builder(dtype, seed)
+    photo = keras.Input((size, size, 3), dtype="uint8", name="face")
+    x = layers.Rescaling(1 / 127.5, offset=-1, dtype=dtype, name="scale")(photo)
+    if inner:
+        x = layers.Resizing(inner, inner, dtype=dtype, name="resize")(x)
+    x = make.convolution(x, 32, 5, 2)
+    x = layers.MaxPooling2D(3, 2, "same", dtype=dtype, name="pooling")(x)
+    for i, (filters, stride) in enumerate(BLOCKS, start=1):
+        x = make.block(x, filters, stride, f"block_{i}")
+    x = layers.GlobalAveragePooling2D(dtype=dtype, name="features")(x)
+    return keras.Model(photo, x, name="level_one")
+
+
+def with_mirror_image(first: keras.Model) -> keras.Model:
+    """A level one that looks at a face and at its mirror image, and gives the mean of what it sees in both."""
+    config = first.get_config() | {"name": "trunk"}
+    trunk = keras.Model.from_config(config)
+    trunk.set_weights(first.get_weights())
+    photo = keras.Input(first.input_shape[1:], dtype="uint8", name="face")
+    features = layers.Average(name="mean_of_both")([trunk(photo), trunk(ops.flip(photo, axis=2))])
+    return keras.Model(photo, features, name="level_one")
+
+
+class _Builder:
+    """Makes the parts of a residual network, each with starting weights of its own."""
+
+    def __init__(self, dtype: str, seed: int):
+        self.dtype, self.seed = dtype, seed
+
+    def convolution(self, x, filters: int, kernel: int, stride: int = 1, relu: bool = True, start: str = "ones"):
+        self.seed += 1
+        initial = keras.initializers.HeNormal(self.seed)
+        x = layers.Conv2D(
+            filters, kernel, stride, "same", use_bias=False, kernel_initializer=initial, dtype=self.dtype
+        )(x)  # fmt: skip
+        x = layers.BatchNormalization(momentum=0.9, gamma_initializer=start, dtype=self.dtype)(x)
+        return layers.ReLU(dtype=self.dtype)(x) if relu else x
+
+    def block(self, x, filters: int, stride: int, name: str):
+        y = self.convolution(x, filters, 3, stride)
+        # Starting at zero, a block lets everything pass unchanged, so that training begins with a shallow network.
+        y = self.convolution(y, filters, 3, relu=False, start="zeros")
+        if stride > 1:
+            x = layers.AveragePooling2D(stride, padding="same", dtype=self.dtype)(x)
+        if x.shape[-1] != filters:
+            x = self.convolution(x, filters, 1, relu=False)
+        return layers.ReLU(dtype=self.dtype, name=name)(layers.Add(dtype=self.dtype)([x, y]))
 
 
 def level_two(features: int, classes: int, dtype: str = "float32", seed: int = SEED) -> keras.Model:
@@ -88,5 +146,6 @@ def layer_table(model: keras.Model) -> list[tuple[str, str, tuple, int]]:
     """Rows of (level, layer, output shape, parameters), read from the model."""
     rows = []
     for level in (model.get_layer("level_one"), model.get_layer("level_two")):
-        rows += [(level.name, layer.name, tuple(layer.output.shape[1:]), layer.count_params()) for layer in level.layers]
+        nested = [layer.layers[1:] if isinstance(layer, keras.Model) else [layer] for layer in level.layers]
+        rows += [(level.name, layer.name, tuple(layer.output.shape[1:]), layer.count_params()) for layer in sum(nested, [])]
     return rows

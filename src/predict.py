@@ -19,18 +19,20 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from src import faces as face_tools
+from src.annotate import UNSURE
 from src.annotate import annotate as draw_answers
 from src.backend import keras
-from src.config import IMAGE_SUFFIXES, MODELS
+from src.calibrate import in_groups, interval
+from src.config import AGE_GROUPS, IMAGE_SUFFIXES, MODELS
 from src.evaluate import answer, expected_years
 from src.faces import Alignment
 from src.files import write_text, written_whole
-from src.model_folder import ModelFolderError, TrainedModel, load
+from src.model_folder import Labels, ModelFolderError, TrainedModel, load
 from src.photos import UnreadablePhoto, list_photos, read_photo
 
 COLUMNS = (
     "photo", "status", "face", "left", "top", "right", "bottom", "detection_score", "gender", "p_male",
-    "age_group", "age_group_probability", "age_years", "message",
+    "age_group", "age_group_probability", "age_years", "message", "age_low", "age_high",
 )  # fmt: skip
 FALLBACKS = ("none", "whole-photo")
 TOGETHER = 32  # photos that are looked at together, and faces in a batch; bounds the memory
@@ -54,7 +56,9 @@ def predict(
 
     Columns: `photo` path; `status` ok, no_face, whole_photo or unreadable; `face` 1, 2, … in the photo; `left, top, right,
     bottom` in pixels of the upright photo; `detection_score`; `gender` female or male; `p_male` and
-    `age_group_probability` 0-1; `age_group`; `age_years`; `message`, why there is no answer. What does not apply is NA.
+    `age_group_probability` 0-1; `age_group`; `age_years`; `message`, why there is no answer, or what the models are unsure
+    of; `age_low`, `age_high`: years between which, ends included, the true age of nine faces in ten lies, where the age
+    model knows single years and its card holds the quantiles for that. What does not apply is NA.
 
     Raises ValueError for another fallback, and ModelFolderError for a model folder that can't be used. A bad photo
     raises nothing: its row says what is wrong.
@@ -67,12 +71,13 @@ def predict(
             raise ModelFolderError(f"the {task} model's folder holds a model for {trained.labels.task}")
     paths = list_photos([photos] if isinstance(photos, (str, Path)) else list(photos))
     targets = _targets(paths, Path(annotate)) if annotate is not None else None
+    networks = joint_networks(models)
     rows = []
     with tqdm(total=len(paths), unit=" photos", desc="looking", disable=not progress) as bar:
         for start in range(0, len(paths), TOGETHER):
             some = paths[start : start + TOGETHER]
             looked = [look(path, models, fallback) for path in some]
-            answered = _answer(list(itertools.chain.from_iterable(looked)), models)
+            answered = _answer(list(itertools.chain.from_iterable(looked)), models, networks)
             if targets:
                 _annotate(some, targets, answered)
             rows += answered
@@ -123,37 +128,99 @@ def _aligned(models: dict[str, TrainedModel], align) -> dict[str, np.ndarray]:
     return {task: once[trained.alignment] for task, trained in models.items()}
 
 
-def _answer(rows: list[dict], models: dict[str, TrainedModel]) -> list[dict]:
+def joint_networks(models: dict[str, TrainedModel]) -> dict[tuple[str, ...], keras.Model]:
+    """What to ask, by the tasks that it answers: each model or, where both stand on the same level one, a joint one.
+
+    Each network takes aligned faces and gives a dict of probabilities, one entry a task.
+    """
+    if len(models) < 2 or not _same_level_one(*models.values()):
+        return {(task,): keras.Model(some.model.inputs, {task: some.model.output}) for task, some in models.items()}
+    level_one = next(iter(models.values())).model.get_layer("level_one")
+    photo = keras.Input(level_one.input_shape[1:], dtype="uint8")
+    features = level_one(photo)
+    answers = {}
+    for task, trained in models.items():  # each level two is wrapped: two of one name can't stand side by side
+        given = keras.Input(features.shape[1:])
+        answers[task] = keras.Model(given, trained.model.get_layer("level_two")(given), name=task)(features)
+    return {tuple(models): keras.Model(photo, answers)}
+
+
+def _same_level_one(one: TrainedModel, other: TrainedModel) -> bool:
+    for trained in (one, other):
+        if [layer.name for layer in trained.model.layers[1:]] != ["level_one", "level_two"]:
+            return False
+    first, second = one.model.get_layer("level_one"), other.model.get_layer("level_one")
+    described = [keras.saving.serialize_keras_object(level) for level in (first, second)]
+    weights = zip(first.get_weights(), second.get_weights())
+    return one.alignment == other.alignment and described[0] == described[1] and all(np.array_equal(*two) for two in weights)
+
+
+def _answer(rows: list[dict], models: dict[str, TrainedModel], networks: dict) -> list[dict]:
     """The rows with each model's answer in place of the aligned faces."""
     seen = [row for row in rows if "aligned" in row]
-    for task, trained in models.items() if seen else ():
+    for tasks, network in networks.items():
         for start in range(0, len(seen), TOGETHER):
             some = seen[start : start + TOGETHER]
-            batch = np.stack([row["aligned"][task] for row in some])
-            # Called directly: `Model.predict` would compile anew for each number of faces that comes along.
-            probabilities = keras.ops.convert_to_numpy(trained.model(batch, training=False)).astype(float)
-            for row, probability in zip(some, probabilities, strict=True):
-                row.update(_say(probability, trained))
-    return [{name: value for name, value in row.items() if name != "aligned"} for row in rows]
+            # Unlike a direct call it is compiled, unlike `Model.predict` it starts no data pipeline.
+            said = network.predict_on_batch(np.stack([row["aligned"][tasks[0]] for row in some]))
+            for task in tasks:
+                for row, answers in zip(some, _say(said[task], models[task]), strict=True):
+                    row.setdefault("unsure", []).extend([task] if answers.pop("unsure") else [])
+                    row.update(answers)
+    for row in seen:
+        if row.get("unsure"):
+            _add(row, UNSURE + " and ".join(row["unsure"]))
+    return [{name: value for name, value in row.items() if name not in ("aligned", "unsure")} for row in rows]
 
 
-def _say(probability: np.ndarray, trained: TrainedModel) -> dict:
-    labels = trained.labels
-    best = int(answer(probability[None] / probability.sum(), ordered=labels.task == "age")[0])
+def _say(probability: np.ndarray, trained: TrainedModel) -> list[dict]:
+    """The columns for each face, and whether the model is `unsure`, from its probabilities (n, classes)."""
+    labels, calibration = trained.labels, trained.calibration
+    probability = probability / probability.sum(axis=1, keepdims=True, dtype=float)
+    names, of_names = grouped(probability, labels)
+    best = answer(of_names, ordered=labels.task == "age")
+    confidence = of_names[np.arange(len(best)), best]
+    said = {"unsure": confidence < (calibration.unsure_below if calibration else 0)}
     if labels.task == "gender":
-        return {"gender": labels.classes[best], "p_male": round(probability[labels.classes.index("male")], 4)}
-    years = expected_years(probability[None] / probability.sum(), labels.centre_years)[0]
-    return {
-        "age_group": labels.classes[best],
-        "age_group_probability": round(probability[best], 4),
-        "age_years": round(years, 1),
-    }
+        said |= {"gender": [names[i] for i in best], "p_male": probability[:, names.index("male")].round(4)}
+    else:
+        said |= {
+            "age_group": [names[i] for i in best],
+            "age_group_probability": confidence.round(4),
+            "age_years": _years(probability, labels).round(1),
+        }
+    if labels.single_years and calibration and calibration.quantiles:
+        said["age_low"], said["age_high"] = interval(probability, calibration.quantiles, calibration.bands).T
+    return [dict(zip(said, values)) for values in zip(*said.values())]
+
+
+def _years(probability: np.ndarray, labels: Labels) -> np.ndarray:
+    """The age answered: the median year or, of a model that knows only groups, the expected one; floats (n,)."""
+    if labels.single_years:
+        return answer(probability, ordered=True).astype(float)
+    return expected_years(probability, labels.centre_years)
+
+
+def grouped(probability, labels: Labels) -> tuple[tuple[str, ...], np.ndarray]:
+    """The classes that answers are given in, and their probabilities, floats (n, classes).
+
+    They are a model's own classes; where these are single years, the eight age groups, each the sum of its years.
+    """
+    if not labels.single_years:
+        return labels.classes, np.asarray(probability)
+    groups = AGE_GROUPS["adience"]
+    return groups.names, in_groups(probability, labels.years, groups)
+
+
+def _add(row: dict, text: str) -> None:
+    """Adds to a row's message."""
+    row["message"] = "; ".join(filter(None, (row.get("message"), text)))
 
 
 def _table(rows: list[dict]) -> pd.DataFrame:
     table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
     table["detection_score"] = table["detection_score"].astype(float).round(3)
-    whole = dict.fromkeys(("face", "left", "top", "right", "bottom"), "Int64")
+    whole = dict.fromkeys(("face", "left", "top", "right", "bottom", "age_low", "age_high"), "Int64")
     words = dict.fromkeys(("photo", "status", "gender", "age_group", "message"), "string")
     numbers = dict.fromkeys(("detection_score", "p_male", "age_group_probability", "age_years"), "Float64")
     return table.astype(whole | words | numbers)
@@ -191,7 +258,7 @@ def _annotate(paths: list[Path], targets: dict[Path, Path], rows: list[dict]) ->
         except OSError as error:  # the answers are worth more than the picture of them
             for row in rows:
                 if row["photo"] == str(path):
-                    row["message"] = f"no annotated copy could be written ({error.strerror})"
+                    _add(row, f"no annotated copy could be written ({error.strerror})")
 
 
 def main(arguments: list[str] | None = None) -> int:

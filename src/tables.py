@@ -104,7 +104,7 @@ def split(table: pd.DataFrame, test_fold: int | None = None, validation: float =
 
     Raises ValueError where the table has no such fold or a part would be empty.
     """
-    position = pd.Series(_keys(table)).map(_position).to_numpy(float)
+    position = pd.Series(keys(table)).map(_position).to_numpy(float)
     part = np.full(len(table), "train", object)
     if test_fold is None:
         part[position < validation + test] = "validation"
@@ -121,7 +121,8 @@ def split(table: pd.DataFrame, test_fold: int | None = None, validation: float =
     return part
 
 
-def _keys(table: pd.DataFrame) -> np.ndarray:
+def keys(table: pd.DataFrame) -> np.ndarray:
+    """By what a face is assigned to a part: its subject, or its file name up to the first dot; str (n,)."""
     names = table["path"].map(lambda path: PurePosixPath(path).name.split(".")[0])
     return table["subject"].fillna(names).to_numpy(str)
 

@@ -5,6 +5,7 @@ Before it: `prepare` (aligned faces) and `network`. After it: `evaluate` and `mo
 
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -34,14 +35,18 @@ class Settings:
     zoom: float = 0.1
     shift: float = 0.04
     brightness: float = 0.2
+    grey: float = 0.0  # the share of faces without colour, as on old photos
+    coarse: float = 0.0  # the share of faces of a lower resolution, down to a quarter
+    erased: float = 0.0  # the share of faces with a patch of noise, up to a third of the side
     seed: int = SEED
 
 
 class FaceBatches(keras.utils.PyDataset):
-    """Batches of faces with their labels: (uint8 (b, size, size, 3), int64 (b,)).
+    """Batches of faces with their labels: (uint8 (b, size, size, 3), int64 (b,) or float (b, k)).
 
-    faces: uint8 (n, size, size, 3), an array or a memory map. rows: which of them, int (m,). labels: int (m,). With
-    `settings` the faces are shuffled and augmented, differently each epoch but always the same for a seed and epoch.
+    faces: uint8 (n, size, size, 3), an array or a memory map. rows: which of them, int (m,). labels: int (m,) or
+    float (m, k). With `settings` the faces are shuffled and augmented, differently each epoch but always the same for a seed
+    and epoch.
     """
 
     def __init__(self, faces, rows, labels, batch_size: int, settings: Settings | None = None, epoch: int = 0):
@@ -86,7 +91,17 @@ def augment(face: np.ndarray, rng: np.random.Generator, settings: Settings) -> n
     shift = size * rng.uniform(-settings.shift, settings.shift, 2)
     matrix = np.column_stack([linear, centre - linear @ centre + shift])
     face = cv2.warpAffine(face, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return cv2.convertScaleAbs(face, alpha=1 + rng.uniform(-settings.brightness, settings.brightness))
+    face = cv2.convertScaleAbs(face, alpha=1 + rng.uniform(-settings.brightness, settings.brightness))
+    if rng.random() < settings.grey:
+        face = cv2.cvtColor(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    if rng.random() < settings.coarse:
+        small = cv2.resize(face, (int(size * rng.uniform(0.25, 0.8)),) * 2, interpolation=cv2.INTER_AREA)
+        face = cv2.resize(small, (size, size), interpolation=cv2.INTER_LINEAR)
+    if rng.random() < settings.erased:
+        height, width = rng.integers(size // 8, size // 3, 2)
+        top, left = rng.integers(0, size - height), rng.integers(0, size - width)
+        face[top : top + height, left : left + width] = rng.integers(0, 256, (height, width, 3), np.uint8)
+    return face
 
 
 def fast_dtype() -> str:
@@ -110,26 +125,29 @@ def fit(
     settings: Settings = Settings(),
     on_epoch: Callable[[pd.DataFrame], None] = lambda history: None,
     states: Path = CACHE / "training",
+    loss: Callable | str = "sparse_categorical_crossentropy",
+    metrics: tuple = ("accuracy",),
 ) -> tuple[keras.Model, pd.DataFrame]:
     """Trains a copy of a network and gives it in float32 with its best weights, and the history of its epochs.
 
     faces: uint8 (n, size, size, 3), RGB, an array or a memory map. rows: which of them to use, int (m,). labels: their
-    class indices (m,). part: (m,) of "train", "validation" and "test", which is not looked at. on_epoch is called with the
-    history so far: one row an epoch with loss, accuracy, val_loss, val_accuracy, seconds.
+    class indices (m,), or for a `loss` of another kind float (m, k). part: (m,) of "train", "validation" and "test", which is
+    not looked at. on_epoch is called with the history so far: one row an epoch with loss, val_loss, the metrics (accuracy
+    and val_accuracy), seconds. loss, metrics: as Keras takes them; metrics also as classes, made anew here.
 
     After each epoch the state is saved in a folder under `states` named by a hash of the network, its weights, the
     settings and the data; the same call finds it there and goes on, or gives at once what was trained to the end.
     """
     model, rows, labels, part = copied(model), np.asarray(rows), np.asarray(labels), np.asarray(part)
     training, validation = (np.flatnonzero(part == name) for name in ("train", "validation"))
-    folder = states / _state_name(model, faces, rows, labels, part, settings)
+    folder = states / _state_name(model, faces, rows, labels, part, settings, loss)
     keeper = _Keeper(folder, settings.patience, on_epoch)
     keras.utils.set_random_seed(settings.seed)
     if keeper.history:
         model = keras.models.load_model(folder / _name(len(keeper.history)) / "state.keras")
         on_epoch(pd.DataFrame(keeper.history))
     else:
-        compile_model(model, len(training), settings)
+        compile_model(model, len(training), settings, loss, metrics)
     start = len(keeper.history)
     if not keeper.finished and start < settings.epochs:
         batches = FaceBatches(faces, rows[training], labels[training], settings.batch_size, settings, epoch=start)
@@ -159,21 +177,28 @@ def predict(model: keras.Model, faces: np.ndarray, rows: np.ndarray, batch_size:
     return model.predict(FaceBatches(faces, rows, np.zeros(len(rows), int), batch_size), verbose=0)
 
 
-def _state_name(model, faces, rows, labels, part, settings: Settings) -> str:
+def _state_name(model, faces, rows, labels, part, settings: Settings, loss) -> str:
     looked_at = np.flatnonzero(part != "test")
     rows, labels, part = rows[looked_at], labels[looked_at], part[looked_at]
-    digest = hashlib.sha256(model.to_json().encode())
+    # Keras numbers unnamed layers by what was built before in the process.
+    digest = hashlib.sha256(re.sub(r"_\d+\b", "", model.to_json()).encode())
     for weights in model.get_weights():
         digest.update(np.ascontiguousarray(weights))
-    digest.update(json.dumps(asdict(settings)).encode())
-    digest.update(rows.astype(np.int64).tobytes() + labels.astype(np.int64).tobytes() + "".join(part).encode())
+    digest.update(json.dumps([asdict(settings), getattr(loss, "__name__", loss)]).encode())
+    digest.update(rows.astype(np.int64).tobytes() + np.ascontiguousarray(labels).tobytes() + "".join(part).encode())
     # A few faces stand for all: enough to tell another alignment or data set.
     digest.update(np.ascontiguousarray(faces[rows[:: max(1, len(rows) // 64)]]).tobytes())
     return digest.hexdigest()[:16]
 
 
-def compile_model(model: keras.Model, count: int, settings: Settings) -> None:
-    """Sets a model up for training on `count` faces: AdamW, warm-up and cosine schedule, cross-entropy, accuracy."""
+def compile_model(
+    model: keras.Model,
+    count: int,
+    settings: Settings,
+    loss: Callable | str = "sparse_categorical_crossentropy",
+    metrics: tuple = ("accuracy",),
+) -> None:
+    """Sets a model up for training on `count` faces: AdamW, warm-up and cosine schedule; loss and metrics as of `fit`."""
     steps = settings.epochs * -(-count // settings.batch_size)
     warm = max(1, steps // 10)
     rate = keras.optimizers.schedules.CosineDecay(
@@ -181,8 +206,8 @@ def compile_model(model: keras.Model, count: int, settings: Settings) -> None:
     )
     model.compile(
         keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay),
-        loss="sparse_categorical_crossentropy",
-        metrics=["accuracy"],
+        loss=loss,
+        metrics=[metric if isinstance(metric, str) else metric() for metric in metrics],
         jit_compile=keras.backend.backend() == "jax",  # TensorFlow's XLA is slower than its own kernels on a CPU
     )
 

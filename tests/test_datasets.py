@@ -10,7 +10,7 @@ from scipy.io import savemat
 
 from src import config, datasets
 from src.datasets import adience, fairface, imdb_wiki, utkface
-from src.tables import BOX, COLUMNS, SPLITS, checked, divide, for_task, split
+from src.tables import BOX, COLUMNS, SPLITS, checked, divide, for_task, keys, split
 
 REAL = config.ROOT.parent / "shared" / "data"
 
@@ -503,6 +503,35 @@ def test_fairface_bad_label_files(tmp_path):
         fairface.load(tmp_path)
 
 
+def test_fairface_races(tmp_path):
+    folder = make_fairface(tmp_path / "FairFace", ["train/1.jpg,0-2,Male", "train/2.jpg,3-9,Female"])
+    lines = [
+        "file,race,age,gender",
+        "val/1.jpg,Latino_Hispanic,0-2,Male",
+        " val/2.jpg, Black ,0-2,Male",
+        "val/3.jpg,,0-2,Male",
+    ]
+    (folder / "fairface_label_val.csv").write_text("\n".join(lines) + "\n")
+    inside = pd.Series(["val/1.jpg", "train/2.webp", "train/1.jpg", "val/2.png", "val/3.jpg", "train/9.jpg"], dtype="string")
+    expected = ["Latino_Hispanic", "East Asian", "East Asian", "Black", None, None]
+    found = fairface.races(tmp_path, "FairFace/" + inside)
+    assert found.dtype == object and found.tolist() == expected
+    assert fairface.races(folder, inside).tolist() == expected
+    assert fairface.races(folder, inside[:0]).shape == (0,)
+    with pytest.raises(FileNotFoundError, match="expected fairface_label_train.csv beside"):
+        fairface.races(folder.parent / "elsewhere", inside)
+    make_fairface(folder, ["train/1.jpg,0-2,Male,1,2"], header="file,age,gender,x,y,origin,service_test")
+    with pytest.raises(ValueError, match="fairface_label_train.csv: the columns race are missing"):
+        fairface.races(folder, inside)
+
+
+def test_races_of_what_the_loader_gives(tmp_path):
+    make_fairface(tmp_path / "FairFace", ["train/1.jpg,0-2,Male", "train/2.jpg,3-9,Female"])
+    for name in ("train/1.webp", "train/2.jpg"):
+        touch(tmp_path / "FairFace" / name)
+    assert fairface.races(tmp_path, fairface.load(tmp_path).table["path"]).tolist() == ["East Asian"] * 2
+
+
 # --- the table of faces -----------------------------------------------------------------------------------------------
 
 
@@ -537,6 +566,12 @@ def test_split_without_subjects_goes_by_the_name_of_the_file():
     table = make_table(300).assign(subject=pd.Series(dtype="string"), fold=pd.NA)
     here, there = split(table), split(table.assign(path="elsewhere/" + table["path"].str.replace(".jpg", ".webp")))
     assert (here == there).all()
+
+
+def test_a_faces_key_is_its_subject_or_else_its_files_name():
+    table = make_table(3, pictures=1).assign(path=["a/1.chip.jpg", "b/1.png", "c/2.jpg"])
+    table["subject"] = pd.array([None, "she", None], dtype="string")
+    assert keys(table).tolist() == ["1", "she", "2"]
 
 
 def test_split_refuses_what_it_cannot_do():

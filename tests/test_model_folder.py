@@ -11,6 +11,7 @@ import pytest
 
 from src import model_folder, network
 from src.backend import keras
+from src.calibrate import Calibration
 from src.config import AGE_GROUPS
 from src.faces import Alignment
 from src.model_folder import FILES, Labels, ModelFolderError
@@ -91,6 +92,23 @@ def test_saving_again_replaces_the_folder(folder):
     model_folder.save(folder, network.two_level_cnn(4, SMALL), AGE, ALIGNMENT, {}, [])
     assert model_folder.load(folder).labels == AGE
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+
+
+def test_a_calibration_comes_back_and_a_card_without_one_is_fine(model, saved, tmp_path):
+    assert model_folder.load(saved).calibration is None and "calibration" not in json.loads((saved / "card.json").read_text())
+    entry = {"unsure_below": np.float64(0.7), "bands": (0, 20), "quantiles": (1.5, 1.4)}
+    folder = model_folder.save(tmp_path / "gender", model, GENDER, ALIGNMENT, {}, [], entry)
+    assert model_folder.load(folder).calibration == Calibration(0.7, (0, 20), (1.5, 1.4))
+    model_folder.save(folder, model, GENDER, ALIGNMENT, {}, [], {"unsure_below": 0.5})
+    assert model_folder.load(folder).calibration == Calibration(0.5)
+
+
+def test_single_years_are_the_101_years_and_nothing_else():
+    names = tuple(str(year) for year in range(101))
+    years = tuple((year, year) for year in range(101))
+    assert Labels("age", names, years, tuple(range(101))).single_years
+    assert not AGE.single_years and not GENDER.single_years
+    assert not Labels("age", names[1:], years[1:], tuple(range(100))).single_years
 
 
 # --- refused on loading -----------------------------------------------------------------------------------------------
@@ -189,6 +207,37 @@ def test_another_alignment(folder, alignment, said):
     assert said in refused(folder)
 
 
+DAMAGED = [
+    ({"unsure_below": 1.5}, "unsure_below must be a number from 0 to 1, got 1.5"),
+    ({"unsure_below": "0.5"}, "unsure_below must be a number from 0 to 1, got '0.5'"),
+    ({"unsure_below": float("nan")}, "unsure_below must be a number from 0 to 1, got nan"),
+    ({"bands": [0, 7]}, "one for each of the bands"),
+    ({"bands": [0, 7, 7]}, "bands must be rising whole years"),
+    ({"bands": [1, 7, 13]}, "the first 0"),
+    ({"bands": [0, 7, 13.5]}, "bands must be rising whole years"),
+    ({"bands": [0, 7, 101]}, "years from 0 to 100"),
+    ({"bands": 3}, "one for each of the bands"),
+    ({"quantiles": [1.4, 1.4, 51]}, "quantiles must be numbers from 0 to 50.5"),
+    ({"quantiles": [1.4, 1.4, None]}, "quantiles must be numbers from 0 to 50.5"),
+    ({"sure": 1}, "sure"),
+]
+
+
+@pytest.mark.parametrize("damage, said", DAMAGED)
+def test_a_damaged_calibration(folder, damage, said):
+    whole = {"unsure_below": 0.5, "bands": [0, 7, 13], "quantiles": [1.4, 1.4, 1.4]}
+    change(folder / "card.json", calibration=whole)
+    model_folder.load(folder)
+    change(folder / "card.json", calibration=whole | damage)
+    assert said in refused(folder)
+
+
+@pytest.mark.parametrize("entry, said", [([0.5], "must be an object, got [0.5]"), ({}, "unsure_below")])
+def test_a_calibration_that_is_none(folder, entry, said):
+    change(folder / "card.json", calibration=entry)
+    assert said in refused(folder)
+
+
 @pytest.mark.parametrize("name", ["labels.json", "card.json"])
 @pytest.mark.parametrize(
     "content, said",
@@ -240,6 +289,8 @@ def test_saving_what_does_not_fit_is_refused_before_anything_is_written(model, f
         model_folder.save(folder, model, AGE, ALIGNMENT, {}, [])
     with pytest.raises(ValueError, match="the alignment gives uint8"):
         model_folder.save(folder, model, GENDER, Alignment(), {}, [])
+    with pytest.raises(ValueError, match="unsure_below must be a number from 0 to 1, got 2"):
+        model_folder.save(folder, model, GENDER, ALIGNMENT, {}, [], {"unsure_below": 2})
     assert snapshot(folder) == before and [path.name for path in folder.parent.iterdir()] == ["gender"]
 
 

@@ -145,3 +145,69 @@ def test_full_precision_of_a_bfloat16_network(faces):
     assert "bfloat16" in half.to_json() and half.compiled and not full.compiled
     assert all(same(half, full))
     assert full.predict(faces, verbose=0) == pytest.approx(half.predict(faces, verbose=0), abs=0.05)
+
+
+# --- the residual level one -------------------------------------------------------------------------------------------
+
+
+def test_residual_level_one_is_as_described(faces):
+    first = network.residual_level_one()
+    assert first.name == "level_one" and first.input_shape == (None, 128, 128, 3) and first.inputs[0].dtype == "uint8"
+    assert first.output_shape == (None, 256)
+    kernels = [layer.kernel_size for layer in of_kind(first, keras.layers.Conv2D)]
+    # The stem, two convolutions a block, and one in the shortcut where the number of filters changes.
+    assert kernels.count((5, 5)) == 1 and kernels.count((3, 3)) == 2 * len(network.BLOCKS) and kernels.count((1, 1)) == 4
+    assert "Lambda" not in {type(layer).__name__ for layer in first.layers}
+    small = network.residual_level_one(64)
+    features = small.predict(faces[:, :64, :64], verbose=0)
+    assert features.shape == (16, 256) and np.isfinite(features).all() and features.std(axis=0).max() > 0
+
+
+def test_a_residual_block_begins_as_its_shortcut(faces):
+    first = network.residual_level_one(64)
+    through = keras.Model(first.inputs, [first.get_layer("block_1").output, first.get_layer("block_2").output])
+    before, after = through.predict(faces[:4, :64, :64], verbose=0)
+    assert np.array_equal(before, after) and before.max() > 0
+
+
+def test_residual_weights_of_quick_epochs_serve_the_full_size():
+    """What is learnt at 96 pixels inside is the network for 96 pixels, and its weights fit the one for 128."""
+    quick, full, own = (
+        network.residual_level_one(128, inner=96),
+        network.residual_level_one(128),
+        network.residual_level_one(96),
+    )
+    rng = np.random.default_rng(3)
+    # Normalisations as after some training, so that every block takes part.
+    weights = [w if w.ndim == 4 else np.abs(w + rng.normal(0.3, 0.1, w.shape)) for w in quick.get_weights()]
+    for model in (quick, full, own):
+        model.set_weights(weights)
+    assert all(same(quick, full)) and quick.output_shape == full.output_shape == (None, 256)
+    colours = rng.integers(0, 256, (4, 1, 1, 3), np.uint8)  # the same at every size
+
+    def features(model, size):
+        return model.predict(np.tile(colours, (1, size, size, 1)), verbose=0)
+
+    expected = features(own, 96)
+    assert expected.std(axis=0).max() > 0.01 * expected.max()
+    assert features(quick, 128) == pytest.approx(expected, rel=1e-3, abs=1e-3 * float(expected.max()))
+    assert np.abs(features(full, 128) - expected).max() > 0.01 * expected.max(), "it has more pixels to look at"
+
+
+def test_residual_level_one_in_bfloat16_and_by_seed(faces):
+    half, full = network.residual_level_one(64, dtype="mixed_bfloat16"), network.residual_level_one(64)
+    assert all(same(half, full)) and half.get_layer("block_1").compute_dtype == "bfloat16"
+    other = network.residual_level_one(64, seed=2)
+    kernels = [is_same for weights, is_same in zip(full.get_weights(), same(full, other)) if weights.ndim == 4]
+    assert len(kernels) == 19 and not any(kernels)
+
+
+def test_a_face_and_its_mirror_image_give_the_mean_of_both():
+    first = network.residual_level_one(64, seed=3)
+    both = network.with_mirror_image(first)
+    faces = np.random.default_rng(1).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    mirrored = faces[:, :, ::-1]
+    said = both.predict(faces, verbose=0)
+    mean = (first.predict(faces, verbose=0) + first.predict(mirrored, verbose=0)) / 2
+    assert said == pytest.approx(mean, abs=1e-5) and said == pytest.approx(both.predict(mirrored, verbose=0), abs=1e-6)
+    assert both.count_params() == first.count_params() and both.name == "level_one"

@@ -1,4 +1,4 @@
-"""The five notebooks, restarted and run from top to bottom in a kernel, in a copy of the repository."""
+"""The six notebooks, restarted and run from top to bottom in a kernel, in a copy of the repository."""
 
 import os
 import shutil
@@ -80,3 +80,13 @@ def test_cleaning_notebook_accounts_for_every_record(copy, monkeypatch):
     clean, ledger = (pd.read_csv(copy / "runs" / "sample" / f"imdb_wiki_{name}.csv") for name in ("clean", "ledger"))
     assert f"{len(clean):,} kept + {len(ledger):,} dropped = {len(clean) + len(ledger):,} read" in said
     assert {"no face", "second face", "low score", "impossible date", "age out of range"} <= set(ledger["reason"])
+
+
+def test_comparison_notebook_shows_the_released_models(copy, monkeypatch, standins):
+    said = execute(
+        copy, 6, monkeypatch, GENDER_MODEL=str(standins.gender), AGE_MODEL=str(standins.age), RESULTS=str(standins.results)
+    )
+    assert "level one is the same in both: True" in said
+    assert "UTKFace, gender accuracy: worst for ages 0–6, 85.5%" in said
+    table = pd.read_csv(copy / "runs" / "sample" / "released_on_sample.csv")
+    assert set(table["dataset"]) == {"sample"} and {"gender accuracy", "eight groups exact"} <= set(table["measure"])

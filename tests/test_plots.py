@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from src import annotate, evaluate, plots
+from src import annotate, calibrate, evaluate, plots
 from src.config import AGE_GROUPS, ROOT
 from src.tables import COLUMNS, Loaded, divide
 
@@ -160,6 +160,32 @@ def test_fold_scores_show_each_fold_and_the_spread():
     assert "accuracy\n90.0%" in texts(plots.fold_scores([folds["first"]]))
 
 
+def test_reliability_shows_each_task_beside_the_diagonal():
+    tables = {
+        "gender": calibrate.reliability([[0.9, 0.1]] * 4 + [[0.7, 0.3]] * 4, [0, 0, 0, 1, 0, 0, 1, 1]),
+        "age": calibrate.reliability([[0.2, 0.8]] * 2, [1, 1], ordered=True),
+    }
+    axes = plots.reliability(tables).axes[0]
+    diagonal, gender, age = axes.lines
+    assert diagonal.get_xydata().tolist() == [[0, 0], [1, 1]]
+    np.testing.assert_allclose(gender.get_xydata(), [[0.7, 0.5], [0.9, 0.75]])
+    np.testing.assert_allclose(age.get_xydata(), [[0.8, 1]])
+    assert {"gender (n = 8)", "age (n = 2)", "confidence", "accuracy"} <= set(texts(axes.figure))
+    few, many = plots.reliability({"age": tables["gender"].assign(n=[1, 7])}).axes[0].collections[0].get_sizes()
+    assert few < many
+
+
+def test_accuracy_coverage_shows_each_curve_and_its_end():
+    curves = {
+        "gender": calibrate.coverage_curve([0.9, 0.8, 0.7, 0.6], [1, 1, 1, 0]),
+        "age": calibrate.coverage_curve([0.9, 0.8], [1, 0]),
+    }
+    axes = plots.accuracy_coverage(curves).axes[0]
+    for line, curve in zip(axes.lines, curves.values()):
+        np.testing.assert_allclose(line.get_xydata(), curve)
+    assert {"gender: 75.0% of all", "age: 50.0% of all"} <= set(texts(axes.figure))
+
+
 def test_ages_keep_every_known_age_in_view():
     before = np.array([-900, 30, 30.5, 2000, np.nan])
     figure = plots.ages_before_after(before, [30, 30.5])
@@ -245,6 +271,19 @@ def test_annotate_says_what_it_knows():
     assert annotate._label(predictions([None], gender="female").assign(p_male=0.03).iloc[0].to_dict())[:10] == "female 97%"
 
 
+def test_labels_show_the_interval_and_what_is_unsure():
+    row = predictions([None]).assign(age_low=26, age_high=43, message=pd.NA).iloc[0].to_dict()
+    assert annotate._label(row).split("\n") == ["male 90%", "25-32 61%", "29 (26-43)"]
+    marks = {
+        "unsure of gender": ["male? 90%", "25-32 61%"],
+        "unsure of age": ["male 90%", "25-32? 61%"],
+        "no face was found; the whole photo was judged; unsure of gender and age": ["male? 90%", "25-32? 61%"],
+        "unsure of gender; no annotated copy of that age": ["male? 90%", "25-32 61%"],
+    }
+    for message, lines in marks.items():
+        assert annotate._label(row | {"message": message, "age_low": pd.NA}).split("\n") == [*lines, "29 years"]
+
+
 def test_annotate_of_a_tiny_photo_of_no_rows_and_of_a_wrong_array():
     tiny = annotate.annotate(grey(30, 24), predictions([(4, 4, 20, 20)]))
     assert (tiny[7:17, 7:17] == 128).all() and (tiny != 128).any()  # the box alone: there is no room to write
@@ -260,3 +299,73 @@ def test_boxes_shows_what_annotate_draws():
     figure = plots.boxes(photo, rows)
     assert (figure.axes[0].images[0].get_array() == annotate.annotate(photo, rows)).all()
     texts(figure)
+
+
+def rows_of(dataset, measure, groups, unit="share"):
+    """Rows of results: `groups` gives (by, group, value, low, high, n)."""
+    columns = ["by", "group", "value", "low", "high", "n"]
+    return pd.DataFrame(groups, columns=columns).assign(dataset=dataset, measure=measure, unit=unit)
+
+
+def group_results():
+    whole, young = ("all", "all", 0.9, 0.88, 0.92, 2000), ("age", "0-6", 0.7, 0.6, 0.8, 80)
+    error = [("all", "all", 4.5, 4.2, 4.8, 1900), ("race", "Latino_Hispanic", 5.0, 4.0, 6.0, 70)]
+    return pd.concat(
+        [
+            rows_of("utkface", "gender accuracy", [whole, young, ("gender", "female", 0.91, 0.9, 0.92, 999)]),
+            rows_of("fairface", "gender accuracy", [whole]),
+            rows_of("utkface", "absolute error", error, "years"),
+        ]
+    )
+
+
+def test_by_group_draws_a_panel_for_each_data_set_and_measure():
+    figure = plots.by_group(group_results(), ["gender accuracy", "absolute error"], {"absolute error": 4.0})
+    assert [axes.get_title("left") for axes in figure.axes] == [
+        "UTKFace: gender accuracy",
+        "FairFace: gender accuracy",
+        "UTKFace: absolute error",
+    ]
+    first, _, error = figure.axes
+    lines, dots = first.collections
+    assert dots.get_offsets()[:, 0].tolist() == [0.9, 0.7, 0.91]
+    assert [segment[:, 0].tolist() for segment in lines.get_segments()] == [[0.88, 0.92], [0.6, 0.8], [0.9, 0.92]]
+    assert first.lines[0].get_xdata() == [0.9, 0.9] and error.lines[0].get_xdata() == [4.0, 4.0]
+    assert {"all faces", "0–6 years", "female", "Latino Hispanic", "2,000", "years"} <= set(texts(figure))
+    assert len(plots.by_group(group_results(), "absolute error").axes) == 1
+
+
+def test_by_group_names_the_measures_there_are():
+    with pytest.raises(ValueError, match="one of beauty, got gender accuracy, absolute error"):
+        plots.by_group(group_results(), "beauty")
+
+
+def test_model_comparison_shows_each_model_where_it_has_a_value():
+    nothing = np.nan
+    compared = pd.DataFrame(
+        [
+            ("released models", "ours", "gender", 0.95, 0.94, 0.96, "share"),
+            ("other", "others", "gender", 0.85, nothing, nothing, "share"),
+            ("released models", "ours", "years", 4.5, 4.2, 4.8, "years"),
+            ("other", "others", "years", nothing, nothing, nothing, "years"),
+        ],
+        columns=["model", "kind", "column", "value", "low", "high", "unit"],
+    )
+    figure = plots.model_comparison(compared, {"gender": "UTKFace\ngender", "years": "UTKFace\nyears off"})
+    dots = [axes.collections[1].get_offsets().tolist() for axes in figure.axes]
+    assert dots == [[[95, 0], [85, 1]], [[4.5, 0]]]
+    assert {"released models", "other", "95.0", "85.0", "4.5", "%", "years"} <= set(texts(figure))
+
+
+def test_joint_curves_mark_the_best_epoch():
+    history = pd.DataFrame({"epoch": [1, 2, 3, 4], "loss": [4.0, 3, 2, 1], "val_loss": [3.0, 1.0, 2.0, 1.5]})
+    for name, values in {"gender_accuracy": [0.7, 0.8, 0.85, 0.9], "absolute_error": [9.0, 8, 7, 6]}.items():
+        history[name] = history[f"val_{name}"] = values
+    figure = plots.joint_curves(history)
+    titles = [axes.get_title("left").removesuffix(" on validation") for axes in figure.axes]
+    assert titles == ["loss: 1.00", "gender accuracy: 80.0%", "years off: 8.00"]
+    assert "training" in texts(figure)
+
+
+def test_titled_leaves_unknown_names_alone():
+    assert [plots.titled(name) for name in ("utkface", "sample", "mine")] == ["UTKFace", "drawn sample", "mine"]

@@ -11,15 +11,18 @@ import pytest
 from PIL import Image
 from skimage.data import astronaut
 
+from src import faces as face_tools
 from src import model_folder, network
+from src.backend import keras, layers
+from src.calibrate import interval
 from src.config import AGE_GROUPS
 from src.faces import Alignment
 from src.model_folder import Labels, ModelFolderError
-from src.predict import TOGETHER, main, predict
+from src.predict import TOGETHER, joint_networks, main, predict
 
 COLUMNS = [
     "photo", "status", "face", "left", "top", "right", "bottom", "detection_score", "gender", "p_male",
-    "age_group", "age_group_probability", "age_years", "message",
+    "age_group", "age_group_probability", "age_years", "message", "age_low", "age_high",
 ]  # fmt: skip
 ANSWERS = ["gender", "p_male", "age_group", "age_group_probability", "age_years"]
 PLACE = ["left", "top", "right", "bottom"]
@@ -221,6 +224,139 @@ def test_models_and_fallbacks_that_do_not_exist(models, tmp_path):
         predict([photo], tmp_path, None)
     with pytest.raises(ValueError, match="fallback must be one of none, whole-photo, got 'guess'"):
         predict([photo], **models, fallback="guess")
+
+
+# --- models of single years, and what their cards say of trusting them ------------------------------------------------
+
+YEARS = tuple((year, year) for year in range(101))
+IN_YEARS = Labels("age", tuple(str(year) for year in range(101)), YEARS, tuple(range(101)))
+UNSURE = {"unsure_below": 1.0}  # always
+SURE = {"unsure_below": 0.0}  # never
+INTERVALS = {"bands": (0, 30), "quantiles": (1.4, 1.3)}
+
+
+def small_level_one(seed, size=64):
+    face = keras.Input((size, size, 3), dtype="uint8", name="face")
+    start = keras.initializers.HeNormal(seed)
+    x = layers.Rescaling(1 / 127.5, offset=-1, name="scale")(face)
+    x = layers.Conv2D(8, 5, 4, activation="relu", kernel_initializer=start, name="convolution")(x)
+    x = layers.BatchNormalization(name="normalisation")(x)
+    x = layers.MaxPooling2D(4, name="pooling")(x)
+    return keras.Model(face, layers.Flatten(name="features")(x), name="level_one")
+
+
+def released(folder, first, labels, calibration=None, alignment=None):
+    """A model folder in the manner of the released ones: a linear level two on a level one."""
+    face = keras.Input(first.input_shape[1:], dtype="uint8")
+    start = keras.initializers.GlorotUniform(len(labels.classes))
+    second = layers.Dense(len(labels.classes), activation="softmax", kernel_initializer=start, name="level_two")
+    alignment = alignment or Alignment(size=first.input_shape[1])
+    return model_folder.save(folder, keras.Model(face, second(first(face))), labels, alignment, {}, [], calibration)
+
+
+GENDER = Labels("gender", ("female", "male"))
+
+
+@pytest.fixture(scope="module")
+def of_years(tmp_path_factory):
+    """A release: gender and single years on the same level one."""
+    folder, first = tmp_path_factory.mktemp("release"), small_level_one(3)
+    return {
+        "gender_model": released(folder / "gender", first, GENDER, SURE),
+        "age_model": released(folder / "age", first, IN_YEARS, SURE | INTERVALS),
+    }
+
+
+def networks_of(models):
+    return joint_networks({name.split("_")[0]: model_folder.load(folder) for name, folder in models.items()})
+
+
+def test_single_years_give_one_of_eight_groups_and_an_interval(of_years, head, tmp_path):
+    (row,) = rows_of([save(tmp_path / "head.png", head)], of_years)
+    trained = model_folder.load(of_years["age_model"])
+    photo = Image.open(tmp_path / "head.png")
+    (found,) = face_tools.find_faces(np.asarray(photo))
+    face = face_tools.align(np.asarray(photo), found.landmarks, trained.alignment)
+    probability = np.asarray(trained.model(face[None]), float)
+    sums = np.add.reduceat(probability[0], GROUPS.starts)
+    best = (sums.cumsum() < 0.5).sum()
+    assert row["age_group"] == GROUPS.names[best] and row["age_group_probability"] == pytest.approx(sums[best], abs=1e-3)
+    assert row["age_years"] == (probability[0].cumsum() < 0.5).sum()
+    assert [row["age_low"], row["age_high"]] == interval(probability, (1.4, 1.3), (0, 30))[0].tolist()
+    assert 0 <= row["age_low"] < row["age_high"] <= 100 and pd.isna(row["message"])
+
+
+def test_no_interval_without_quantiles_and_none_from_groups(models, of_years, head, tmp_path):
+    photo, first = save(tmp_path / "head.png", head), small_level_one(3)
+    without = released(tmp_path / "age", first, IN_YEARS, SURE)
+    groups = released(
+        tmp_path / "groups", first, Labels("age", GROUPS.names, GROUPS.years, tuple(range(8))), SURE | INTERVALS
+    )
+    for other in (without, groups, models["age_model"]):
+        table = table_of([photo], of_years | {"age_model": other})
+        assert table[["age_low", "age_high"]].isna().all(axis=None) and table["age_group"].isin(GROUPS.names).all()
+        assert table.dtypes["age_low"] == table.dtypes["age_high"] == "Int64"
+
+
+@pytest.mark.parametrize(
+    "gender, age, said",
+    [(UNSURE, UNSURE, "unsure of gender and age"), (UNSURE, SURE, "unsure of gender"), (None, UNSURE, "unsure of age")],
+)
+def test_an_unsure_answer_says_so(head, tmp_path, gender, age, said):
+    first = small_level_one(3)
+    unsure = {"gender_model": released(tmp_path / "models" / "gender", first, GENDER, gender),
+              "age_model": released(tmp_path / "models" / "age", first, IN_YEARS, age)}  # fmt: skip
+    photos = [save(tmp_path / "head.png", head), save(tmp_path / "wall.png", flat()), tmp_path / "missing.png"]
+    table = table_of(photos, unsure, fallback="whole-photo")
+    judged = "no face was found; the whole photo was judged; "
+    assert table["message"].tolist() == [said, judged + said, "no such file"]
+    assert table.loc[:1, ANSWERS].notna().all(axis=None)
+
+
+def test_unsure_is_what_is_less_probable_than_the_card_says(head, tmp_path):
+    photo, first = save(tmp_path / "head.png", head), small_level_one(3)
+    for task, labels in (("gender", GENDER), ("age", IN_YEARS)):
+        for above, said in ((-0.001, None), (0.001, f"unsure of {task}")):
+            models = {"gender_model": None, "age_model": None}
+            models[f"{task}_model"] = released(tmp_path / task, first, labels)
+            (row,) = rows_of([photo], models)
+            confidence = row["age_group_probability"] if task == "age" else max(row["p_male"], 1 - row["p_male"])
+            models[f"{task}_model"] = released(tmp_path / task, first, labels, {"unsure_below": confidence + above})
+            (row,) = rows_of([photo], models)
+            assert row["message"] == said if said else pd.isna(row["message"])
+
+
+def test_a_shared_level_one_runs_once_and_says_the_same(of_years):
+    joint = networks_of(of_years)
+    assert list(joint) == [("gender", "age")]
+    apart = [alone for name in of_years for alone in networks_of({name: of_years[name]}).values()]
+    faces = np.random.default_rng(1).integers(0, 256, (5, 64, 64, 3), np.uint8)
+    said = joint["gender", "age"].predict_on_batch(faces)
+    for alone in apart:
+        for task, probability in alone.predict_on_batch(faces).items():
+            np.testing.assert_allclose(said[task], probability, atol=1e-6)
+    assert said["gender"].shape == (5, 2) and said["age"].shape == (5, 101)
+
+
+def test_level_ones_that_differ_are_not_shared(models, of_years, head, tmp_path):
+    """Another weight, another setting, another alignment, another network: each model answers for itself."""
+    weight, setting = small_level_one(3), small_level_one(3)
+    weight.get_layer("normalisation").moving_mean.assign(np.full(8, 0.5))
+    setting.get_layer("scale").offset = 0
+    others = [
+        released(tmp_path / "weight", weight, GENDER),
+        released(tmp_path / "setting", setting, GENDER),
+        released(tmp_path / "alignment", small_level_one(3), GENDER, alignment=Alignment(size=64, gamma=True)),
+        models["gender_model"],
+    ]
+    same = of_years | {"gender_model": released(tmp_path / "same", small_level_one(3), GENDER)}
+    assert list(networks_of(same)) == [("gender", "age")]
+    photo = save(tmp_path / "head.png", head)
+    for other in others:
+        mixed = of_years | {"gender_model": other}
+        assert list(networks_of(mixed)) == [("gender",), ("age",)]
+        (row,), (alone,) = rows_of([photo], mixed), rows_of([photo], mixed | {"age_model": None})
+        assert row["p_male"] == pytest.approx(alone["p_male"], abs=1e-4)
 
 
 # --- annotated copies -------------------------------------------------------------------------------------------------

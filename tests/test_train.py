@@ -201,6 +201,97 @@ def test_augmentation_of_nothing_changes_nothing_but_the_side():
         assert np.array_equal(changed, face) or np.array_equal(changed, face[:, ::-1])
 
 
+STILL = {"rotation": 0, "zoom": 0, "shift": 0, "brightness": 0}
+
+
+def coloured(size=64):
+    """Squares of few colours, two pixels wide: coarser, they mix."""
+    squares = np.random.default_rng(1).choice(np.array([0, 250], np.uint8), (size // 2, size // 2, 3))
+    return np.repeat(np.repeat(squares, 2, axis=0), 2, axis=1)
+
+
+def changed(settings, seeds=200, face=None):
+    face = coloured() if face is None else face
+    for seed in range(seeds):
+        new = augment(face, np.random.default_rng(seed), settings)
+        assert new.shape == face.shape and new.dtype == np.uint8
+        # Mirrored or not, whichever is nearer.
+        yield min((new, new[:, ::-1]), key=lambda new: np.abs(new.astype(int) - face).sum())
+
+
+def test_the_further_augmentations_are_off_by_default():
+    assert (Settings().grey, Settings().coarse, Settings().erased) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["grey", "coarse", "erased"])
+def test_a_share_of_faces_is_augmented_further(kind):
+    face = coloured()
+    for share in (0.0, 0.3, 1.0):
+        touched = np.mean([not np.array_equal(new, face) for new in changed(Settings(**STILL, **{kind: share}))])
+        assert abs(touched - share) < (0.1 if share == 0.3 else 1e-9)
+
+
+def test_grey_faces_have_no_colour():
+    for new in changed(Settings(**STILL, grey=1.0), 10):
+        assert (new == new[..., :1]).all()
+        assert np.corrcoef(new[..., 0].ravel(), coloured().mean(axis=2).ravel())[0, 1] > 0.85
+
+
+def test_coarse_faces_have_lost_what_is_fine_and_nothing_else():
+    face = coloured().astype(int)
+    kept = []
+    for new in changed(Settings(**STILL, coarse=1.0), 50):
+        assert abs(new.mean() - face.mean()) < 3
+        kept.append(new.std() / face.std())
+    assert max(kept) < 1 and min(kept) < 0.5 < np.median(kept)
+
+
+def test_erased_faces_have_a_patch_of_noise():
+    face, sides = np.full((96, 96, 3), 128, np.uint8), []
+    for new in changed(Settings(**STILL, erased=1.0), 100, face):
+        rows, columns = (np.flatnonzero((new != 128).any(axis=axis)) for axis in ((1, 2), (0, 2)))
+        patch = new[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert (patch != 128).mean() > 0.95 and patch.std() > 55, "the patch is whole, and noise"
+        assert (new != 128).sum() == (patch != 128).sum()
+        sides += patch.shape[:2]
+    assert 10 <= min(sides) <= 16 and 28 <= max(sides) <= 32  # from an eighth to a third of the side
+
+
+def test_the_further_augmentations_leave_the_others_as_they_were():
+    """Drawn last, they change no training that does without them."""
+    face = np.full((64, 64, 3), 90, np.uint8)
+    face[:, 20:30] = 200
+    for seed in range(20):
+        plain = augment(face, np.random.default_rng(seed), Settings())
+        grey = augment(face, np.random.default_rng(seed), Settings(grey=1.0))
+        assert np.abs(plain.astype(int) - grey).max() <= 1  # the face has no colour: only rounding
+
+
+def test_labels_of_several_numbers_go_with_their_faces(task):
+    rows = np.arange(3, 23)
+    labels = np.column_stack([rows, rows / 7, -rows]).astype(np.float32)
+    data = FaceBatches(task[0], rows, labels, 8, Settings(**STILL))
+    faces, given = drawn(data)
+    assert given.shape == (20, 3) and given.dtype == np.float32 and sorted(given[:, 0]) == list(range(3, 23))
+    for face, label in zip(faces, given):
+        original = task[0][int(label[0])]
+        assert label[1:] == pytest.approx([label[0] / 7, -label[0]])
+        assert np.array_equal(face, original) or np.array_equal(face, original[:, ::-1])
+
+
+def test_float_labels_have_a_state_of_their_own(task, tmp_path):
+    """A difference that whole numbers would not show."""
+    model, faces, rows, _, part = small_task(task)
+    settings = Settings(epochs=1, batch_size=8)
+    for i, share in enumerate((0.2, 0.4, 0.2)):
+        labels = np.tile(np.float32([share, 1 - share]), (len(rows), 1))
+        history = train.fit(
+            model, faces, rows, labels, part, settings, states=tmp_path, loss="categorical_crossentropy", metrics=("mae",)
+        )[1]
+        assert list(history) == ["epoch", "loss", "mae", "val_loss", "val_mae", "seconds"]
+        assert len(list(tmp_path.iterdir())) == min(i + 1, 2)
+
+
 # --- going on ---------------------------------------------------------------------------------------------------------
 
 INTERRUPTED = """

@@ -7,6 +7,7 @@ https://github.com/joojs/fairface
 import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from src.config import AGE_GROUPS, IMAGE_SUFFIXES
@@ -54,6 +55,20 @@ def load(folder: str | Path) -> Loaded:
         "image missing": disk.missing(folder, path, {disk.prefix(folder, place) + name for name in on_disk}),
     }
     return divide(rows, reasons, "fairface")
+
+
+def races(folder: str | Path, paths: pd.Series) -> np.ndarray:
+    """The race that the label files name for each path of the table; object (n,), None where they name none."""
+    folder = disk.opened(folder, EXPECTED)
+    place = disk.place_of("fairface_label_*.csv", folder, ("FairFace", "fairface"))
+    files = [place / name for name in LABEL_FILES if place is not None and (place / name).is_file()]
+    if not files:
+        raise disk.absent(folder, "holds no label file", EXPECTED)
+    source = pd.concat([disk.label_table(file, ",", ("file", "race")) for file in files], ignore_index=True)
+    file, race = source["file"].str.strip(), source["race"].str.strip()
+    by_stem = dict(zip(file.str.replace(r"\.[^./]*$", "", regex=True), race, strict=True))
+    stems = paths.str.removeprefix(disk.prefix(folder, place)).str.replace(r"\.[^./]*$", "", regex=True)
+    return np.array([by_stem.get(stem) or None for stem in stems], object)
 
 
 def _as_on_disk(named: pd.Series, present: set[str]) -> pd.Series:

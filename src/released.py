@@ -1,0 +1,243 @@
+"""The training of the released models, from the pictures of UTKFace and FairFace to `models/gender` and `models/age`.
+
+    python -m src.released --data FOLDER [--seed 1] [--runs cache]
+
+FOLDER holds UTKFace/ and FairFace/. A teacher, dlib's face descriptor network refined on the training faces, answers for
+every face; a small network trained from scratch learns from labels and teacher alike. Each step is kept under --runs and
+is not done again.
+"""
+
+import argparse
+import hashlib
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.special import log_softmax, softmax
+
+from src import datasets
+from src.assess import YEARS_OF_CLASSES, assess, races
+from src.backend import keras, layers
+from src.calibrate import BANDS, Calibration, coverage_curve, in_groups, quantiles, reliability, temperature
+from src.config import AGE_GROUPS, CACHE, GENDERS, MODELS, RESULTS, SEED, YEARS
+from src.datasets import AGE_GROUPS_OF
+from src.descriptor import descriptor_network
+from src.duplicates import as_subjects, near_duplicates
+from src.evaluate import answer, exact
+from src.faces import Alignment
+from src.files import write_text, written_whole
+from src.joint import LOGITS, AbsoluteError, GenderAccuracy, joint_labels, joint_loss, taught_loss, with_heads
+from src.model_folder import Labels, save
+from src.network import residual_level_one, with_mirror_image
+from src.prepare import prepare
+from src.tables import exact_years, for_task, split
+from src.train import Settings, fast_dtype, fit, predict
+
+ALIGNMENT = Alignment(size=128, eye_distance=0.36, eye_height=0.35)
+AUGMENTED = Settings(
+    batch_size=64, rotation=12, zoom=0.15, shift=0.05, brightness=0.3, grey=0.1, coarse=0.2, erased=0.25, patience=99
+)
+TEACHER = replace(AUGMENTED, epochs=8, learning_rate=4e-4, weight_decay=1e-2, grey=0.05, coarse=0.1, erased=0)
+STUDENT = replace(AUGMENTED, epochs=20, learning_rate=2e-3, weight_decay=5e-2)
+INNER = 96  # pixels: what the small network scales faces to; larger ones took longer and were no better
+METRICS = (GenderAccuracy, AbsoluteError)
+
+
+class Data(NamedTuple):
+    """table: a table of faces, its near-duplicates one subject. faces: uint8 (n, 128, 128, 3), RGB. part: (n,).
+
+    how: as `Prepared.how`. folder: of the prepared faces, where what is made of them is kept too.
+    """
+
+    table: pd.DataFrame
+    faces: np.ndarray
+    how: np.ndarray
+    part: np.ndarray
+    folder: Path
+
+
+def load_data(folder: Path, runs: Path = CACHE) -> Data:
+    """Both data sets, aligned, with their frozen split."""
+    table = pd.concat([datasets.load(name, folder).table for name in ("utkface", "fairface")], ignore_index=True)
+    prepared = prepare(table, folder, ALIGNMENT, runs)
+    group = _kept(prepared.folder / "near_duplicates.npy", lambda: near_duplicates(prepared.faces))
+    there = prepared.reason == ""
+    table = as_subjects(table, group)
+    part = np.where(there, split(table), "none")
+    return Data(table, prepared.faces, prepared.how, part, prepared.folder)
+
+
+def _kept(file: Path, make) -> np.ndarray:
+    if not file.exists():
+        values = make()  # first, since it takes long and may be killed
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(file) as new, open(new, "wb") as opened:
+            np.save(opened, values)
+    return np.load(file)
+
+
+def teacher(dtype: str, seed: int) -> keras.Model:
+    """dlib's face descriptor network with fresh heads for both tasks."""
+    inside = descriptor_network(144, dtype)
+    pooled = keras.Model(inside.input, inside.get_layer("pooled").output, name="pooled")
+    return with_heads(_at_144(pooled), dropout=0.3, seed=seed)
+
+
+def _at_144(inside: keras.Model) -> keras.Model:
+    # The descriptor network knows faces of about this scale.
+    photo = keras.Input((ALIGNMENT.size, ALIGNMENT.size, 3), dtype="uint8", name="face")
+    return keras.Model(photo, inside(layers.Resizing(144, 144, dtype="float32")(photo)), name="level_one")
+
+
+def teach(data: Data, seed: int, runs: Path) -> np.ndarray:
+    """What the teacher says: float32 (n, 231), 2 + 101 probabilities and dlib's descriptor, standardised."""
+    labels, rows = joint_labels(data.table), np.arange(len(data.table))
+
+    def probabilities():
+        model, _ = fit(
+            teacher(fast_dtype(), seed), data.faces, rows, labels, data.part, settings,
+            told, runs / "training", joint_loss, METRICS,
+        )  # fmt: skip
+        return joint_probabilities(model, data.faces, rows)
+
+    settings = replace(TEACHER, seed=seed)
+    name = hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
+    said = _kept(data.folder / f"teacher-{name}.npy", probabilities)
+    described = _kept(data.folder / "descriptors.npy", lambda: describe(data.faces))
+    learnt = described[data.part == "train"]
+    return np.hstack([said, (described - learnt.mean(axis=0)) / learnt.std(axis=0)])
+
+
+def joint_probabilities(model: keras.Model, faces: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Mean probabilities of each face and its mirror image: float32 (m, 103)."""
+    logits = [predict(model, faces, rows)[:, :LOGITS], predict(model, faces[:, :, ::-1], rows)[:, :LOGITS]]
+    return np.float32(np.mean([np.hstack([softmax(x[:, :2], axis=1), softmax(x[:, 2:], axis=1)]) for x in logits], axis=0))
+
+
+def describe(faces: np.ndarray) -> np.ndarray:
+    """dlib's face descriptors: float32 (n, 128)."""
+    model = _at_144(descriptor_network(144, fast_dtype()))
+    return predict(model, faces, np.arange(len(faces)))
+
+
+def told(history: pd.DataFrame) -> None:
+    """Prints an epoch's figures."""
+    print(history.round(3).tail(1).to_string(index=False), flush=True)
+
+
+def learn(data: Data, taught: np.ndarray, seed: int, runs: Path) -> tuple[keras.Model, pd.DataFrame]:
+    """The small network, trained from scratch, and the history of its epochs.
+
+    What is given answers for each face and its mirror image together.
+    """
+    labels, rows = joint_labels(data.table, taught), np.arange(len(data.table))
+    model, history = fit(
+        with_heads(residual_level_one(ALIGNMENT.size, inner=INNER, seed=seed), taught=True, seed=seed),
+        data.faces, rows, labels, data.part, replace(STUDENT, seed=seed), told, runs / "training", taught_loss, METRICS,
+    )  # fmt: skip
+    both = with_heads(with_mirror_image(model.get_layer("level_one")), taught=True)
+    both.set_weights(model.get_weights())
+    return both, history
+
+
+def cut(model: keras.Model, task: str, temperature: float = 1.0) -> keras.Model:
+    """One task's classifier, with the temperature inside: uint8 faces to probabilities (batch, 2 or 101)."""
+    first, head = model.get_layer("level_one"), model.get_layer(task)
+    features = keras.Input((first.output_shape[-1],), name="features")
+    last = layers.Dense(head.units, activation="softmax", dtype="float32", name="probability")
+    second = keras.Model(features, last(features), name="level_two")
+    last.set_weights([weights / temperature for weights in head.get_weights()])
+    photo = keras.Input(first.input_shape[1:], dtype="uint8", name="face")
+    return keras.Model(photo, second(first(photo)), name="two_level_cnn")
+
+
+def calibrated(data: Data, model: keras.Model) -> tuple[dict[str, keras.Model], dict[str, Calibration]]:
+    """Both tasks' classifiers and how far to trust them, from the validation faces."""
+    held = np.flatnonzero(data.part == "validation")
+    table = data.table.iloc[held].reset_index(drop=True)
+    logits = predict(model, data.faces, held)
+    gender, age = log_softmax(logits[:, :2], axis=1), log_softmax(logits[:, 2:LOGITS], axis=1)
+    ranges = AGE_GROUPS["fairface"]
+    of_gender, of_age = (for_task(table, task, ranges).table["label"] for task in ("gender", "age"))
+    warmth = {
+        "gender": temperature(gender[of_gender.index], of_gender.to_numpy()),
+        "age": temperature(age[of_age.index], of_age.to_numpy(), ranges.index(np.arange(YEARS), np.arange(YEARS))),
+    }
+    years = softmax(age / warmth["age"], axis=1)
+    calibration = {
+        "gender": Calibration(unsure_below=0.75),
+        "age": Calibration(unsure_below=0.4, bands=BANDS, quantiles=quantiles(years, exact_years(table))),
+    }
+    return {task: cut(model, task, warmth[task]) for task in warmth}, calibration
+
+
+def labelled(table: pd.DataFrame, gender: np.ndarray, age: np.ndarray):
+    """For each task: its name, the probabilities of the faces that have a label, in the data set's groups, and the labels."""
+    groups = AGE_GROUPS[AGE_GROUPS_OF[table["dataset"].iloc[0]]]
+    for task, probability in (("gender", gender), ("age", in_groups(age, YEARS_OF_CLASSES, groups))):
+        some = for_task(table, task, groups).table
+        yield task, probability[some.index], some["label"].to_numpy()
+
+
+def judged(data: Data, folder: Path, models: dict, calibration: dict) -> dict[str, pd.DataFrame]:
+    """What the models answer on the test part: the rows of `assess`, and the curves of confidence, by data set."""
+    tables = {"results": [], "reliability": [], "coverage": []}
+    for name in ("utkface", "fairface"):
+        rows = np.flatnonzero((data.part == "test") & (data.table["dataset"] == name).to_numpy(bool))
+        table = data.table.iloc[rows].reset_index(drop=True)
+        answers = [predict(models[task], data.faces, rows).astype(float) for task in ("gender", "age")]
+        tables["results"].append(assess(table, *answers, calibration["age"], races(table, folder)))
+        for task, probability, truth in labelled(table, *answers):
+            curve = {"dataset": name, "task": task}
+            ordered = task == "age"
+            confidence = probability[np.arange(len(truth)), answer(probability, ordered)]
+            tables["reliability"].append(reliability(probability, truth, ordered=ordered).assign(**curve))
+            tables["coverage"].append(coverage_curve(confidence, exact(truth, probability, ordered)).assign(**curve))
+    return {name: pd.concat(some, ignore_index=True) for name, some in tables.items()}
+
+
+def release(
+    data: Data, models: dict, calibration: dict, tables: dict[str, pd.DataFrame], trained_on: dict, target: Path
+) -> None:
+    """Writes `gender` and `age` below the target folder, each with its card."""
+    years = tuple(range(YEARS))
+    labels = {
+        "gender": Labels("gender", GENDERS),
+        "age": Labels("age", tuple(map(str, years)), tuple((year, year) for year in years), years),
+    }
+    results = tables["results"]
+    counts = pd.crosstab(data.table["dataset"], data.part)
+    trained_on = trained_on | {"faces": {name: row.to_dict() for name, row in counts.iterrows()}, "test_fold": None}
+    for task, model in models.items():
+        mine = results[results["measure"].str.contains("gender") == (task == "gender")]
+        rows = [row.dropna().to_dict() for _, row in mine.iterrows()]
+        save(target / task, model, labels[task], ALIGNMENT, trained_on, rows, asdict(calibration[task]))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="holds UTKFace/ and FairFace/")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--runs", type=Path, default=CACHE, help="where steps are kept: 10 GB")
+    parser.add_argument("--release", action="store_true", help="write to models/ and docs/results/, not below --runs")
+    options = parser.parse_args(arguments)
+    data = load_data(options.data, options.runs)
+    print(pd.crosstab(data.table["dataset"], data.part))
+    model, history = learn(data, teach(data, SEED, options.runs), options.seed, options.runs)
+    models, calibration = calibrated(data, model)
+    tables = judged(data, options.data, models, calibration) | {"history": history}
+    target = options.runs / f"released-{options.seed}"
+    trained_on = {"dataset": "utkface and fairface", "epochs": len(history), "seed": options.seed}
+    release(data, models, calibration, tables, trained_on, MODELS if options.release else target)
+    results = RESULTS if options.release else target / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        write_text(results / f"released_{name}.csv", table.to_csv(index=False, float_format="%.5f", lineterminator="\n"))
+    whole = tables["results"].query("by == 'all'")
+    print(whole.drop(columns=["by", "group", "unit"]).round(4).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

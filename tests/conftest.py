@@ -1,0 +1,98 @@
+"""What several tests share: stand-ins for the released models and their result files."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src import released
+from src.assess import COLUMNS, UTKFACE_RACES
+from src.calibrate import BANDS, Calibration
+from src.config import RESULTS
+from src.joint import with_heads
+from src.network import residual_level_one
+
+MEASURES = {
+    "gender accuracy": (0.95, "share"),
+    "eight groups exact": (0.66, "share"),
+    "eight groups 1-off": (0.97, "share"),
+    "nine ranges exact": (0.55, "share"),
+    "absolute error": (4.5, "years"),
+    "90% interval covers": (0.91, "share"),
+    "90% interval width": (16.0, "years"),
+}
+OF = {"utkface": [name for name in MEASURES if "nine" not in name], "fairface": ["gender accuracy", "nine ranges exact"]}
+GROUPS = {
+    "all": ["all"],
+    "age": ["0-6", "20-29", "70-100"],
+    "gender": ["female", "male"],
+    "race": [*UTKFACE_RACES, "Latino_Hispanic"],
+}
+
+
+def results() -> pd.DataFrame:
+    """Rows as `assess` gives them. The first group of each kind is the worst; 70-100 is worse still, of too few faces."""
+    rows = []
+    for dataset, measures in OF.items():
+        for measure in measures:
+            value, unit = MEASURES[measure]
+            for by, groups in GROUPS.items():
+                for i, group in enumerate(groups):
+                    worse = 0.2 if group == "70-100" else 0 if by == "all" else 0.1 / (i + 1)
+                    mine = value * (1 + worse if "error" in measure else 1 - worse)
+                    n = 1000 if by == "all" else 29 if group == "70-100" else 100 + i
+                    rows.append((dataset, measure, by, group, mine, mine * 0.98, mine * 1.02, n, unit))
+        rows.append((dataset, "gender calibration error", "all", "all", 0.012, np.nan, np.nan, 1000, "share"))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+@pytest.fixture(scope="session")
+def standins(tmp_path_factory):
+    """Folders `gender`, `age` (untrained models of the released kind) and `results` (made-up files)."""
+    folder = tmp_path_factory.mktemp("released")
+    joint = with_heads(residual_level_one(released.ALIGNMENT.size))
+    calibration = {"gender": Calibration(0.75), "age": Calibration(0.4, BANDS, (1.5,) * len(BANDS))}
+    table = pd.DataFrame({"dataset": ["utkface"] * 6 + ["fairface"] * 3})
+    part = np.array(["train", "train", "train", "train", "validation", "test", "train", "validation", "test"], object)
+    models = {task: released.cut(joint, task) for task in calibration}
+    trained_on = {"dataset": "utkface and fairface", "epochs": 7, "seed": 1}
+    data = released.Data(table, None, None, part, None)
+    released.release(data, models, calibration, {"results": results()}, trained_on, folder)
+    curves = [
+        pd.DataFrame({"confidence": [0.3, 0.6, 0.95], "accuracy": [0.25, 0.5, 0.9], "n": [20, 20, 60]}).assign(**which)
+        for which in ({"dataset": d, "task": t} for d in OF for t in ("gender", "age"))
+    ]
+    shares = np.linspace(0.01, 1, 20)
+    covered = [
+        pd.DataFrame({"coverage": shares, "score": 1 - 0.2 * shares}).assign(dataset=d, task=t)
+        for d in OF
+        for t in ("gender", "age")
+    ]
+    epoch = np.arange(1, 8)
+    history = pd.DataFrame({"epoch": epoch, "loss": 3 / epoch, "val_loss": [3, 2, 1.5, 1.2, 1.1, 1.0, 1.05]})
+    for name in ("gender_accuracy", "absolute_error"):
+        history[name] = history[f"val_{name}"] = 0.9 - 0.1 / epoch if name == "gender_accuracy" else 5 + 3 / epoch
+    speed = pd.DataFrame(
+        [
+            (model, batch, way, 7.0 + batch / 100, 6.0, 9.0, 12.8)
+            for model in calibration
+            for batch in (1, 32)
+            for way in ("Keras", "LiteRT")
+        ],
+        columns=["model", "batch", "way", "ms a face", "lowest", "highest", "MB"],
+    )
+    made = {
+        "released_results": results(),
+        "released_reliability": pd.concat(curves),
+        "released_coverage": pd.concat(covered),
+        "released_history": history,
+        "speed": speed,
+    }
+    files = folder / "results"
+    files.mkdir()
+    for name, frame in made.items():
+        frame.to_csv(files / f"{name}.csv", index=False)
+    for name in ("plain", "others"):
+        (files / f"{name}.csv").write_bytes((RESULTS / f"{name}.csv").read_bytes())
+    return SimpleNamespace(gender=folder / "gender", age=folder / "age", results=files)

@@ -1,0 +1,110 @@
+"""The descriptor network against dlib's own, on faces drawn from the embedded sample's face space."""
+
+import cv2
+import dlib
+import numpy as np
+import pytest
+
+from src import descriptor, network
+from src.backend import keras
+from src.face_space import FaceSpace
+
+
+@pytest.fixture(scope="module")
+def chips():
+    """Eight faces, one of each age group and with background around them: uint8 (8, 150, 150, 3)."""
+    space, rng = FaceSpace.load(), np.random.default_rng(1)
+    chips = []
+    for group in range(8):
+        face = space.picture(space.draw(group, ("female", "male")[group % 2], rng))
+        chips.append(cv2.copyMakeBorder(cv2.resize(face, (110, 110)), 20, 20, 20, 20, cv2.BORDER_REFLECT))
+    return np.stack(chips)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return descriptor.descriptor_network()
+
+
+@pytest.fixture(scope="module")
+def content():
+    return descriptor._packaged_file().read_bytes()
+
+
+def resized(chips, size):
+    return np.stack([cv2.resize(chip, (size, size), interpolation=cv2.INTER_AREA) for chip in chips])
+
+
+def told(model, faces):
+    return model.predict(faces, verbose=0)
+
+
+def test_descriptors_are_dlibs_own(model, chips):
+    original = dlib.face_recognition_model_v1(str(descriptor._packaged_file()))
+    noise = np.random.default_rng(2).integers(0, 256, (2, 150, 150, 3), np.uint8)
+    pictures = np.concatenate([chips, noise])
+    expected = np.array([original.compute_face_descriptor(picture) for picture in pictures])
+    assert np.linalg.norm(expected[0] - expected[1]) > 0.3, "the faces are all alike: this tests little"
+    found = told(model, pictures)
+    assert found.shape == (10, 128) and found.dtype == np.float32
+    assert np.abs(found - expected).max() < 1e-3
+
+
+def test_the_network_is_as_described(model):
+    assert model.input_shape == (None, 150, 150, 3) and model.inputs[0].dtype == "uint8"
+    assert model.get_layer("pooled").output.shape == (None, 256)
+    kinds = [type(layer).__name__ for layer in model.layers]
+    assert kinds.count("Conv2D") == 29 and kinds.count("Add") == 14 and kinds[-1] == "Dense" and "Lambda" not in kinds
+    assert not model.layers[-1].use_bias and all(layer.use_bias for layer in model.layers if "Conv2D" in str(type(layer)))
+
+
+@pytest.mark.parametrize("size", [descriptor.SMALLEST, 112, 128, 227])
+def test_other_sizes_give_finite_descriptors(size, chips):
+    model = descriptor.descriptor_network(size)
+    found = told(model, resized(chips, size))
+    assert model.input_shape == (None, size, size, 3)
+    assert found.shape == (8, 128) and np.isfinite(found).all() and (found.std(axis=0) > 0).all()
+
+
+def test_a_size_too_small_is_refused():
+    with pytest.raises(ValueError, match=r"^the network needs faces of at least 103 x 103 pixels, got size 102$"):
+        descriptor.descriptor_network(102)
+
+
+def test_bfloat16_stays_close_and_converts_back(model, chips):
+    half = descriptor.descriptor_network(dtype="mixed_bfloat16")
+    assert half.get_layer("convolution_1").compute_dtype == "bfloat16" and half.outputs[0].dtype == "float32"
+    assert np.abs(told(half, chips) - told(model, chips)).max() < 0.05
+    assert np.abs(told(network.in_full_precision(half), chips) - told(model, chips)).max() < 1e-5
+
+
+def test_the_network_survives_saving(model, chips, tmp_path):
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    assert np.array_equal(told(loaded, chips), told(model, chips))
+
+
+@pytest.mark.parametrize("share", [0, 1e-5, 0.001, 0.5, 0.999, 1 - 1e-7])
+def test_a_truncated_file_is_refused(share, content, tmp_path):
+    (tmp_path / "cut.dat").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match=r"^cut\.dat is not dlib's face-recognition network: at byte \d+, "):
+        descriptor.read_parameters(tmp_path / "cut.dat")
+
+
+@pytest.mark.parametrize("kind", ["noise", "longer", "stride", "mean", "not a number", "landmarks"])
+def test_a_file_of_other_bytes_is_refused(kind, content, tmp_path):
+    start = content.index(b"con_4") + 16  # the first convolution's weights
+    stride = start + 4 * 4736 + 7
+    assert content[stride : stride + 2] == b"\x02\x01", "the file is laid out differently: this tests nothing"
+    landmarks = descriptor._packaged_file().with_name("shape_predictor_5_face_landmarks.dat")
+    other = {
+        "noise": np.random.default_rng(3).bytes(100_000),
+        "longer": content + b"\0",
+        "stride": content[:stride] + b"\x01" + content[stride + 1 :],
+        "mean": content.replace(b"sized\x03\x62\x90\xf5\x81\x11", b"sized\x03\x62\x90\xf5\x01\x7f", 1),
+        "not a number": content[:start] + b"\xff" * 4 + content[start + 4 :],
+        "landmarks": landmarks.read_bytes(),
+    }[kind]
+    (tmp_path / "other.dat").write_bytes(other)
+    with pytest.raises(ValueError, match=r"^other\.dat is not dlib's face-recognition network: at byte \d+, "):
+        descriptor.read_parameters(tmp_path / "other.dat")

@@ -1,0 +1,278 @@
+"""Both tasks on one trunk: losses and metrics worked out by hand, and that a network learns from labels of every kind."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src import joint, train
+from src.backend import keras, layers, ops
+from src.config import YEARS
+from src.joint import DESCRIPTOR, LOGITS, AbsoluteError, GenderAccuracy, joint_labels, joint_loss, taught_loss
+
+NOBODY = (-1, -1, -1)
+NEAR = np.exp(-0.5 * (np.arange(-9, 10) / 1.5) ** 2)  # what an exact age is softened by
+NEAR /= NEAR.sum()
+SIZE = 32
+
+
+def outputs(years, male=0.5, descriptor=None):
+    """Logits of one face, float32 (1, 103 or 231): the probabilities of some years, which may not add up to 1."""
+    probability = np.zeros(YEARS)
+    probability[list(years)] = list(years.values())
+    with np.errstate(divide="ignore"):
+        logits = np.maximum(np.log(np.hstack([1 - male, male, probability])), -40) + 3.0  # any constant may be added
+    return np.float32(np.hstack([logits, [] if descriptor is None else descriptor]))[None]
+
+
+def loss(labels, said, kind=joint_loss):
+    labels = ops.convert_to_tensor(np.float32([labels] if np.ndim(labels) == 1 else labels))
+    return ops.convert_to_numpy(kind(labels, ops.convert_to_tensor(said)))
+
+
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+
+def test_labels_of_a_table():
+    table = pd.DataFrame(
+        {
+            "gender": pd.array(["female", "male", None, "male"], dtype="string"),
+            "age_low": pd.array([30, 70, None, 116], dtype="Int64"),
+            "age_high": pd.array([30, 100, None, 116], dtype="Int64"),
+        }
+    )
+    labels = joint_labels(table)
+    assert labels.dtype == np.float32
+    assert labels.tolist() == [[0, 30, 30], [1, 70, 100], [-1, -1, -1], [1, 100, 100]]
+    taught = np.random.default_rng(1).random((4, LOGITS + DESCRIPTOR))
+    both = joint_labels(table, taught)
+    assert both.shape == (4, 234) and both.dtype == np.float32
+    assert np.array_equal(both[:, :3], labels) and both[:, 3:] == pytest.approx(taught)
+
+
+# --- the loss from labels ---------------------------------------------------------------------------------------------
+
+
+def test_loss_of_an_exact_age_by_hand():
+    rng = np.random.default_rng(3)
+    probability = rng.dirichlet(np.ones(YEARS))
+    said = outputs(dict(enumerate(probability)))
+    for age in (9, 30, 91):
+        assert loss((-1, age, age), said) == pytest.approx(-NEAR @ np.log(probability[age - 9 : age + 10]), abs=1e-4)
+
+
+def test_the_softened_age_itself_is_the_best_answer_to_an_exact_one():
+    best = dict(zip(range(21, 40), NEAR))
+    for other in ({30: 1}, dict(zip(range(22, 41), NEAR)), dict.fromkeys(range(21, 40), 1 / 19)):
+        assert loss((-1, 30, 30), outputs(best)) < loss((-1, 30, 30), outputs(other)) - 0.1
+
+
+def test_a_range_counts_every_year_inside_and_none_outside():
+    said = outputs({30: 0.5, 31: 0.3, 60: 0.2})
+    assert loss((-1, 30, 39), said) == pytest.approx(-np.log(0.8), abs=1e-5)
+    assert loss((-1, 31, 39), said) == pytest.approx(-np.log(0.3), abs=1e-5)
+    assert loss((-1, 0, 100), said) == pytest.approx(0, abs=1e-5)
+    for inside in ({30: 1}, {39: 1}, dict.fromkeys(range(30, 40), 0.1)):
+        assert loss((-1, 30, 39), outputs(inside)) == pytest.approx(0, abs=1e-5)
+
+
+def test_years_between_two_ranges_are_no_way_out():
+    """Of faces labelled 20-29 and 30-39 half and half, no year is better than saying just that."""
+    honest = outputs({25: 0.5, 35: 0.5})
+    for other in ({29: 1}, {30: 1}, {29: 0.5, 30: 0.5}):
+        both = [np.mean([loss((-1, low, low + 9), said)[0] for low in (20, 30)]) for said in (honest, outputs(other))]
+        assert both[0] <= both[1] + 1e-5
+
+
+def test_loss_of_gender_by_hand():
+    said = outputs({30: 1}, male=0.8)
+    assert loss((1, -1, -1), said) == pytest.approx(-joint.GENDER_WEIGHT * np.log(0.8), abs=1e-5)
+    assert loss((0, -1, -1), said) == pytest.approx(-joint.GENDER_WEIGHT * np.log(0.2), abs=1e-5)
+
+
+def test_what_is_unknown_adds_nothing():
+    said = outputs({30: 0.5, 31: 0.3, 60: 0.2}, male=0.8)
+    assert loss(NOBODY, said) == 0
+    whole = loss((1, 30, 30), said)
+    assert whole == pytest.approx(loss((1, -1, -1), said) + loss((-1, 30, 30), said), abs=1e-6)
+    other = outputs({7: 1}, male=0.1)
+    assert loss([(1, -1, -1), (-1, 30, 39)], np.vstack([said, other])) == pytest.approx(
+        [loss((1, -1, -1), said)[0], loss((-1, 30, 39), other)[0]]
+    ), "each face has its own"
+
+
+def test_the_loss_falls_as_probability_moves_into_the_interval():
+    for label in ((-1, 30, 30), (-1, 25, 35)):
+        moving = [loss(label, outputs({30: share, 80: 1 - share}))[0] for share in np.linspace(0.01, 0.99, 9)]
+        assert (np.diff(moving) < 0).all()
+    assert np.isfinite(loss((-1, 0, 0), outputs({100: 1}))).all()
+
+
+def test_whoever_is_older_than_a_hundred_counts_as_a_hundred():
+    table = pd.DataFrame({"gender": ["male"], "age_low": [116], "age_high": [116]})
+    of_116, of_100 = joint_labels(table)[0] * (0, 1, 1) - (1, 0, 0), (-1, 100, 100)
+    assert loss(of_116, outputs({98: 0.5, 99: 0.5})) == loss(of_100, outputs({98: 0.5, 99: 0.5}))
+
+
+# --- the loss from a teacher ------------------------------------------------------------------------------------------
+
+
+def taught_labels(label, male, years, descriptor):
+    probability = np.zeros(YEARS)
+    probability[list(years)] = list(years.values())
+    return np.hstack([label, 1 - male, male, probability, descriptor])
+
+
+def test_taught_loss_by_hand():
+    rng = np.random.default_rng(2)
+    wanted, given = rng.normal(size=(2, DESCRIPTOR))
+    said = outputs({30: 0.5, 31: 0.3, 60: 0.2}, male=0.8, descriptor=given)
+    label = (1, 30, 39)
+    labels = taught_labels(label, 0.6, {30: 0.25, 60: 0.75}, wanted)
+    from_teacher = -joint.GENDER_WEIGHT * (0.6 * np.log(0.8) + 0.4 * np.log(0.2)) - 0.25 * np.log(0.5) - 0.75 * np.log(0.2)
+    away = np.mean((given - wanted) ** 2)
+    expected = (1 - joint.TAUGHT) * loss(label, said)[0] + joint.TAUGHT * from_teacher + away
+    assert loss(labels, said, taught_loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_labels_the_teacher_is_imitated():
+    descriptor, years = np.linspace(-1, 1, DESCRIPTOR), {30: 0.6, 31: 0.4}
+    labels = taught_labels(NOBODY, 0.7, years, descriptor)
+    alike = loss(labels, outputs(years, 0.7, descriptor), taught_loss)
+    for other in (
+        outputs(years, 0.8, descriptor),
+        outputs({30: 0.5, 31: 0.5}, 0.7, descriptor),
+        outputs(years, 0.7, -descriptor),
+    ):
+        assert loss(labels, other, taught_loss) > alike + 0.005
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+
+def figure(metric, *batches):
+    for labels, said in batches:
+        metric.update_state(ops.convert_to_tensor(np.float32(labels)), ops.convert_to_tensor(said))
+    return float(metric.result())
+
+
+def test_gender_accuracy_counts_only_faces_with_a_gender():
+    said = np.vstack([outputs({30: 1}, male) for male in (0.9, 0.9, 0.2, 0.9)])
+    labels = [(1, 30, 30), (0, -1, -1), (0, 20, 29), (-1, 30, 30)]
+    assert figure(GenderAccuracy(), (labels, said)) == pytest.approx(2 / 3)
+    assert figure(GenderAccuracy(), (labels[:1], said[:1]), (labels[1:], said[1:])) == pytest.approx(2 / 3)
+    assert figure(GenderAccuracy(), ([NOBODY] * 4, said)) == 0
+
+
+def test_absolute_error_counts_only_exact_ages():
+    said = np.vstack([outputs({20: 0.5, 40: 0.5}), outputs({50: 1}), outputs({90: 1}), outputs({90: 1})])
+    labels = [(1, 33, 33), (-1, 49, 49), (0, 30, 39), NOBODY]
+    assert figure(AbsoluteError(), (labels, said)) == (13 + 1) / 2, "between the label and the median"
+    assert figure(AbsoluteError(), (labels[2:], said[2:]), (labels[:2], said[:2])) == 7
+    assert figure(AbsoluteError(), (labels[2:], said[2:])) == 0
+
+
+# --- learning ---------------------------------------------------------------------------------------------------------
+
+
+def averaging():
+    """A level one that only averages: sixteen squares of the picture, so that an epoch takes no time."""
+    face = keras.Input((SIZE, SIZE, 3), dtype="uint8", name="face")
+    means = layers.AveragePooling2D(SIZE // 4, name="means")(layers.Rescaling(1 / 127.5, offset=-1, name="scale")(face))
+    return keras.Model(face, layers.Flatten(name="features")(means), name="level_one")
+
+
+@pytest.fixture(scope="module")
+def task():
+    """(faces, labels, part): the upper half is bright for men, the lower one the brighter the older.
+
+    A third has no gender, a third no age, a third of the ages is a range.
+    """
+    rng, count = np.random.default_rng(1), 240
+    male, age = rng.integers(0, 2, count), rng.integers(10, 90, count)
+    faces = rng.integers(0, 40, (count, SIZE, SIZE, 3), np.uint8)
+    faces[:, : SIZE // 2] += np.uint8(150 * male)[:, None, None, None]
+    faces[:, SIZE // 2 :] += np.uint8(2 * age)[:, None, None, None]
+    labels = np.float32(np.column_stack([male, age, age]))
+    labels[0::3, 0] = -1
+    labels[1::3, 1:] = -1
+    labels[2::6, 1:] = labels[2::6, 1:] // 10 * 10 + (0, 9)
+    return faces, labels, np.repeat(["train", "validation"], [180, 60])
+
+
+SETTINGS = train.Settings(epochs=12, batch_size=16, learning_rate=0.03, rotation=0, zoom=0, shift=0, brightness=0)
+
+
+def fitted(task, states, settings=SETTINGS, on_epoch=lambda history: None, rows=None):
+    faces, labels, part = task
+    rows = np.arange(len(faces)) if rows is None else rows
+    model = joint.with_heads(averaging(), dropout=0.1)
+    return train.fit(
+        model, faces, rows, labels[rows], part[rows], settings, on_epoch, states, joint_loss, (GenderAccuracy, AbsoluteError)
+    )
+
+
+def test_it_learns_from_labels_of_every_kind(task, tmp_path):
+    model, history = fitted(task, tmp_path)
+    assert {"val_gender_accuracy", "val_absolute_error"} <= set(history) and history.notna().all(axis=None)
+    assert history["val_gender_accuracy"].iloc[-1] >= 0.95
+    assert history["val_absolute_error"].iloc[-1] < 0.6 * history["val_absolute_error"].iloc[0]
+    assert history["val_loss"].iloc[-1] < 0.8 * history["val_loss"].iloc[0]
+    assert all(np.isfinite(weights).all() for weights in model.get_weights())
+
+
+def test_faces_without_labels_change_no_gradient(task, tmp_path):
+    """Made unknown altogether, they are as good as absent: only the validation loss, a mean over all, is smaller."""
+    faces, labels, part = task
+    unknown = np.where(np.arange(len(labels))[:, None] % 2, labels, np.float32(-1))
+    unknown[part == "train"] = -1
+    model = joint.with_heads(averaging())
+    settings = train.Settings(epochs=1, batch_size=60, weight_decay=0.0)
+    given = train.fit(
+        model, faces, np.arange(len(faces)), unknown, part, settings, states=tmp_path, loss=joint_loss, metrics=()
+    )
+    assert all(map(np.array_equal, given[0].get_weights(), model.get_weights()))
+    assert given[1]["loss"].tolist() == [0] and given[1]["val_loss"].iloc[0] > 0
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_training_goes_on_with_its_own_loss_and_metrics(task, tmp_path):
+    settings, rows = train.Settings(epochs=3, batch_size=16), np.r_[0:48, 200:232]
+
+    def kill(history):
+        raise Killed
+
+    with pytest.raises(Killed):
+        fitted(task, tmp_path / "killed", settings, kill, rows)
+    told = []
+    model, history = fitted(task, tmp_path / "killed", settings, lambda table: told.append(len(table)), rows)
+    assert told == [1, 2, 3]
+    straight, undisturbed = fitted(task, tmp_path / "straight", settings, rows=rows)
+    assert list(history) == list(undisturbed)
+    figures = undisturbed.columns.drop("seconds")
+    assert history[figures].to_numpy() == pytest.approx(undisturbed[figures].to_numpy(), rel=1e-6)
+    assert all(map(np.array_equal, model.get_weights(), straight.get_weights()))
+
+
+# --- the heads --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("taught, wide", [(False, 103), (True, 231)])
+def test_heads(taught, wide, task):
+    first = averaging()
+    model = joint.with_heads(first, taught)
+    assert model.input_shape == (None, SIZE, SIZE, 3) and model.inputs[0].dtype == "uint8"
+    assert model.output_shape == (None, wide) and model.outputs[0].dtype == "float32"
+    features = first.predict(task[0][:5], verbose=0)
+    for name, part in (("gender", np.s_[:2]), ("age", np.s_[2:103]), ("descriptor", np.s_[103:231]))[: 2 + taught]:
+        kernel, bias = model.get_layer(name).get_weights()
+        said = model.predict(task[0][:5], verbose=0)
+        assert said[:, part] == pytest.approx(features @ kernel + bias, abs=1e-4), name
+
+
+def test_heads_start_from_the_same_weights_for_a_seed():
+    one, other, again = (joint.with_heads(averaging(), True, seed=seed).get_weights() for seed in (1, 2, 1))
+    assert all(map(np.array_equal, one, again))
+    assert not any(np.array_equal(a, b) for a, b in zip(one, other, strict=True) if a.ndim > 1)
