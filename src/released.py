@@ -223,7 +223,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=CACHE, help="where steps are kept: 10 GB")
     parser.add_argument("--release", action="store_true", help="write to models/ and docs/results/, not below --runs")
     options = parser.parse_args(arguments)
-    data = load_data(options.data, options.runs)
+    try:
+        data = load_data(options.data, options.runs)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"error: {error}\n")
     print(pd.crosstab(data.table["dataset"], data.part))
     model, history = learn(data, teach(data, SEED, options.runs), options.seed, options.runs)
     models, calibration = calibrated(data, model)

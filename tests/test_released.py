@@ -172,3 +172,10 @@ def test_the_second_call_aligns_and_teaches_nothing_again(runs):
 
 def test_the_second_call_trains_nothing_again(runs):
     assert steps(runs[0]) == runs[2]
+
+
+def test_a_folder_that_is_not_there_gives_one_sentence(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        released.main(["--data", str(tmp_path / "nowhere"), "--runs", str(tmp_path)])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.startswith("error: ") and "nowhere does not exist" in said and said.count("\n") == 1
