@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from src.backend import keras
+from src.backend import fused_normalisation, keras
 from src.config import CACHE, SEED
 from src.files import HIDDEN, folder_written_whole, write_text
 from src.network import copied, in_full_precision
@@ -152,10 +152,11 @@ def fit(
     if not keeper.finished and start < settings.epochs:
         batches = FaceBatches(faces, rows[training], labels[training], settings.batch_size, settings, epoch=start)
         held = FaceBatches(faces, rows[validation], labels[validation], settings.batch_size)
-        model.fit(
-            batches, validation_data=held, initial_epoch=start, epochs=settings.epochs,
-            shuffle=False, callbacks=[keeper], verbose=0,
-        )  # fmt: skip
+        with fused_normalisation():
+            model.fit(
+                batches, validation_data=held, initial_epoch=start, epochs=settings.epochs,
+                shuffle=False, callbacks=[keeper], verbose=0,
+            )  # fmt: skip
     model.load_weights(folder / _name(keeper.best) / "state.keras")
     return in_full_precision(model), pd.DataFrame(keeper.history)
 

@@ -121,14 +121,24 @@ def test_years_add_up_to_groups():
 
 
 def test_quantiles_worked_out_by_hand():
-    """Of 25 faces the ceil(26 * 0.9) = 24th nearest, which is 23 years from the median of an even distribution."""
-    years = np.arange(50.0, 75.0)[::-1]
-    probability = EVEN.repeat(25, axis=0)
-    assert calibrate.quantiles(probability, years, (0,)) == pytest.approx([23 / SPREAD])
-    assert calibrate.quantiles(probability, years, (0,), coverage=0.5) == pytest.approx([12 / SPREAD])
+    """Of 1,000 faces the ceil(1001 * 0.9) = 901st nearest, which is 45 years from the median of an even distribution."""
+    years = np.arange(50.0, 100.0).repeat(20)[::-1]
+    probability = EVEN.repeat(1000, axis=0)
+    assert calibrate.quantiles(probability, years, (0,)) == pytest.approx([45 / SPREAD])
+    assert calibrate.quantiles(probability, years, (0,), coverage=0.5) == pytest.approx([25 / SPREAD])
     years_too = np.append(years, [np.nan, np.nan])
-    assert calibrate.quantiles(EVEN.repeat(27, axis=0), years_too, (0,)) == pytest.approx([23 / SPREAD])
+    assert calibrate.quantiles(EVEN.repeat(1002, axis=0), years_too, (0,)) == pytest.approx([45 / SPREAD])
     assert calibrate.interval(EVEN, [23.5 / SPREAD], (0,)).tolist() == [[27, 73]]
+
+
+def test_a_quantile_from_few_faces_falls_far_short_of_its_promise_once_in_a_hundred_times():
+    """Distances spread evenly over 0-50 years: a quantile of q years covers the share q / 50 of new faces."""
+    rng, short = np.random.default_rng(5), []
+    for _ in range(1000):
+        years = rng.integers(50, 101, 80).astype(float)
+        (quantile,) = calibrate.quantiles(EVEN.repeat(80, axis=0), years, (0,))
+        short.append((quantile * SPREAD + 1) / 51 < 0.85)
+    assert 0 < np.mean(short) < 0.02
 
 
 def test_each_band_has_its_own_quantile_where_it_has_twenty_faces():

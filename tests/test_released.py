@@ -60,7 +60,7 @@ def runs(pictures, tmp_path_factory):
     """The folder of the steps, and that of what the second call released; before it, when each step was written."""
     runs, target = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("released")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("TEACHER", "STUDENT"):
+        for name in ("TEACHER", "STUDENT", "AGAIN"):
             patch.setattr(released, name, dataclasses.replace(getattr(released, name), epochs=1, batch_size=16))
         patch.setattr(released, "MODELS", target / "models")
         patch.setattr(released, "RESULTS", target / "results")
@@ -127,7 +127,7 @@ def test_the_tables_of_results(runs):
         assert set(zip(tables[name]["dataset"], tables[name]["task"])) == {
             (dataset, task) for dataset in ("utkface", "fairface") for task in ("gender", "age")
         }
-    assert tables["history"]["epoch"].tolist() == [1]
+    assert tables["history"]["epoch"].tolist() == [1, 2]
     assert tables["history"][["loss", "val_loss", "val_gender_accuracy", "val_absolute_error"]].notna().all(axis=None)
 
 

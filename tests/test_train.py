@@ -1,5 +1,6 @@
 """Training: that it learns, augments as it says, leaves the test faces alone, and goes on where a kill stopped it."""
 
+import contextlib
 import dataclasses
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 
 from src import network, train
-from src.backend import keras, layers
+from src.backend import fused_normalisation, keras, layers
 from src.train import FaceBatches, Settings, augment
 
 SMALL = 127
@@ -377,3 +378,30 @@ def test_centre_years():
 def test_fast_dtype_is_one_that_keras_knows():
     assert train.fast_dtype() in ("float32", "mixed_bfloat16")
     assert network.level_two(8, 2, dtype=train.fast_dtype()).output_shape == (None, 2)
+
+
+def test_normalisation_by_one_kernel_trains_as_keras_does(task):
+    faces, labels, settings = task[0][:8], task[1][:8], dataclasses.replace(LEARN, learning_rate=1e-3)
+    trained = []
+    for way in (contextlib.nullcontext(), fused_normalisation()):
+        # Two steps: what is left of rounding grows with each.
+        model = network.two_level_cnn(2, first=network.residual_level_one(SMALL, inner=32))
+        train.compile_model(model, 8, settings)
+        keras.utils.set_random_seed(1)
+        with way:
+            losses = [model.train_on_batch(faces, labels)[0] for _ in range(2)]
+        trained.append((losses, model.predict(faces, verbose=0), model.get_weights()))
+    (one, said, weights), (other, said_too, weights_too) = trained
+    assert one[0] != one[1]  # something was learnt
+    np.testing.assert_allclose(one, other, rtol=1e-3)
+    np.testing.assert_allclose(said, said_too, atol=5e-3)
+    for ours, theirs in zip(weights, weights_too, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=3e-3, rtol=0.05)
+
+
+def test_keras_own_normalisation_is_there_again_afterwards():
+    before = layers.BatchNormalization.call
+    with pytest.raises(KeyboardInterrupt), fused_normalisation():
+        assert layers.BatchNormalization.call is not before or keras.backend.backend() != "tensorflow"
+        raise KeyboardInterrupt
+    assert layers.BatchNormalization.call is before
