@@ -32,7 +32,7 @@ def fused_normalisation() -> Iterator[None]:
     """While it lasts, a network that is set up for training on TensorFlow normalises its batches by one kernel.
 
     Keras computes batch normalisation of pictures in many small steps, in float32, which took nearly half of a residual
-    network's training on a CPU (benchmarks/normalisation.py). The layer, its weights and what it computes stay the same. Other
+    network's training on a CPU (benchmarks/normalisation.py). Layer, weights and results stay the same. Other
     backends fuse such steps themselves and are left alone.
     """
     layer = layers.BatchNormalization
