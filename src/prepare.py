@@ -176,11 +176,15 @@ def _record(target: Path, start: int) -> Path:
     return target / "chunks" / f"{start:08d}.json"
 
 
+def stamps(folder: Path, paths) -> np.ndarray:
+    """The files' sizes and times of change, by which a replaced picture is noticed: int64 (n, 2), zeros where missing."""
+    return np.array([_stamp(folder / path) for path in paths], np.int64)
+
+
 def _stamp(path: Path) -> tuple[int, int]:
-    """A file's size and time of change, by which a replaced picture is noticed; zeros where it is missing."""
     try:
         state = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # no such file, or a name that no file can have
         return 0, 0
     return state.st_size, state.st_mtime_ns
 
@@ -196,5 +200,5 @@ def _cache_name(table: pd.DataFrame, folder: str | Path, alignment: Alignment) -
     """
     digest = hashlib.sha256(json.dumps([_settings(alignment), str(Path(folder).resolve())]).encode())
     digest.update(pd.util.hash_pandas_object(table[["path", *BOX]], index=False).to_numpy().tobytes())
-    digest.update(np.array([_stamp(folder / path) for path in table["path"]], np.int64).tobytes())
+    digest.update(stamps(folder, table["path"]).tobytes())
     return f"{'-'.join(table['dataset'].unique())}-{alignment.size}-{digest.hexdigest()[:12]}"
