@@ -1,5 +1,6 @@
 # make run | test | lab | predict PHOTOS=/path   (README.md tells the same steps without make)
 # make run DATASET=utkface DATA=/path NOTEBOOKS="1 2"
+# make data DATASET=imdb_wiki [DATA=/path]
 
 DATASET ?= sample
 DATA ?=
@@ -16,7 +17,7 @@ READY := .venv/ready-$(shell (pwd; cat requirements.txt pyproject.toml) | cksum 
 PY := .venv/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: run test lab predict setup
+.PHONY: run test lab predict setup data
 run: setup
 	@$(PY) -m src.run --dataset "$(DATASET)" --data "$(DATA)" --notebooks $(NOTEBOOKS)
 
@@ -28,6 +29,9 @@ lab: setup
 
 predict: setup
 	@$(PY) -m src.predict "$(PHOTOS)" --csv "$(CSV)"
+
+data: setup
+	@$(PY) -m src.fetch "$(DATASET)" --to "$(DATA)"
 
 setup: $(READY) shape_predictor_68_face_landmarks.dat
 
