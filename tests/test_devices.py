@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -19,25 +20,25 @@ from src.backend import devices, keras, layers, over_all_devices
 from src.train import FaceBatches, Settings, fit, predict
 
 rng = np.random.default_rng(1)
-labels = np.arange(74) % 2
-faces = np.uint8(np.clip(rng.normal(110, 30, (74, 24, 24, 3)) + 50 * labels[:, None, None, None], 0, 255))
-part = np.array(["train"] * 51 + ["validation"] * 23, object)  # neither is a multiple of four
+labels = np.arange(71) % 2
+faces = np.uint8(np.clip(rng.normal(110, 30, (71, 24, 24, 3)) + 90 * labels[:, None, None, None], 0, 255))
+part = np.array(["train"] * 48 + ["validation"] * 23, object)  # 23 is no multiple of four
 face = keras.Input((24, 24, 3), dtype="uint8")
 start = keras.initializers.HeNormal(1)
-x = layers.Conv2D(4, 5, 3, activation="relu", kernel_initializer=start)(layers.Rescaling(1 / 255)(face))
-x = layers.BatchNormalization()(layers.Flatten()(x))
+x = layers.Conv2D(4, 5, 3, activation="relu", kernel_initializer=start)(layers.Rescaling(1 / 127.5, offset=-1)(face))
+x = layers.BatchNormalization(momentum=0.5)(layers.Flatten()(x))
 model = keras.Model(face, layers.Dense(2, activation="softmax", kernel_initializer=start)(x))
-settings = Settings(epochs=int(sys.argv[2]), batch_size=16, learning_rate=1e-2, patience=99)
-model, history = fit(model, faces, np.arange(74), labels, part, settings, states=Path(sys.argv[1]))
+settings = Settings(epochs=int(sys.argv[2]), batch_size=16, learning_rate=2e-2, patience=99)
+model, history = fit(model, faces, np.arange(71), labels, part, settings, states=Path(sys.argv[1]))
 with over_all_devices():
     several = devices()
-    across = predict(keras.models.clone_model(model), faces, np.arange(74), 16).shape
-probability = predict(model, faces, np.arange(74), 16)
+    across = predict(keras.models.clone_model(model), faces, np.arange(71), 16).shape
+probability = predict(model, faces, np.arange(71), 16)
 print(json.dumps({"devices": several, "across": across, "history": history.to_dict("list"), "said": probability.tolist()}))
 """
 
 
-def train(folder, devices, epochs=3):
+def train(folder, devices, epochs=6):
     env = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     done = subprocess.run(
@@ -53,32 +54,42 @@ def train(folder, devices, epochs=3):
 
 
 @pytest.fixture(scope="module")
-def four(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("four"), 4)
+def states(tmp_path_factory):
+    return tmp_path_factory.mktemp("four")
+
+
+@pytest.fixture(scope="module")
+def four(states):
+    return train(states, 4)
 
 
 def test_four_devices_learn_and_answer_for_every_face(four):
-    assert four["devices"] == 4 and four["across"] == [74, 2]
+    assert four["devices"] == 4 and four["across"] == [71, 2]
     said = np.array(four["said"])
-    assert said.shape == (74, 2) and np.allclose(said.sum(axis=1), 1, atol=1e-5)
+    assert said.shape == (71, 2) and np.allclose(said.sum(axis=1), 1, atol=1e-5)
     assert four["history"]["val_accuracy"][-1] > 0.9
     # The validation part's 23 faces all count, and once: each share is a multiple of 1 / 23.
     shares = np.array(four["history"]["val_accuracy"]) * 23
     assert np.allclose(shares, shares.round(), atol=1e-3)
 
 
-def test_four_devices_go_on_where_they_stopped(four, tmp_path):
-    train(tmp_path, 4, 3)
-    again = train(tmp_path, 4, 3)
-    assert np.allclose(again["said"], four["said"], atol=1e-5)
-
-
-def test_four_devices_learn_what_one_learns(tmp_path, monkeypatch, four):
-    """But for the three faces an epoch that wait, one of which stands in the next one."""
+def test_four_devices_learn_what_one_learns(four, tmp_path):
     one = train(tmp_path, 1)
     assert one["devices"] == 1
-    assert np.abs(np.array(one["history"]["val_loss"]) - four["history"]["val_loss"]).max() < 0.1
-    assert np.mean(np.argmax(one["said"], axis=1) == np.argmax(four["said"], axis=1)) > 0.95
+    for name in ("loss", "accuracy", "val_accuracy"):
+        assert np.allclose(one["history"][name], four["history"][name], atol=0.02), name
+    assert np.abs(np.array(one["said"]) - four["said"]).max() < 0.05
+
+
+def test_four_devices_go_on_where_they_stopped(four, states):
+    """The last state is taken away, as a kill before it was written leaves things."""
+    (folder,) = states.iterdir()
+    last = max(folder.glob("epoch-*"))
+    if len(list(folder.glob("epoch-*"))) > 1:
+        shutil.rmtree(last)
+    again = train(states, 4)
+    assert np.allclose(again["history"]["loss"], four["history"]["loss"], atol=1e-3)
+    assert np.allclose(again["said"], four["said"], atol=1e-3)
 
 
 def test_batches_for_several_devices(monkeypatch):
