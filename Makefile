@@ -1,11 +1,17 @@
 # make run | test | lab | predict PHOTOS=/path   (README.md tells the same steps without make)
 # make run DATASET=utkface DATA=/path NOTEBOOKS="1 2"
+# make data DATASET=imdb_wiki [DATA=/path]
+# make prepare DATASET=imdb_wiki DATA=/path [SCHEDULER=tcp://host:8786]
+# make protocol IMDB_WIKI=/path ADIENCE=/path
 
 DATASET ?= sample
 DATA ?=
-NOTEBOOKS ?= 1 2 3 4 5 6
+NOTEBOOKS ?= 1 2 3 4 5 6 7
 PHOTOS ?= data/photos
 CSV ?= predictions.csv
+SCHEDULER ?=
+IMDB_WIKI ?=
+ADIENCE ?=
 
 # The first Python from 3.11 to 3.13 that has venv; `make PYTHON=…` chooses another.
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python; do \
@@ -16,7 +22,7 @@ READY := .venv/ready-$(shell (pwd; cat requirements.txt pyproject.toml) | cksum 
 PY := .venv/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: run test lab predict setup
+.PHONY: run test lab predict setup data prepare protocol
 run: setup
 	@$(PY) -m src.run --dataset "$(DATASET)" --data "$(DATA)" --notebooks $(NOTEBOOKS)
 
@@ -28,6 +34,15 @@ lab: setup
 
 predict: setup
 	@$(PY) -m src.predict "$(PHOTOS)" --csv "$(CSV)"
+
+data: setup
+	@$(PY) -m src.fetch "$(DATASET)" --to "$(DATA)"
+
+prepare: setup
+	@$(PY) -m src.prepare --dataset "$(DATASET)" --data "$(DATA)" --scheduler "$(SCHEDULER)"
+
+protocol: setup
+	@$(PY) -m src.protocol --imdb-wiki "$(IMDB_WIKI)" --adience "$(ADIENCE)"
 
 setup: $(READY) shape_predictor_68_face_landmarks.dat
 
