@@ -23,7 +23,8 @@ FACE_SIZE = 227  # pixels: the input of the two-level CNN
 GENDERS = ("female", "male")
 YEARS = 101  # an age distribution covers the years 0 to 100; whoever is older counts as 100
 IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".ppm", ".tif", ".tiff", ".gif", ".heic", ".heif",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".bmp", ".ppm", ".tif", ".tiff", ".gif", ".heic",
+    ".heif", ".hif",
 )  # fmt: skip
 
 
