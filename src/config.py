@@ -26,6 +26,7 @@ IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".bmp", ".ppm", ".tif", ".tiff", ".gif", ".heic",
     ".heif", ".hif",
 )  # fmt: skip
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts")
 
 
 @dataclass(frozen=True)

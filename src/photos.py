@@ -3,6 +3,7 @@
 import functools
 import io
 import os
+import stat
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,8 @@ def read_photo(path: str | Path) -> np.ndarray:
     above `MAX_PIXELS`, which is checked before anything is decoded.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
+            raise UnreadablePhoto("not a file that can be read as a photo")  # a pipe or device could be waited for for ever
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd EXIF or palette data: Pillow reads on, and so do we
             with Image.open(path, formats=FORMATS) as image:

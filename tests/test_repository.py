@@ -15,8 +15,9 @@ from src.config import NOTEBOOKS, ROOT
 # The order that the data flows; a module imports only from those before it.
 ORDER = (
     "config", "files", "landmark_file", "backend", "descriptor", "tables", "face_space", "photos", "datasets", "faces",
-    "prepare", "duplicates", "network", "joint", "train", "evaluate", "calibrate", "assess", "annotate", "plots",
-    "model_folder", "released", "findings", "export", "predict", "model_card", "run",
+    "looking", "prepare", "duplicates", "network", "joint", "train", "evaluate", "calibrate", "assess", "annotate", "plots",
+    "model_folder", "released", "findings", "export", "answers", "table_file", "video", "camera", "predict",
+    "model_card", "run",
 )  # fmt: skip
 MODULES = sorted((ROOT / "src").glob("*.py")) + sorted((ROOT / "src" / "datasets").glob("*.py"))
 
