@@ -20,10 +20,10 @@ def annotate(photo, rows: pd.DataFrame) -> np.ndarray:
 
     photo: uint8 RGB (h, w, 3), 0-255. rows: this photo's predictions: status, left, top, right, bottom (pixels; a box
     may reach over the edge, NA: none is drawn), gender, p_male, age_group, age_group_probability, age_years (NA: not
-    said) and, where there are any, age_low, age_high, person (a number) and message, in which "unsure of" gives a question
-    mark. Labels lie wholly inside the photo and, where there is room, beside the faces; the smaller the face, the smaller its label, but
-    never too small to read at the width of a page; where a photo is too small to write on, the box stands alone. Raises
-    ValueError for any other kind of array.
+    said) and, where there are any, age_low, age_high, person (a number, of a video's) and message, in which "unsure of"
+    gives a question mark. Labels lie wholly inside the photo and, where there is room, beside the faces; the smaller the
+    face, the smaller its label, but never too small to read at the width of a page; where a photo is too small to write
+    on, the box stands alone. Raises ValueError for any other kind of array.
     """
     photo = np.asarray(photo)
     if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:

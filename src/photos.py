@@ -24,12 +24,12 @@ class UnreadablePhoto(ValueError):
     """A file that is no picture that can be read; its text says why in one sentence."""
 
 
-def read_photo(path: str | Path) -> np.ndarray:
+def read_photo(path: str | Path, most: int = MAX_PIXELS) -> np.ndarray:
     """A photo's pixels: uint8, (height, width, 3), RGB, 0-255, turned upright by its EXIF orientation.
 
     Grey, palette, CMYK and 16-bit pictures become RGB, those with a colour profile sRGB; what is transparent is laid on
-    white; of an animation, the first frame. Raises UnreadablePhoto where the file is missing, damaged, no picture, or
-    above `MAX_PIXELS`, which is checked before anything is decoded.
+    white; of an animation, the first frame. Raises UnreadablePhoto where the file is missing, damaged, no picture, or of
+    more than `most` pixels, which is checked before anything is decoded.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
@@ -38,8 +38,8 @@ def read_photo(path: str | Path) -> np.ndarray:
             warnings.simplefilter("ignore")  # odd EXIF or palette data: Pillow reads on, and so do we
             with Image.open(path, formats=FORMATS) as image:
                 width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise UnreadablePhoto(f"at most {MAX_PIXELS:,} pixels are read, got {width:,} x {height:,}")
+                if width * height > most:
+                    raise UnreadablePhoto(f"at most {most:,} pixels are read, got {width:,} x {height:,}")
                 image.load()
                 return np.asarray(_srgb(_upright(image)))
     except UnreadablePhoto:

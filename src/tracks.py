@@ -19,7 +19,7 @@ from src.landmark_file import packaged_file
 EVERY = 5  # frames from one detection to the next
 SAME_PLACE = 0.2  # intersection over union: a detection and a track that may be one face
 CROSSING = 0.15  # the same for two tracks: one may soon hide the other
-SAME_PERSON = 0.55  # distance of two descriptors; dlib's own limit for photos is 0.6
+SAME_PERSON = 0.45  # distance of two descriptors; for photos of years apart dlib says 0.6
 PATIENCE = 3  # detections in a row that a face may be missed before its track is given up
 STEADY = 6.0  # the tracker's peak-to-sidelobe ratio below which it has lost what it follows
 SURE = 2  # detections that make a track a person; patterns that look like a face are seen once

@@ -16,8 +16,8 @@ from src.config import NOTEBOOKS, ROOT
 ORDER = (
     "config", "files", "landmark_file", "backend", "descriptor", "tables", "face_space", "photos", "datasets", "faces",
     "looking", "prepare", "duplicates", "network", "joint", "train", "evaluate", "calibrate", "assess", "annotate", "plots",
-    "model_folder", "released", "findings", "export", "answers", "table_file", "video", "camera", "predict",
-    "model_card", "run",
+    "model_folder", "released", "findings", "export", "answers", "explain", "upload", "table_file", "tracks",
+    "video", "camera", "predict", "demo", "model_card", "run",
 )  # fmt: skip
 MODULES = sorted((ROOT / "src").glob("*.py")) + sorted((ROOT / "src" / "datasets").glob("*.py"))
 
