@@ -1,4 +1,4 @@
-# make run | test | lab | predict PHOTOS=/path   (README.md tells the same steps without make)
+# make run | test | lab | demo | predict PHOTOS=/path   (README.md tells the same steps without make)
 # make run DATASET=utkface DATA=/path NOTEBOOKS="1 2"
 
 DATASET ?= sample
@@ -16,7 +16,7 @@ READY := .venv/ready-$(shell (pwd; cat requirements.txt pyproject.toml) | cksum 
 PY := .venv/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: run test lab predict setup
+.PHONY: run test lab demo predict setup
 run: setup
 	@$(PY) -m src.run --dataset "$(DATASET)" --data "$(DATA)" --notebooks $(NOTEBOOKS)
 
@@ -28,6 +28,9 @@ lab: setup
 
 predict: setup
 	@$(PY) -m src.predict "$(PHOTOS)" --csv "$(CSV)"
+
+demo: setup
+	@$(PY) -m src.demo
 
 setup: $(READY) shape_predictor_68_face_landmarks.dat
 

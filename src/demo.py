@@ -11,6 +11,7 @@ import base64
 import contextlib
 import html
 import os
+import socket
 import sys
 import tempfile
 import threading
@@ -20,9 +21,11 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 import cv2
+import fastapi
 import gradio as gr
 import numpy as np
 import pandas as pd
+import uvicorn
 from PIL import Image
 
 from src import video
@@ -146,33 +149,27 @@ def deleted(upload: str):
 
 def page(models: Models) -> gr.Blocks:
     # What a browser still loads is deleted when it is ten minutes old.
+    one_at_a_time = {"concurrency_id": "models", "concurrency_limit": 1}
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 600)) as blocks:
         gr.Markdown(f"# {TITLE}\n{INTRO}")
         with gr.Tab("Photo"):
             photo = gr.File(label="A photo", file_types=list(IMAGE_SUFFIXES), elem_id="photo")
             photo_said = gr.HTML(elem_id="photo-answer")
-            photo.upload(lambda path: answer_photo(path, models), photo, photo_said, api_name="photo")
+            photo.upload(lambda path: answer_photo(path, models), photo, photo_said, api_name="photo", **one_at_a_time)
         with gr.Tab("Camera"):
             camera = gr.Image(label="Camera", sources=["webcam"], type="filepath", format="jpeg", elem_id="camera")
             camera_said = gr.HTML(elem_id="camera-answer")
-            camera.input(lambda path: answer_photo(path, models), camera, camera_said, api_name="camera")
+            camera.input(lambda path: answer_photo(path, models), camera, camera_said, api_name="camera", **one_at_a_time)
         with gr.Tab("Video"):
             film = gr.File(label="A video", file_types=list(VIDEO_SUFFIXES), elem_id="video")
             copy, people = gr.Video(label="Annotated", elem_id="copy"), gr.HTML(elem_id="video-answer")
-            film.upload(lambda path: answer_video(path, models), film, [copy, people], api_name="video")
+            film.upload(lambda path: answer_video(path, models), film, [copy, people], api_name="video", **one_at_a_time)
     return blocks.queue(max_size=64)
 
 
-def started(models: Models, host: str = "127.0.0.1", port: int = 7860, block: bool = False) -> gr.Blocks:
-    """The page, served; OSError where the port is taken."""
-    blocks = page(models)
-    theme = gr.themes.Default(
-        font=["system-ui", "sans-serif"], font_mono=["monospace"]
-    )  # those of the machine: none is loaded
-    app, _, _ = blocks.launch(
-        server_name=host, server_port=port, share=False, quiet=True, max_file_size=MEGABYTES * 2**20, theme=theme, css=STYLE,
-        prevent_thread_lock=True, inbrowser=False, footer_links=[],
-    )  # fmt: skip
+def application(models: Models) -> fastapi.FastAPI:
+    """The page as a web application."""
+    app = fastapi.FastAPI()
 
     @app.middleware("http")
     async def with_policy(request, call_next):
@@ -180,23 +177,30 @@ def started(models: Models, host: str = "127.0.0.1", port: int = 7860, block: bo
         response.headers["Content-Security-Policy"] = POLICY
         return response
 
-    print(f"the page is at http://{host}:{port} (Ctrl-C ends it)", flush=True)
-    if block:
-        blocks.block_thread()
-    return blocks
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # the reader's own: none is loaded
+    return gr.mount_gradio_app(
+        app, page(models), path="/", footer_links=[], run_history=False, max_file_size=MEGABYTES * 2**20, ssr_mode=False,
+        enable_monitoring=False, show_error=False, theme=gr.themes.Default(**fonts), css=STYLE,
+    )  # fmt: skip
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m src.demo", description="A page to try the models in a browser.")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=7860, help="(default: %(default)s)")
+    parser.add_argument("--port", type=int, default=7860, help="0 takes a free one (default: %(default)s)")
     parser.add_argument("--gender-model", type=Path, default=MODELS / "gender", metavar="FOLDER")
     parser.add_argument("--age-model", type=Path, default=MODELS / "age", metavar="FOLDER")
     options = parser.parse_args()
     try:
         with tempfile.TemporaryDirectory(prefix="age-and-gender-") as uploads:
             os.environ["GRADIO_TEMP_DIR"] = uploads  # gone with everything in it when the page ends
-            started(load_models(options.gender_model, options.age_model), options.host, options.port, block=True)
+            with socket.socket(type=socket.SOCK_STREAM) as taken:  # asked here, for an error in one sentence
+                taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                taken.bind((options.host, options.port))
+                app = application(load_models(options.gender_model, options.age_model))
+                print(f"the page is at http://{options.host}:{taken.getsockname()[1]} (Ctrl-C ends it)", flush=True)
+                server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+                server.run(sockets=[taken])
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
