@@ -11,6 +11,7 @@ import base64
 import contextlib
 import html
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -93,9 +94,9 @@ def answer_video(upload: str | None, models: Models) -> tuple[str | None, str]:
             with video.opened(upload) as (facts, _):
                 if facts["duration"] > SECONDS:
                     raise Refused(f"videos of up to {SECONDS} seconds are taken, got {facts['duration']:.0f}")
-            watched = video.watch(upload, models, progress=False)
+            watched = video.watch(upload, models, progress=False, seconds=SECONDS)  # some don't say how long they are
             target = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"]), "annotated.mp4")
-            video.draw(upload, watched, target, progress=False)
+            video.draw(upload, watched, target, progress=False, seconds=SECONDS)
         except video.UnreadableVideo:
             return None, told("This file could not be read: it is damaged, or no video in a format that can be read.")
         except Refused as error:
@@ -191,6 +192,7 @@ def main() -> int:
     parser.add_argument("--gender-model", type=Path, default=MODELS / "gender", metavar="FOLDER")
     parser.add_argument("--age-model", type=Path, default=MODELS / "age", metavar="FOLDER")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # also then uploads are deleted
     try:
         with tempfile.TemporaryDirectory(prefix="age-and-gender-") as uploads:
             os.environ["GRADIO_TEMP_DIR"] = uploads  # gone with everything in it when the page ends

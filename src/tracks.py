@@ -22,20 +22,25 @@ CROSSING = 0.15  # the same for two tracks: one may soon hide the other
 SAME_PERSON = 0.45  # distance of two descriptors; for photos of years apart dlib says 0.6
 PATIENCE = 3  # detections in a row that a face may be missed before its track is given up
 STEADY = 6.0  # the tracker's peak-to-sidelobe ratio below which it has lost what it follows
+REMEMBER = 5  # detections from one look that is kept to the next
 SURE = 2  # detections that make a track a person; patterns that look like a face are seen once
 
 
 @dataclass
 class Person:
-    """Somebody in the video. boxes: by frame, (left, top, right, bottom) in pixels."""
+    """Somebody in the video. descriptors: (128,) each, of some looks. boxes: by frame, left, top, right, bottom in pixels."""
 
     number: int
-    descriptor: np.ndarray  # (128,)
+    descriptors: list[np.ndarray]
     boxes: dict[int, tuple] = field(default_factory=dict)
     detections: int = 0
     missed: int = 0
     last_seen: int = 0  # the frame of the last detection
     tracker: dlib.correlation_tracker | None = None  # None: out of sight
+
+    def unlike(self, looks: np.ndarray) -> float:
+        """How far a descriptor is from the nearest one of this person."""
+        return min(float(np.linalg.norm(own - looks)) for own in self.descriptors)
 
     @property
     def box(self) -> tuple:
@@ -95,6 +100,8 @@ class Tracks:
             person.tracker.start_track(frame, dlib.drectangle(*face.box))
             person.missed, person.last_seen = 0, self.frame
             person.detections += 1
+            if person.detections % REMEMBER == 0:
+                person.descriptors.append(descriptor(frame, face))
         return matched
 
     def _match(self, frame: np.ndarray, known: list[Person], found: list[Face]) -> list[tuple[Person, Face]]:
@@ -106,7 +113,7 @@ class Tracks:
         for i, person in enumerate(known):
             if any(other is not person and face_tools.overlap(person.box, other.box) > CROSSING for other in known):
                 for j in np.flatnonzero(shared[i] >= SAME_PLACE):
-                    unlike = _distance(person.descriptor, descriptor(frame, found[j]))
+                    unlike = person.unlike(descriptor(frame, found[j]))
                     cost[i, j] += 2 * unlike
                     if unlike > SAME_PERSON:
                         shared[i, j] = 0
@@ -118,10 +125,10 @@ class Tracks:
         """Somebody who was out of sight, or somebody new."""
         looks = descriptor(frame, face)
         away = [person for person in self.people if not person.tracker]
-        nearest = min(away, key=lambda person: _distance(person.descriptor, looks), default=None)
-        if nearest and _distance(nearest.descriptor, looks) < SAME_PERSON:
+        nearest = min(away, key=lambda person: person.unlike(looks), default=None)
+        if nearest and nearest.unlike(looks) < SAME_PERSON:
             return nearest
-        self.people.append(Person(len(self.people) + 1, looks))
+        self.people.append(Person(len(self.people) + 1, [looks]))
         return self.people[-1]
 
     def _lose(self, person: Person) -> None:
@@ -141,10 +148,6 @@ def descriptor(frame: np.ndarray, face: Face) -> np.ndarray:
     box = dlib.rectangle(*(round(edge) for edge in face.box))
     shape = dlib.full_object_detection(box, points)
     return np.array(_descriptors().compute_face_descriptor(np.ascontiguousarray(frame), shape))
-
-
-def _distance(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.linalg.norm(one - other))
 
 
 def _inside(box: tuple, shape: tuple) -> bool:

@@ -69,10 +69,10 @@ class Looks:
 
 
 @contextlib.contextmanager
-def opened(path: str | Path) -> Iterator[tuple[dict, Iterator[np.ndarray]]]:
+def opened(path: str | Path, seconds: float | None = None) -> Iterator[tuple[dict, Iterator[np.ndarray]]]:
     """A video's facts (size, fps, duration) and its frames: uint8 (height, width, 3), RGB, upright, evenly in time.
 
-    Raises UnreadableVideo, also from the frames.
+    seconds: so many at most are read. Raises UnreadableVideo, also from the frames.
     """
     path = Path(path)
     if not path.is_file():
@@ -81,7 +81,7 @@ def opened(path: str | Path) -> Iterator[tuple[dict, Iterator[np.ndarray]]]:
     reader = imageio_ffmpeg.read_frames(
         str(path.absolute()),
         input_params=["-protocol_whitelist", "file", "-format_whitelist", FORMATS],
-        output_params=["-vf", smaller, "-fpsmax", str(FASTEST)],
+        output_params=["-vf", smaller, "-fpsmax", str(FASTEST), *(["-t", str(seconds)] if seconds else [])],
     )
     try:
         facts = next(reader)
@@ -93,10 +93,12 @@ def opened(path: str | Path) -> Iterator[tuple[dict, Iterator[np.ndarray]]]:
         reader.close()
 
 
-def watch(path: str | Path, models: Models, detector: str = "hog", progress: bool = True) -> Watched:
-    """The tables of a video. detector: see `faces.find_faces`."""
+def watch(
+    path: str | Path, models: Models, detector: str = "hog", progress: bool = True, seconds: float | None = None
+) -> Watched:
+    """The tables of a video, or of its first seconds. detector: see `faces.find_faces`."""
     tracks, looks, count = Tracks(detector), Looks(models), 0
-    with opened(path) as (facts, frames):
+    with opened(path, seconds) as (facts, frames):
         total = round(facts["duration"] * facts["fps"]) or None
         for frame in tqdm(frames, total=total, desc="following", unit=" frames", disable=not progress):
             looks.add(frame, tracks.update(frame))
@@ -118,10 +120,10 @@ def watch(path: str | Path, models: Models, detector: str = "hog", progress: boo
     return Watched(where, pd.concat([spans, rows], axis=1))
 
 
-def draw(path: str | Path, watched: Watched, target: Path, progress: bool = True) -> None:
+def draw(path: str | Path, watched: Watched, target: Path, progress: bool = True, seconds: float | None = None) -> None:
     """Writes the annotated copy: H.264 in MP4, without sound, which every browser plays."""
     by_frame = dict(list(as_rows(watched.frames).groupby("frame")))
-    with opened(path) as (facts, frames), written_whole(target) as new:
+    with opened(path, seconds) as (facts, frames), written_whole(target) as new:
         size = facts["size"]
         writer = imageio_ffmpeg.write_frames(
             str(new.absolute()), size, fps=facts["fps"], codec="libx264", quality=None, macro_block_size=2,
