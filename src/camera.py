@@ -4,7 +4,6 @@ The camera is one of the machine that Python runs on. In a browser on another ma
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,8 +25,7 @@ class NoCamera(OSError):
 @contextlib.contextmanager
 def opened(number: int = 0) -> Iterator[Iterator[np.ndarray]]:
     """The frames of a camera, uint8 (height, width, 3), RGB, until it gives no more; NoCamera where there is none."""
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
-    cv2.setLogLevel(0)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     camera = cv2.VideoCapture(number)
     try:
         good, first = camera.read() if camera.isOpened() else (False, None)

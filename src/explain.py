@@ -46,8 +46,7 @@ def grad_cam(model: keras.Model, face: np.ndarray, classes: list[int]) -> np.nda
     both = keras.Model(trunk.inputs, [_last_map(trunk), trunk.output])
     with tf.GradientTape() as tape:
         maps, features = both(np.stack(views), training=False)
-        probability = second(ops.mean(features, axis=0, keepdims=True), training=False)
-        score = ops.log(ops.sum(ops.take(probability[0], np.array(classes))) + 1e-12)
+        score = _log_odds(second, ops.mean(features, axis=0, keepdims=True), classes)
     slopes = np.asarray(tape.gradient(score, maps), np.float32)
     heat = np.maximum((np.asarray(maps) * slopes.mean(axis=(1, 2), keepdims=True)).sum(axis=-1), 0)
     heat = heat[0] + heat[1][:, ::-1] if inner else heat[0]
@@ -108,6 +107,17 @@ def _classes(labels: Labels, name: str) -> list[int]:
     _, of_names = grouped(np.eye(len(labels.classes)), labels)
     names, _ = grouped(np.zeros((1, len(labels.classes))), labels)
     return np.flatnonzero(of_names[:, names.index(name)]).tolist()
+
+
+def _log_odds(second: keras.Model, features, classes: list[int]):
+    """Of the classes against all others, from what goes into the softmax: probabilities near 1 have no slope left."""
+    last = second.layers[-1] if isinstance(second, keras.Model) else second
+    if last is not second:
+        features = keras.Model(second.inputs, last.input)(features, training=False)
+    given = ops.cast(features, "float32")
+    logits = (ops.matmul(given, last.kernel) + last.bias)[0]
+    others = np.setdiff1d(np.arange(logits.shape[0]), classes)
+    return ops.logsumexp(ops.take(logits, np.array(classes))) - ops.logsumexp(ops.take(logits, others))
 
 
 def _last_map(trunk: keras.Model):

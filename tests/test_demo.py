@@ -146,7 +146,7 @@ def test_a_video_is_answered_with_one_that_the_browser_plays(page, files, browse
 
 
 def test_twenty_uploads_at_once_are_all_answered(page, files):
-    client = gradio_client.Client(page[0], verbose=False)
+    client = gradio_client.Client(page[0], verbose=False, httpx_kwargs={"timeout": None})
     names = ["face.jpg", "wall.png", "broken.jpg", "text.jpg"] * 5
     said = dict(zip(names, ["1 face was found", "No face", "could not be read", "not a picture"]))
 
@@ -162,7 +162,7 @@ def test_twenty_uploads_at_once_are_all_answered(page, files):
 
 def test_uploads_that_are_too_large_or_too_long_are_refused(page, files, tmp_path, monkeypatch):
     (tmp_path / "large.jpg").write_bytes(bytes(51 * 2**20))
-    client = gradio_client.Client(page[0], verbose=False)
+    client = gradio_client.Client(page[0], verbose=False, httpx_kwargs={"timeout": None})
     with pytest.raises(Exception, match="(?i)413|too large|exceeds|size"):
         client.predict(gradio_client.handle_file(tmp_path / "large.jpg"), api_name="/photo")
     from src import demo
