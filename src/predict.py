@@ -32,7 +32,7 @@ from src.photos import list_photos, read_photo
 # TensorFlow takes seconds to import: what needs it is imported where it is used, after all else has been checked.
 
 FALLBACKS = ("none", "whole-photo")
-DETECTOR = "hog+cnn"  # finds 95 of 100 FairFace faces where hog alone finds 70: benchmarks/photos.py
+DETECTOR = "hog+cnn"  # finds most of what hog misses, and costs no more where that finds a face: benchmarks/photos.py
 TOGETHER = 32  # photos that are answered together; bounds the memory
 
 
