@@ -1,4 +1,4 @@
-# make run | test | lab | predict PHOTOS=/path   (README.md tells the same steps without make)
+# make run | test | lab | demo | predict PHOTOS=/path   (README.md tells the same steps without make)
 # make run DATASET=utkface DATA=/path NOTEBOOKS="1 2"
 # make data DATASET=imdb_wiki [DATA=/path]
 # make prepare DATASET=imdb_wiki DATA=/path [SCHEDULER=tcp://host:8786]
@@ -22,7 +22,7 @@ READY := .venv/ready-$(shell (pwd; cat requirements.txt pyproject.toml) | cksum 
 PY := .venv/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: run test lab predict setup data prepare protocol
+.PHONY: run test lab demo predict setup data prepare protocol
 run: setup
 	@$(PY) -m src.run --dataset "$(DATASET)" --data "$(DATA)" --notebooks $(NOTEBOOKS)
 
@@ -34,6 +34,9 @@ lab: setup
 
 predict: setup
 	@$(PY) -m src.predict "$(PHOTOS)" --csv "$(CSV)"
+
+demo: setup
+	@$(PY) -m src.demo
 
 data: setup
 	@$(PY) -m src.fetch "$(DATASET)" --to "$(DATA)"

@@ -15,9 +15,9 @@ from src.config import NOTEBOOKS, ROOT
 # The order that the data flows; a module imports only from those before it.
 ORDER = (
     "config", "files", "download", "unpack", "fetch", "landmark_file", "backend", "descriptor", "tables", "face_space",
-    "photos", "datasets", "faces", "prepare", "duplicates", "pictures", "network", "joint", "train", "evaluate",
+    "photos", "datasets", "faces", "looking", "prepare", "duplicates", "pictures", "network", "joint", "train", "evaluate",
     "protocol", "calibrate", "label_noise", "assess", "annotate", "plots", "model_folder", "released", "findings", "export",
-    "predict", "model_card", "run",
+    "answers", "explain", "upload", "table_file", "tracks", "video", "camera", "predict", "demo", "model_card", "run",
 )  # fmt: skip
 MODULES = sorted((ROOT / "src").glob("*.py")) + sorted((ROOT / "src" / "datasets").glob("*.py"))
 
