@@ -53,7 +53,7 @@ POLICY = (
 STYLE = """
 .gradio-container {max-width: 900px !important; margin: 0 auto}
 .answer img {max-width: 100%; height: auto; border-radius: 6px}
-.answer table {border-collapse: collapse; margin-top: 10px; display: block; overflow-x: auto; max-width: 100%}
+.answer table {border: none; border-collapse: collapse; margin-top: 10px; display: block; overflow-x: auto; max-width: 100%}
 .answer td, .answer th {padding: 4px 10px; text-align: left; border-bottom: 1px solid #ccc; white-space: nowrap}
 footer {display: none !important}
 """
