@@ -52,9 +52,10 @@ POLICY = (
 )
 STYLE = """
 .gradio-container {max-width: 900px !important; margin: 0 auto}
+.answer {width: 0; min-width: 100%; overflow-x: auto}
 .answer img {max-width: 100%; height: auto; border-radius: 6px}
-.answer table {border: none; border-collapse: collapse; margin-top: 10px; display: block; overflow-x: auto; max-width: 100%}
-.answer td, .answer th {padding: 4px 10px; text-align: left; border-bottom: 1px solid #ccc; white-space: nowrap}
+.answer table {border: none; border-collapse: collapse; margin-top: 10px}
+.answer td, .answer th {padding: 4px 8px; text-align: left; border: none; border-bottom: 1px solid #ccc}
 footer {display: none !important}
 """
 working = threading.Lock()  # dlib and the networks take one question at a time; the others wait their turn
