@@ -16,6 +16,7 @@ import socket
 import sys
 import tempfile
 import threading
+from collections import Counter
 from pathlib import Path
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -52,12 +53,14 @@ POLICY = (
 )
 STYLE = """
 .gradio-container {max-width: 900px !important; margin: 0 auto}
+.answer {width: 0; min-width: 100%; overflow-x: auto}
 .answer img {max-width: 100%; height: auto; border-radius: 6px}
-.answer table {border-collapse: collapse; margin-top: 10px; display: block; overflow-x: auto; max-width: 100%}
-.answer td, .answer th {padding: 4px 10px; text-align: left; border-bottom: 1px solid #ccc; white-space: nowrap}
+.answer table {border: none; border-collapse: collapse; margin-top: 10px}
+.answer td, .answer th {padding: 4px 8px; text-align: left; border: none; border-bottom: 1px solid #ccc}
 footer {display: none !important}
 """
 working = threading.Lock()  # dlib and the networks take one question at a time; the others wait their turn
+counting, waiting = threading.Lock(), Counter()  # uploads that are being answered or wait for it, by path
 
 
 class Refused(ValueError):
@@ -68,7 +71,7 @@ def answer_photo(upload: str | None, models: Models) -> str:
     """The page's answer, as HTML, to an uploaded photo's path, which is deleted."""
     if not upload:
         return ""
-    with working, deleted(upload):
+    with deleted(upload), working:
         try:
             photo = read_photo(upload, PIXELS)
         except UnreadablePhoto as error:
@@ -89,7 +92,7 @@ def answer_video(upload: str | None, models: Models) -> tuple[str | None, str]:
     """The annotated video's path, and the table of people as HTML; the upload is deleted."""
     if not upload:
         return None, ""
-    with working, deleted(upload):
+    with deleted(upload), working:
         try:
             with video.opened(upload) as (facts, _):
                 if facts["duration"] > SECONDS:
@@ -139,32 +142,38 @@ def table_of(table: pd.DataFrame) -> str:
 
 @contextlib.contextmanager
 def deleted(upload: str):
-    """Deletes an upload, with the folder that Gradio made for it, whatever happens."""
+    """Deletes an upload once it is answered; Gradio keeps equal uploads as one file, which goes with the last of them."""
+    with counting:
+        waiting[upload] += 1
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            Path(upload).unlink()
-            Path(upload).parent.rmdir()
+        with counting:
+            waiting[upload] -= 1
+            if not waiting[upload]:
+                del waiting[upload]
+                with contextlib.suppress(OSError):
+                    Path(upload).unlink()
+                    Path(upload).parent.rmdir()
 
 
 def page(models: Models) -> gr.Blocks:
     # What a browser still loads is deleted when it is ten minutes old.
-    one_at_a_time = {"concurrency_id": "models", "concurrency_limit": 1}
+    at_once = {"concurrency_id": "models", "concurrency_limit": 32}  # which then wait for `working`
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 600)) as blocks:
         gr.Markdown(f"# {TITLE}\n{INTRO}")
         with gr.Tab("Photo"):
             photo = gr.File(label="A photo", file_types=list(IMAGE_SUFFIXES), elem_id="photo")
             photo_said = gr.HTML(elem_id="photo-answer")
-            photo.upload(lambda path: answer_photo(path, models), photo, photo_said, api_name="photo", **one_at_a_time)
+            photo.upload(lambda path: answer_photo(path, models), photo, photo_said, api_name="photo", **at_once)
         with gr.Tab("Camera"):
             camera = gr.Image(label="Camera", sources=["webcam"], type="filepath", format="jpeg", elem_id="camera")
             camera_said = gr.HTML(elem_id="camera-answer")
-            camera.input(lambda path: answer_photo(path, models), camera, camera_said, api_name="camera", **one_at_a_time)
+            camera.input(lambda path: answer_photo(path, models), camera, camera_said, api_name="camera", **at_once)
         with gr.Tab("Video"):
             film = gr.File(label="A video", file_types=list(VIDEO_SUFFIXES), elem_id="video")
             copy, people = gr.Video(label="Annotated", elem_id="copy"), gr.HTML(elem_id="video-answer")
-            film.upload(lambda path: answer_video(path, models), film, [copy, people], api_name="video", **one_at_a_time)
+            film.upload(lambda path: answer_video(path, models), film, [copy, people], api_name="video", **at_once)
     return blocks.queue(max_size=64)
 
 

@@ -45,7 +45,7 @@ def grad_cam(model: keras.Model, face: np.ndarray, classes: list[int]) -> np.nda
     views = [face, face[:, ::-1]] if inner else [face]  # see network.with_mirror_image
     both = keras.Model(trunk.inputs, [_last_map(trunk), trunk.output])
     with tf.GradientTape() as tape:
-        maps, features = both(np.stack(views), training=False)
+        maps, features = both([np.stack(views)], training=False)
         score = _log_odds(second, ops.mean(features, axis=0, keepdims=True), classes)
     slopes = np.asarray(tape.gradient(score, maps), np.float32)
     heat = np.maximum((np.asarray(maps) * slopes.mean(axis=(1, 2), keepdims=True)).sum(axis=-1), 0)
@@ -113,7 +113,7 @@ def _log_odds(second: keras.Model, features, classes: list[int]):
     """Of the classes against all others, from what goes into the softmax: probabilities near 1 have no slope left."""
     last = second.layers[-1] if isinstance(second, keras.Model) else second
     if last is not second:
-        features = keras.Model(second.inputs, last.input)(features, training=False)
+        features = keras.Model(second.inputs, last.input)([features], training=False)
     given = ops.cast(features, "float32")
     logits = (ops.matmul(given, last.kernel) + last.bias)[0]
     others = np.setdiff1d(np.arange(logits.shape[0]), classes)

@@ -102,7 +102,7 @@ def test_a_photo_is_answered(page, files, browser):
     picture = found(browser, "#photo-answer img")
     assert picture.get_property("naturalWidth") == 512
     width = browser.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
-    assert width[0] <= width[1], "nothing is wider than the screen"
+    assert width[0] <= width[1] in (1200, 375), "nothing is wider than the screen, and a phone need not zoom out"
     assert picture.rect["x"] >= 0 and picture.rect["x"] + picture.rect["width"] <= width[1]
     if folder := os.environ.get("SCREENSHOTS"):
         browser.save_screenshot(f"{folder}/demo-{width[1]}.png")
