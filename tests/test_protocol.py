@@ -34,7 +34,8 @@ def test_a_fold_is_tested_and_not_done_again(plan, results, monkeypatch):
 def test_both_readings_share_their_faces_and_no_subject_crosses(plan):
     adience = load_adience(plan)
     strict, mapped = adience["strict"], adience["mapped"]
-    assert strict.faces is mapped.faces and len(strict.table) < len(mapped.table)
+    assert strict.faces is mapped.faces
+    assert strict.table["age_low"].notna().sum() < mapped.table["age_low"].notna().sum()
     by_path = dict(zip(mapped.table["path"], mapped.rows))
     assert [by_path[path] for path in strict.table["path"]] == strict.rows.tolist()
     for data in adience.values():
