@@ -49,13 +49,22 @@ def residual_level_one(size: int = 128, inner: int | None = None, dtype: str = "
     photo = keras.Input((size, size, 3), dtype="uint8", name="face")
     x = layers.Rescaling(1 / 127.5, offset=-1, dtype=dtype, name="scale")(photo)
     if inner:
-        x = layers.Resizing(inner, inner, dtype=dtype, name="resize")(x)
+        x = scaled_to(x, inner)
     x = make.convolution(x, 32, 5, 2)
     x = layers.MaxPooling2D(3, 2, "same", dtype=dtype, name="pooling")(x)
     for i, (filters, stride) in enumerate(BLOCKS, start=1):
         x = make.block(x, filters, stride, f"block_{i}")
     x = layers.GlobalAveragePooling2D(dtype=dtype, name="features")(x)
     return keras.Model(photo, x, name="level_one")
+
+
+def scaled_to(pictures, size: int):
+    """Pictures (batch, height, width, 3) scaled to size x size, within a network.
+
+    Not by the layer `Resizing`: that one says that it trains, and a network that is called without saying whether it does
+    then takes all that follows for training, batch normalisation too.
+    """
+    return ops.image.resize(pictures, (size, size))
 
 
 def with_mirror_image(first: keras.Model) -> keras.Model:

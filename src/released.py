@@ -19,7 +19,7 @@ from scipy.special import log_softmax, softmax
 
 from src import datasets
 from src.assess import YEARS_OF_CLASSES, assess, races
-from src.backend import keras, layers
+from src.backend import keras, layers, ops
 from src.calibrate import BANDS, Calibration, coverage_curve, in_groups, quantiles, reliability, temperature
 from src.config import AGE_GROUPS, CACHE, GENDERS, MODELS, RESULTS, SEED, YEARS
 from src.datasets import AGE_GROUPS_OF
@@ -30,7 +30,7 @@ from src.faces import Alignment
 from src.files import write_text, written_whole
 from src.joint import LOGITS, AbsoluteError, GenderAccuracy, joint_labels, joint_loss, taught_loss, with_heads
 from src.model_folder import Labels, save
-from src.network import residual_level_one, with_mirror_image
+from src.network import residual_level_one, scaled_to, with_mirror_image
 from src.prepare import prepare
 from src.tables import exact_years, for_task, split
 from src.train import Settings, fast_dtype, fit, predict
@@ -89,7 +89,7 @@ def teacher(dtype: str, seed: int) -> keras.Model:
 def _at_144(inside: keras.Model) -> keras.Model:
     # The descriptor network knows faces of about this scale.
     photo = keras.Input((ALIGNMENT.size, ALIGNMENT.size, 3), dtype="uint8", name="face")
-    return keras.Model(photo, inside(layers.Resizing(144, 144, dtype="float32")(photo)), name="level_one")
+    return keras.Model(photo, inside(scaled_to(ops.cast(photo, "float32"), 144)), name="level_one")
 
 
 def teach(data: Data, seed: int, runs: Path) -> np.ndarray:

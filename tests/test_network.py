@@ -211,3 +211,14 @@ def test_a_face_and_its_mirror_image_give_the_mean_of_both():
     mean = (first.predict(faces, verbose=0) + first.predict(mirrored, verbose=0)) / 2
     assert said == pytest.approx(mean, abs=1e-5) and said == pytest.approx(both.predict(mirrored, verbose=0), abs=1e-6)
     assert both.count_params() == first.count_params() and both.name == "level_one"
+
+
+def test_a_network_that_is_merely_called_does_not_train():
+    """Not told whether it trains, it must not: batch normalisation would answer by the batch, and change its statistics."""
+    model = network.with_mirror_image(network.residual_level_one(SMALL, inner=32))
+    before = [weights.copy() for weights in model.get_weights()]
+    rng = np.random.default_rng(1)
+    pictures = rng.integers(0, 256, (4, SMALL, SMALL, 3), np.uint8)
+    called = np.asarray(model(pictures))
+    assert called.std() > 0 and called == pytest.approx(model.predict_on_batch(pictures), abs=1e-4)
+    assert all(map(np.array_equal, before, model.get_weights()))
