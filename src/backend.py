@@ -1,5 +1,6 @@
 """Keras, imported without the pages that TensorFlow logs while it starts; other modules take it from here."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ def _silent_stderr() -> Iterator[None]:
 
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+logging.getLogger("tensorflow").setLevel("ERROR")  # it warns of retracing where several models are trained in turn
 with _silent_stderr():
     import keras
     from keras import layers, ops
