@@ -1,5 +1,6 @@
 # make run | test | lab | predict PHOTOS=/path   (README.md tells the same steps without make)
 # make run DATASET=utkface DATA=/path NOTEBOOKS="1 2"
+# make check: style and types · make figures, report, video: what docs/ shows, made again from code and result files
 
 DATASET ?= sample
 DATA ?=
@@ -16,7 +17,7 @@ READY := .venv/ready-$(shell (pwd; cat requirements.txt pyproject.toml) | cksum 
 PY := .venv/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: run test lab predict setup
+.PHONY: run test lab predict setup check figures report video
 run: setup
 	@$(PY) -m src.run --dataset "$(DATASET)" --data "$(DATA)" --notebooks $(NOTEBOOKS)
 
@@ -28,6 +29,18 @@ lab: setup
 
 predict: setup
 	@$(PY) -m src.predict "$(PHOTOS)" --csv "$(CSV)"
+
+check: setup
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
+
+figures: setup
+	@$(PY) -m tools.diagrams
+
+report: setup
+	@$(PY) -m tools.report --pdf docs/report.pdf
+
+video: setup
+	@$(PY) -m tools.demo
 
 setup: $(READY) shape_predictor_68_face_landmarks.dat
 

