@@ -72,11 +72,11 @@ def test_there_are_three_examples_and_commands_of_each_kind():
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith(PYTEST)])
-def test_a_command_selects_tests_that_there_are(line):
+def test_a_command_selects_tests_that_there_are(line, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
     arguments = shlex.split(line.removeprefix(PYTEST), comments=True)
-    done = run(sys.executable, "-m", "pytest", "--collect-only", "-q", *arguments)
-    assert done.returncode == 0, done.stdout
-    files = {name for name in done.stdout.split() if name.startswith("tests/")}
+    assert pytest.main(["--collect-only", "-q", *arguments]) == 0
+    files = [name for name in capsys.readouterr().out.split() if name.startswith("tests/")]
     assert all(name.startswith(arguments[0]) for name in files) and files
 
 
