@@ -40,7 +40,7 @@ report: setup
 	@$(PY) -m tools.report --pdf docs/report.pdf
 
 video: setup
-	@$(PY) -m tools.demo
+	@$(PY) -m tools.demonstration
 
 setup: $(READY) shape_predictor_68_face_landmarks.dat
 

@@ -1,4 +1,4 @@
-"""The still pictures of the demonstration: titles, captions, a notebook as a page. Before `demo`.
+"""The still pictures of the demonstration: titles, captions, a notebook as a page. Before `demonstration`.
 
 Every picture is uint8 RGB, (720, 1280, 3) unless said otherwise.
 """

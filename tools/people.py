@@ -1,4 +1,4 @@
-"""A composed video of drawn people who walk past each other, and who is who in it. Before `demo`."""
+"""A composed video of drawn people who walk past each other, and who is who in it. Before `demonstration`."""
 
 import tempfile
 from pathlib import Path

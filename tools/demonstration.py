@@ -1,6 +1,6 @@
 """The demonstration, docs/demo.mp4, and the README's moving picture, docs/figures/demo.webp: `make video`.
 
-    python -m tools.demo [--video docs/demo.mp4] [--picture docs/figures/demo.webp]
+    python -m tools.demonstration [--video docs/demo.mp4] [--picture docs/figures/demo.webp]
 
 A notebook, curves that grow, photos that are answered, and a video: every face is drawn, every answer is the released
 models'. The curves are those of the models' own training, from docs/results.
@@ -155,15 +155,16 @@ def write_picture(small: list[Image.Image], target: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.demo", description="Makes the demonstration video.")
+    parser = argparse.ArgumentParser(prog="python -m tools.demonstration", description="Makes the demonstration video.")
     parser.add_argument("--video", type=Path, default=VIDEO)
     parser.add_argument("--picture", type=Path, default=PICTURE)
     options = parser.parse_args(arguments)
     try:
-        small: list[Image.Image] = []
-        scenes = [opening(), notebook(), curves(), noted(photos(), small), noted(video(), small), ending()]
+        still_ones: list[Image.Image] = []
+        moving: list[Image.Image] = []
+        scenes = [opening(), notebook(), curves(), noted(photos(), still_ones), noted(video(), moving), ending()]
         count = write(faded(scenes), options.video)
-        write_picture(small, options.picture)
+        write_picture(moving + still_ones, options.picture)  # whoever sees only its first frame sees answers
     except (ModelFolderError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

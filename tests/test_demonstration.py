@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from src.tables import BOX
-from tools import cards, demo, people
+from tools import cards, people
+from tools import demonstration as demo
 
 
 @pytest.fixture(scope="module")
