@@ -1,12 +1,18 @@
-# make run | test | lab | predict PHOTOS=/path   (README.md tells the same steps without make)
+# make run | test | lab | demo | predict PHOTOS=/path   (README.md tells the same steps without make)
 # make run DATASET=utkface DATA=/path NOTEBOOKS="1 2"
+# make data DATASET=imdb_wiki [DATA=/path]
+# make prepare DATASET=imdb_wiki DATA=/path [SCHEDULER=tcp://host:8786]
+# make protocol IMDB_WIKI=/path ADIENCE=/path
 # make check: style and types · make figures, report, video: what docs/ shows, made again from code and result files
 
 DATASET ?= sample
 DATA ?=
-NOTEBOOKS ?= 1 2 3 4 5 6
+NOTEBOOKS ?= 1 2 3 4 5 6 7
 PHOTOS ?= data/photos
 CSV ?= predictions.csv
+SCHEDULER ?=
+IMDB_WIKI ?=
+ADIENCE ?=
 
 # The first Python from 3.11 to 3.13 that has venv; `make PYTHON=…` chooses another.
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python; do \
@@ -17,7 +23,7 @@ READY := .venv/ready-$(shell (pwd; cat requirements.txt pyproject.toml) | cksum 
 PY := .venv/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: run test lab predict setup check figures report video
+.PHONY: run test lab demo predict setup data prepare protocol check figures report video
 run: setup
 	@$(PY) -m src.run --dataset "$(DATASET)" --data "$(DATA)" --notebooks $(NOTEBOOKS)
 
@@ -29,6 +35,18 @@ lab: setup
 
 predict: setup
 	@$(PY) -m src.predict "$(PHOTOS)" --csv "$(CSV)"
+
+demo: setup
+	@$(PY) -m src.demo
+
+data: setup
+	@$(PY) -m src.fetch "$(DATASET)" --to "$(DATA)"
+
+prepare: setup
+	@$(PY) -m src.prepare --dataset "$(DATASET)" --data "$(DATA)" --scheduler "$(SCHEDULER)"
+
+protocol: setup
+	@$(PY) -m src.protocol --imdb-wiki "$(IMDB_WIKI)" --adience "$(ADIENCE)"
 
 check: setup
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy

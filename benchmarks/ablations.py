@@ -15,6 +15,7 @@ import argparse
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ from src.network import level_one, residual_level_one
 from src.photos import read_photo
 from src.released import ALIGNMENT, INNER, METRICS, STUDENT, Data, joint_probabilities, load_data, teach, told
 from src.tables import exact_years, for_task
-from src.train import fit, predict
+from src.train import fast_dtype, fit, predict
 
 RELEASED, UNTAUGHT = "as released", "no teacher"
 SPOILT = dict.fromkeys(("grey", "coarse", "erased"), 0.0)
@@ -205,7 +206,8 @@ def trained(name: str, seed: int, work: Work) -> tuple[keras.Model, float, np.nd
     if variant.pictures != "eyes":
         faces, rows = pictures(variant.pictures, work), np.arange(len(work.rows))
     size = ALIGNMENT.size
-    first = level_one(size, seed=seed) if variant.plain else residual_level_one(size, inner=INNER, seed=seed)
+    make = level_one if variant.plain else partial(residual_level_one, inner=INNER)
+    first = make(size, dtype=fast_dtype(), seed=seed)
     model = with_heads(first, taught=variant.loss in (taught_loss, descriptor_loss), seed=seed)
     settings = replace(STUDENT, epochs=work.epochs, seed=seed, **variant.settings)
     labels = without(work.labels, variant.unknown)

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from src.answers import joint_networks
 from src.backend import keras
 from src.config import MODELS, SEED
 from src.export import export, litert_model, onnx_model
 from src.model_folder import load
-from src.predict import joint_networks
 
 import tensorflow as tf  # isort: skip  # after src.backend, which silences its start
 

@@ -23,10 +23,10 @@ def annotate(photo, rows: pd.DataFrame) -> np.ndarray:
 
     photo: uint8 RGB (h, w, 3), 0-255. rows: this photo's predictions: status, left, top, right, bottom (pixels; a box
     may reach over the edge, NA: none is drawn), gender, p_male, age_group, age_group_probability, age_years (NA: not
-    said) and, where there are any, age_low, age_high and message, in which "unsure of" gives a question mark. Labels lie
-    wholly inside the photo and, where there is room, beside the faces; the smaller the face, the smaller its label, but
-    never too small to read at the width of a page; where a photo is too small to write on, the box stands alone. Raises
-    ValueError for any other kind of array.
+    said) and, where there are any, age_low, age_high, person (a number, of a video's) and message, in which "unsure of"
+    gives a question mark. Labels lie wholly inside the photo and, where there is room, beside the faces; the smaller the
+    face, the smaller its label, but never too small to read at the width of a page; where a photo is too small to write
+    on, the box stands alone. Raises ValueError for any other kind of array.
     """
     photo = np.asarray(photo)
     if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
@@ -36,10 +36,12 @@ def annotate(photo, rows: pd.DataFrame) -> np.ndarray:
     rows = rows.to_dict("records")
     places = [None if any(pd.isna(row[side]) for side in BOX) else [float(row[side]) for side in BOX] for row in rows]
     taken: list = [place for place in places if place]
-    for number, place in enumerate(places):  # all boxes first, so that none is drawn over a label
+    # A person of a video keeps their colour, whoever else is in the picture.
+    colours = [LABELS[(int(row.get("person", number)) - 1) % len(LABELS)] for number, row in enumerate(rows, start=1)]
+    for colour, place in zip(colours, places):  # all boxes first, so that none is drawn over a label
         if place:
-            pen.rectangle(place, outline=LABELS[number % len(LABELS)], width=max(1, max(picture.size) // 300))
-    for number, (row, place) in enumerate(zip(rows, places)):
+            pen.rectangle(place, outline=colour, width=max(1, max(picture.size) // 300))
+    for colour, row, place in zip(colours, rows, places):
         text = _label(row)
         font = _font(pen, text, picture.size, place[2] - place[0] if place else max(picture.size))
         if font is None:
@@ -48,7 +50,7 @@ def annotate(photo, rows: pd.DataFrame) -> np.ndarray:
         right, bottom = pen.multiline_textbbox((pad, pad), text, font, spacing=pad)[2:]
         spot = _spot((right + pad, bottom + pad), place or (0, 0, 0, 0), picture.size, taken)
         x, y, right, bottom = spot
-        pen.rectangle((x, y, right - 1, bottom - 1), fill=LABELS[number % len(LABELS)])
+        pen.rectangle((x, y, right - 1, bottom - 1), fill=colour)
         pen.multiline_text((x + pad, y + pad), text, "black", font, spacing=pad)
         taken.append(spot)
     return np.array(picture)
@@ -56,7 +58,7 @@ def annotate(photo, rows: pd.DataFrame) -> np.ndarray:
 
 def _label(row: dict) -> str:
     lines = {"no_face": ["no face found"], "whole_photo": ["whole photo"], "unreadable": ["unreadable"]}
-    lines = lines.get(row["status"], [])
+    lines = lines.get(row["status"], []) + ([f"person {row['person']}"] if "person" in row else [])
     doubt = {task: "?" if _unsure(row, task) else "" for task in ("gender", "age")}
     if pd.notna(row["gender"]):
         probability = row["p_male"] if row["gender"] == "male" else 1 - row["p_male"]

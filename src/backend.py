@@ -24,7 +24,7 @@ with _silent_stderr():
     import keras
     from keras import layers, ops
 
-__all__ = ["fused_normalisation", "keras", "layers", "ops"]
+__all__ = ["devices", "fused_normalisation", "keras", "layers", "ops", "over_all_devices"]
 
 
 @contextmanager
@@ -59,3 +59,24 @@ def fused_normalisation() -> Iterator[None]:
         yield
     finally:
         layer.call = plain
+
+
+@contextmanager
+def over_all_devices() -> Iterator[None]:
+    """Within it, models that are made train on all of this machine's devices at once, where there are several.
+
+    Each batch is divided among them, every device has all the weights (data parallelism, `keras.distribution`). With the
+    JAX backend only; elsewhere, and with one device, nothing changes. A distribution that is set already stays.
+    """
+    found = keras.distribution.list_devices() if keras.backend.backend() == "jax" else []
+    if len(found) < 2 or keras.distribution.distribution() is not None:
+        yield
+        return
+    with keras.distribution.DataParallel(devices=found, auto_shard_dataset=False).scope():
+        yield
+
+
+def devices() -> int:
+    """Among how many devices each batch is divided."""
+    distribution = keras.distribution.distribution()
+    return distribution.num_model_replicas if distribution else 1

@@ -23,8 +23,10 @@ FACE_SIZE = 227  # pixels: the input of the two-level CNN
 GENDERS = ("female", "male")
 YEARS = 101  # an age distribution covers the years 0 to 100; whoever is older counts as 100
 IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".ppm", ".tif", ".tiff", ".gif", ".heic", ".heif",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".bmp", ".ppm", ".tif", ".tiff", ".gif", ".heic",
+    ".heif", ".hif",
 )  # fmt: skip
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts")
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ dnn_face_recognition_ex.cpp. Its weights come with the package face_recognition_
 (dlib/serialize.h, dlib/dnn/layers.h), which is read here without dlib.
 """
 
-import importlib.util
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from src.backend import keras, layers
+from src.landmark_file import packaged_file
 
 FILE_NAME = "dlib_face_recognition_resnet_model_v1.dat"
 SIZE = 150  # pixels: the faces that dlib trained it on
@@ -44,7 +44,7 @@ def descriptor_network(size: int = SIZE, dtype: str = "float32") -> keras.Model:
     """
     if size < SMALLEST:
         raise ValueError(f"the network needs faces of at least {SMALLEST} x {SMALLEST} pixels, got size {size}")
-    found = read_parameters(_packaged_file())
+    found = read_parameters(packaged_file(FILE_NAME))
     weights = iter(enumerate(found.convolutions, start=1))
 
     def convolution(x, filters: int, kernel: int, stride: int, activation: str | None = None):
@@ -88,17 +88,6 @@ def _of_one_shape(x, skip, dtype: str) -> list:
         skip = layers.ZeroPadding2D(((0, 0), (0, more)), dtype=dtype)(skip)
         skip = layers.Reshape((rows, columns, channels + more), dtype=dtype)(skip)
     return [x, skip]
-
-
-def _packaged_file() -> Path:
-    # The package is only looked up, not imported: its code needs pkg_resources, which setuptools has dropped.
-    package = importlib.util.find_spec("face_recognition_models")
-    if package is None or not package.submodule_search_locations:
-        raise FileNotFoundError(
-            f"{FILE_NAME} comes with the package face_recognition_models, which is not installed; "
-            "run: pip install -r requirements.txt"
-        )
-    return Path(package.submodule_search_locations[0]) / "models" / FILE_NAME
 
 
 def read_parameters(file: Path) -> Parameters:

@@ -4,6 +4,7 @@ Before it: `photos`. After it: `prepare` (whole tables) and `predict` (new photo
 """
 
 import functools
+import threading
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -12,9 +13,12 @@ import dlib
 import numpy as np
 
 from src.config import FACE_SIZE
-from src.landmark_file import install
+from src.landmark_file import install, packaged_file
 
+DETECTORS = ("hog", "cnn", "hog+cnn")
 SEARCH_SIDE = 800  # pixels: the longest side at which a photo is first searched; dlib's detector sees faces from 80 up
+CNN_SIDE = 480  # the same for the network, which takes seven times as long a pixel, and sees faces from about 40 up
+CNN_THINNEST = 16  # pixels: dlib fails on strips that are thinner than its first filters
 CLEAR_SCORE = 0.1  # of the detector; patterns that look a little like a face score between 0 and this
 EYES = (slice(36, 42), slice(42, 48))  # of the 68 landmarks: the eye on the picture's left, the one on its right
 
@@ -60,9 +64,19 @@ class Face(NamedTuple):
     landmarks: np.ndarray  # float64 (68, 2), (x, y)
 
 
-@functools.cache
-def _detector():
-    return dlib.get_frontal_face_detector()
+class _Detectors(threading.local):
+    """dlib's detectors, made when they are first used; one each a thread, since they keep notes while they search."""
+
+    @functools.cached_property
+    def hog(self):
+        return dlib.get_frontal_face_detector()
+
+    @functools.cached_property
+    def cnn(self):
+        return dlib.cnn_face_detection_model_v1(str(packaged_file("mmod_human_face_detector.dat")))
+
+
+_detectors = _Detectors()
 
 
 @functools.cache
@@ -74,33 +88,66 @@ def _predictor():
         raise ValueError(f"{file} is damaged: delete it and run: python -m src.landmark_file") from error
 
 
-def find_faces(photo: np.ndarray) -> list[Face]:
-    """All faces that dlib's frontal detector finds, largest first, each with its 68 landmarks.
+def find_faces(photo: np.ndarray, detector: str = "hog") -> list[Face]:
+    """All faces that a detector finds, largest first, each with its 68 landmarks.
 
-    photo: uint8 (height, width, 3), RGB. A large photo is searched at `SEARCH_SIDE`; only where that finds nothing it is
-    searched again at twice the resolution, which finds faces half as large, and a very large one at four times. Weak
-    detections are mostly no faces: they count only where there is no clear one.
+    photo: uint8 (height, width, 3), RGB. detector: "hog", dlib's frontal detector; "cnn", dlib's network (King, "Max-margin
+    object detection", 2015), which also finds turned and covered faces and takes far longer; "hog+cnn", the network only
+    where the other finds no clear face. Raises ValueError for another.
+    """
+    if detector not in DETECTORS:
+        raise ValueError(f"detector must be one of {', '.join(DETECTORS)}, got {detector!r}")
+    clear, weak = ([], []) if detector == "cnn" else _by_hog(photo)
+    if not clear and detector != "hog":
+        clear = _by_cnn(photo)
+    return clear or weak
+
+
+def _by_hog(photo: np.ndarray) -> tuple[list[Face], list[Face]]:
+    """Clear faces or, where there are none, weak detections, which are mostly no faces.
+
+    A large photo is searched at `SEARCH_SIDE`; only where that finds nothing it is searched again at twice the resolution,
+    which finds faces half as large, and a very large one at four times.
     """
     grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
     scale = min(1.0, SEARCH_SIDE / max(grey.shape))
     weak = []
     for closer in (1, 2, 4) if 4 * scale <= 1 else (1, 2):
-        faces = _search(grey, closer * scale)
+        seen = _resized(grey, closer * scale)
+        if seen is None:
+            continue
+        boxes, scores, _ = _detectors.hog.run(seen, 0, 0.0)
+        faces = _with_landmarks(seen, zip(boxes, scores, strict=True), closer * scale)
         clear = [face for face in faces if face.score >= CLEAR_SCORE]
         if clear:
-            return clear
+            return clear, []
         weak = weak or faces
-    return weak
+    return [], weak
 
 
-def _search(grey: np.ndarray, scale: float) -> list[Face]:
-    if min(grey.shape) * scale < 1:
-        return []  # a line of pixels, with which OpenCV can't do anything
-    if scale != 1:
-        grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    boxes, scores, _ = _detector().run(grey, 0, 0.0)
+def _by_cnn(photo: np.ndarray) -> list[Face]:
+    scale = min(1.0, CNN_SIDE / max(photo.shape))
+    if min(photo.shape[:2]) * scale < CNN_THINNEST:
+        return []
+    seen = _resized(photo, scale)
+    found = [(one.rect, one.confidence) for one in _detectors.cnn(seen, 0) if one.confidence >= CLEAR_SCORE]
+    return _with_landmarks(cv2.cvtColor(seen, cv2.COLOR_RGB2GRAY), found, scale)
+
+
+def _resized(picture: np.ndarray, scale: float) -> np.ndarray | None:
+    """None for a line of pixels, with which OpenCV can't do anything."""
+    if min(picture.shape[:2]) * scale < 1:
+        return None
+    if scale == 1:
+        return picture
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=method)
+
+
+def _with_landmarks(grey: np.ndarray, found, scale: float) -> list[Face]:
+    """The faces in the photo's pixels, largest first; found: (rectangle, score) in the pixels of `grey`."""
     faces = []
-    for box, score in zip(boxes, scores, strict=True):
+    for box, score in found:
         points = _predictor()(grey, box).parts()
         landmarks = (np.array([(p.x, p.y) for p in points]) + 0.5) / scale - 0.5
         edges = (box.left(), box.top(), box.right() + 1, box.bottom() + 1)
@@ -117,8 +164,8 @@ def choose_face(faces: list[Face], box: tuple | None, shape: tuple) -> Face | No
     if not faces:
         return None
     if box is not None:
-        best = max(faces, key=lambda face: _overlap(face.box, box))
-        return best if _overlap(best.box, box) >= 0.1 else None
+        best = max(faces, key=lambda face: overlap(face.box, box))
+        return best if overlap(best.box, box) >= 0.1 else None
     height, width = shape[:2]
 
     def weight(face: Face) -> float:
@@ -129,7 +176,7 @@ def choose_face(faces: list[Face], box: tuple | None, shape: tuple) -> Face | No
     return max(faces, key=weight)
 
 
-def _overlap(a: tuple, b: tuple) -> float:
+def overlap(a: tuple, b: tuple) -> float:
     """Intersection over union of two boxes."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])

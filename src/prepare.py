@@ -1,13 +1,20 @@
 """A table of faces becomes aligned faces on disk, once: parallel, resumable, the originals untouched.
 
+    python -m src.prepare --dataset imdb_wiki --data FOLDER [--scheduler tcp://HOST:8786]
+
 A cache folder holds `faces.npy` (uint8, (n, size, size, 3), RGB, the table's order), `settings.json` and one small record
 a chunk of rows. A chunk's record is written after its faces, whole: what has a record is done, so that a run that was
 killed goes on where it stopped and ends with the same bytes.
 """
 
+import argparse
 import hashlib
+import itertools
 import json
 import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +25,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
+from src import datasets
 from src import faces as face_tools
 from src.config import CACHE
 from src.faces import Alignment
@@ -28,6 +36,7 @@ from src.tables import BOX
 
 VERSION = 1  # of what this module writes: counted up when aligned faces change
 CHUNK = 64  # rows that one task aligns: about a second of work, and the most that a kill loses a worker
+CONNECT = 30  # seconds that a Dask cluster has to answer
 SMALLEST = 16  # pixels: a picture below this holds no face that could be judged
 
 
@@ -50,17 +59,20 @@ def prepare(
     alignment: Alignment = Alignment(),
     cache: Path = CACHE,
     workers: int = -1,
+    scheduler: str | None = None,
 ) -> Prepared:
     """Aligns every face of a table and keeps the result in the cache; what the cache has already is not done again.
 
-    table: a table of faces whose paths are relative to `folder`. workers: processes, -1 for one a core. Raises ValueError
-    where the table is empty, and OSError where the cache cannot be written or the disk is full; what was prepared until
+    table: a table of faces whose paths are relative to `folder`. workers: processes, -1 for one a core. scheduler: the
+    address of a Dask cluster that does the work instead; its machines see `folder` and `cache` at the same places, and what
+    a machine that dies was doing is done by another. Raises ValueError where the table is empty, no cluster answers, or its
+    dlib is another version, and OSError where the cache cannot be written or the disk is full; what was prepared until
     then stays and is used by the next run.
     """
     if not len(table):
         raise ValueError("the table of faces is empty: there is nothing to prepare")
     folder = Path(folder).expanduser()
-    target = cache / _cache_name(table, folder, alignment)
+    target = Path(cache).absolute() / _cache_name(table, folder, alignment)
     chunks = range(0, len(table), CHUNK)
     if not (target / "faces.npy").exists():  # somebody made room: records of faces that are gone are worth nothing
         for record in (target / "chunks").glob("*.json"):
@@ -69,17 +81,17 @@ def prepare(
     if todo:
         install()  # here, so that its errors are not taken for the cache's, and once for all workers
         left_over = list((target / "chunks").glob(".*"))  # records that a kill caught half written
+        settings, rows = _settings(alignment), table[["path", *BOX]]
         try:
-            offset = _start(target, len(table), alignment)
-            rows = table[["path", *BOX]]
-            tasks = (
-                delayed(_prepare_chunk)(rows.iloc[start : start + CHUNK], start, folder, alignment, target, offset)
-                for start in todo
-            )
-            done = Parallel(n_jobs=workers, return_as="generator_unordered")(tasks)
-            _watch(done, len(table), len(table) - _rows(todo, len(table)))
-            for path in left_over:
-                path.unlink(missing_ok=True)
+            with _pool(workers, scheduler) as work:
+                offset = _start(target, len(table), alignment)
+                tasks = (
+                    (rows.iloc[start : start + CHUNK], start, folder.absolute(), alignment, target, offset, settings)
+                    for start in todo
+                )
+                _watch(work(tasks), len(table), len(table) - _rows(todo, len(table)))
+                for path in left_over:
+                    path.unlink(missing_ok=True)
         except OSError as error:
             kept = sum(_record(target, start).exists() for start in chunks)
             raise OSError(
@@ -90,6 +102,46 @@ def prepare(
     records = [json.loads(_record(target, start).read_text()) for start in chunks]
     how, reason = (np.array([row[k] for record in records for row in record], object) for k in (0, 1))
     return Prepared(np.load(target / "faces.npy", mmap_mode="r"), how, reason, target)
+
+
+@contextmanager
+def _pool(workers: int, scheduler: str | None) -> Iterator[Callable]:
+    """Gives a function that prepares chunks, here in processes or on a scheduler's cluster, and yields their sizes."""
+    if scheduler is None:
+        pool = Parallel(n_jobs=workers, return_as="generator_unordered")
+        yield lambda tasks: pool(delayed(_prepare_chunk)(*task) for task in tasks)
+        return
+    from distributed import Client  # here: few need it, and it takes a while to import
+
+    try:
+        client = Client(scheduler, timeout=CONNECT)
+        client.wait_for_workers(1, timeout=CONNECT)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"no Dask scheduler with a worker answers at {scheduler} within {CONNECT} s ({type(error).__name__}): start "
+            "`dask scheduler` and, on each machine, `dask worker ADDRESS`"
+        ) from error
+    with client:
+        yield lambda tasks: _on_cluster(client, tasks)
+
+
+def _on_cluster(client, tasks: Iterator[tuple]) -> Iterator[int]:
+    """Prepares chunks on a Dask cluster, a few for each of its threads under way at a time.
+
+    Not by way of joblib's Dask backend, which keeps a task's rows on one worker: with that worker they would be lost. Here
+    they are part of the task, which the scheduler gives to another.
+    """
+    from distributed import as_completed
+
+    def submit(task: tuple):
+        return client.submit(_prepare_chunk, *task, pure=False)
+
+    ahead = 2 * sum(client.nthreads().values()) + 2
+    running = as_completed([submit(task) for task in itertools.islice(tasks, ahead)])
+    for future in running:
+        yield future.result()
+        for task in itertools.islice(tasks, 1):
+            running.add(submit(task))
 
 
 def align_row(path: Path, box: tuple | None, alignment: Alignment) -> tuple[np.ndarray | None, str, str]:
@@ -124,8 +176,12 @@ def _align_in_box(photo: np.ndarray, box: tuple, alignment: Alignment) -> tuple[
     return face_tools.align(near, face.landmarks, alignment), "landmarks", ""
 
 
-def _prepare_chunk(rows: pd.DataFrame, start: int, folder, alignment: Alignment, target: Path, offset: int) -> int:
+def _prepare_chunk(
+    rows: pd.DataFrame, start: int, folder: Path, alignment: Alignment, target: Path, offset: int, settings: dict
+) -> int:
     """Aligns a chunk of rows, writes their faces, then their record; gives the number of rows."""
+    if _settings(alignment) != settings:  # on another machine: never mixed in
+        raise ValueError(f"a worker has other versions than this machine: {_settings(alignment)}, not {settings}")
     faces = np.zeros((len(rows), alignment.size, alignment.size, 3), np.uint8)
     record = []
     for i, row in enumerate(rows.itertuples(index=False)):
@@ -176,11 +232,15 @@ def _record(target: Path, start: int) -> Path:
     return target / "chunks" / f"{start:08d}.json"
 
 
+def stamps(folder: Path, paths) -> np.ndarray:
+    """The files' sizes and times of change, by which a replaced picture is noticed: int64 (n, 2), zeros where missing."""
+    return np.array([_stamp(folder / path) for path in paths], np.int64)
+
+
 def _stamp(path: Path) -> tuple[int, int]:
-    """A file's size and time of change, by which a replaced picture is noticed; zeros where it is missing."""
     try:
         state = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # no such file, or a name that no file can have
         return 0, 0
     return state.st_size, state.st_mtime_ns
 
@@ -196,5 +256,36 @@ def _cache_name(table: pd.DataFrame, folder: str | Path, alignment: Alignment) -
     """
     digest = hashlib.sha256(json.dumps([_settings(alignment), str(Path(folder).resolve())]).encode())
     digest.update(pd.util.hash_pandas_object(table[["path", *BOX]], index=False).to_numpy().tobytes())
-    digest.update(np.array([_stamp(folder / path) for path in table["path"]], np.int64).tobytes())
+    digest.update(stamps(Path(folder), table["path"]).tobytes())
     return f"{'-'.join(table['dataset'].unique())}-{alignment.size}-{digest.hexdigest()[:12]}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m src.prepare", description="Aligns a data set's faces into the cache.")
+    parser.add_argument("--dataset", default="sample", choices=datasets.NAMES)
+    parser.add_argument("--data", default="", help="the data set's folder; data/README.md says what it holds")
+    parser.add_argument("--cache", type=Path, default=CACHE)
+    parser.add_argument(
+        "--size", type=int, default=Alignment().size, help="side of the faces in pixels (default: %(default)s)"
+    )
+    parser.add_argument("--workers", type=int, default=-1, help="processes (default: one a core)")
+    parser.add_argument("--scheduler", default=None, help="address of a Dask cluster, such as tcp://host:8786")
+    options = parser.parse_args(arguments)
+    try:
+        folder = datasets.place(options.dataset, options.data)
+        table = datasets.load(options.dataset, folder).table
+        alignment = Alignment(size=options.size)
+        prepared = prepare(table, folder, alignment, options.cache, options.workers, options.scheduler or None)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    outcome = pd.Series(np.where(prepared.how == "", prepared.reason, prepared.how)).str.split(" (", regex=False).str[0]
+    print(outcome.value_counts().to_string())
+    print(f"{len(table):,} faces are in {prepared.folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    from src.prepare import main as importable  # whose functions other processes find by name
+
+    sys.exit(importable())

@@ -1,6 +1,6 @@
 """Runs the numbered notebooks, one after another, as a person would: `make run`.
 
-    python -m src.run [--dataset sample] [--data FOLDER] [--notebooks 1 2 3 4 5 6] [--save]
+    python -m src.run [--dataset sample] [--data FOLDER] [--notebooks 1 2 3 4 5 6 7] [--save]
 
 The executed notebooks go to runs/DATASET/; the ones under notebooks/ stay as they are unless --save is given, which is
 how their committed outputs are made.
@@ -72,7 +72,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m src.run", description="Runs the notebooks.")
     parser.add_argument("--dataset", default="sample", choices=NAMES)
     parser.add_argument("--data", default="", help="the data set's folder; data/README.md says what it holds")
-    parser.add_argument("--notebooks", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6])
+    parser.add_argument("--notebooks", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6, 7])
     parser.add_argument("--save", action="store_true", help="write the outputs into notebooks/ too")
     options = parser.parse_args()
     if options.save and options.dataset != "sample":

@@ -43,14 +43,12 @@ def divide(rows: pd.DataFrame, reasons: dict[str, np.ndarray], dataset: str) -> 
     reasons: reason -> boolean mask (n,) of the rows to leave out for it. A row that several reasons fit goes down under
     the first. Kept + dropped = read, always.
     """
-    reason = np.full(len(rows), None, object)
-    for name, mask in reasons.items():
-        mask = np.asarray(mask, bool)
-        reason[mask & (reason == None)] = name  # noqa: E711 (elementwise)
-    kept = reason == None  # noqa: E711
+    masks = [np.asarray(mask, bool) for mask in reasons.values()]
+    first = np.select(masks, range(len(masks)), -1) if masks else np.full(len(rows), -1)
+    kept = first < 0
     table = rows[kept].reindex(columns=list(COLUMNS)).assign(dataset=dataset)
-    ledger = pd.DataFrame({"path": rows["path"][~kept], "reason": reason[~kept]}).astype("string")
-    return Loaded(checked(table), ledger.reset_index(drop=True))
+    ledger = pd.DataFrame({"path": rows["path"][~kept], "reason": np.array(list(reasons), object)[first[~kept]]})
+    return Loaded(checked(table), ledger.astype("string").reset_index(drop=True))
 
 
 def checked(table: pd.DataFrame) -> pd.DataFrame:
@@ -59,7 +57,7 @@ def checked(table: pd.DataFrame) -> pd.DataFrame:
     if missing:
         raise ValueError(f"a table of faces has the columns {', '.join(COLUMNS)}; missing: {', '.join(missing)}")
     table = table[list(COLUMNS)].astype(COLUMNS).reset_index(drop=True)
-    strange = set(table["gender"].dropna()) - set(GENDERS)
+    strange = set(table["gender"].dropna().unique()) - set(GENDERS)
     if strange:
         raise ValueError(f"gender must be female, male or NA, got {sorted(strange)[0]!r}")
     low, high = table["age_low"], table["age_high"]

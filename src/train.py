@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from src.backend import fused_normalisation, keras
+from src.backend import devices, fused_normalisation, keras, over_all_devices
 from src.config import CACHE, SEED
 from src.files import HIDDEN, folder_written_whole, write_text
 from src.network import copied, in_full_precision
@@ -47,25 +47,36 @@ class FaceBatches(keras.utils.PyDataset):
     faces: uint8 (n, size, size, 3), an array or a memory map. rows: which of them, int (m,). labels: int (m,) or
     float (m, k). With `settings` the faces are shuffled and augmented, differently each epoch but always the same for a seed
     and epoch.
+
+    Where batches are divided among several devices, each is a multiple of their number: in training the few faces left over
+    wait for another epoch; otherwise the last batch is filled up, with weights (b,) that are 0 for what is not counted.
+    ValueError where batch_size is no such multiple.
     """
 
     def __init__(self, faces, rows, labels, batch_size: int, settings: Settings | None = None, epoch: int = 0):
         super().__init__(workers=2, max_queue_size=4)
         self.faces, self.rows, self.labels, self.batch_size = faces, np.asarray(rows), np.asarray(labels), batch_size
-        self.settings, self.epoch = settings, epoch
+        self.settings, self.epoch, self.multiple = settings, epoch, devices()
+        if batch_size % self.multiple:
+            raise ValueError(f"batch_size must be a multiple of the {self.multiple} devices, got {batch_size}")
         self._shuffle()
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
+        return -(-len(self.order) // self.batch_size)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
         chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        weights = np.ones(len(chosen), np.float32)
+        extra = -len(chosen) % self.multiple
+        if extra:
+            chosen, weights = np.append(chosen, chosen[:1].repeat(extra)), np.append(weights, np.zeros(extra, np.float32))
         faces = np.asarray(self.faces[self.rows[chosen]])
         if self.settings:
             for i, row in enumerate(chosen):
                 rng = np.random.default_rng((self.settings.seed, self.epoch, row))
                 faces[i] = augment(faces[i], rng, self.settings)
-        return faces, self.labels[chosen]
+        batch = faces, self.labels[chosen]
+        return batch if self.multiple == 1 else (*batch, weights)
 
     def on_epoch_end(self) -> None:
         self.epoch += 1
@@ -75,6 +86,7 @@ class FaceBatches(keras.utils.PyDataset):
         self.order = np.arange(len(self.rows))
         if self.settings:
             np.random.default_rng((self.settings.seed, self.epoch)).shuffle(self.order)
+            self.order = self.order[: len(self.order) - len(self.order) % self.multiple]
 
 
 def augment(face: np.ndarray, rng: np.random.Generator, settings: Settings) -> np.ndarray:
@@ -136,9 +148,15 @@ def fit(
     and val_accuracy), seconds. loss, metrics: as Keras takes them; metrics also as classes, made anew here.
 
     After each epoch the state is saved in a folder under `states` named by a hash of the network, its weights, the
-    settings and the data; the same call finds it there and goes on, or gives at once what was trained to the end.
+    settings and the data; the same call finds it there and goes on, or gives at once what was trained to the end. With the
+    JAX backend, all devices of this machine share the work.
     """
-    model, rows, labels, part = copied(model), np.asarray(rows), np.asarray(labels), np.asarray(part)
+    with over_all_devices():
+        return _fit(copied(model), faces, np.asarray(rows), np.asarray(labels), np.asarray(part), settings, on_epoch, states,
+                    loss, metrics)  # fmt: skip
+
+
+def _fit(model, faces, rows, labels, part, settings, on_epoch, states, loss, metrics) -> tuple[keras.Model, pd.DataFrame]:
     training, validation = (np.flatnonzero(part == name) for name in ("train", "validation"))
     folder = states / _state_name(model, faces, rows, labels, part, settings, loss)
     keeper = _Keeper(folder, settings.patience, on_epoch)
@@ -175,7 +193,7 @@ def centre_years(table: pd.DataFrame, classes: int) -> np.ndarray:
 
 def predict(model: keras.Model, faces: np.ndarray, rows: np.ndarray, batch_size: int = 64) -> np.ndarray:
     """Probabilities, float32 (m, classes), for the given rows of uint8 faces (n, size, size, 3)."""
-    return model.predict(FaceBatches(faces, rows, np.zeros(len(rows), int), batch_size), verbose=0)
+    return model.predict(FaceBatches(faces, rows, np.zeros(len(rows), int), batch_size), verbose=0)[: len(rows)]
 
 
 def _state_name(model, faces, rows, labels, part, settings: Settings, loss) -> str:
@@ -208,7 +226,8 @@ def compile_model(
     model.compile(
         keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay),
         loss=loss,
-        metrics=[metric if isinstance(metric, str) else metric() for metric in metrics],
+        # As plain metrics, but for faces that only fill up a batch: see FaceBatches.
+        weighted_metrics=[metric if isinstance(metric, str) else metric() for metric in metrics],
         jit_compile=keras.backend.backend() == "jax",  # TensorFlow's XLA is slower than its own kernels on a CPU
     )
 

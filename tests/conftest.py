@@ -1,5 +1,8 @@
 """What several tests share: stand-ins for the released models and their result files."""
 
+import os
+import shutil
+import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -96,3 +99,23 @@ def standins(tmp_path_factory):
     for name in ("plain", "others"):
         (files / f"{name}.csv").write_bytes((RESULTS / f"{name}.csv").read_bytes())
     return SimpleNamespace(gender=folder / "gender", age=folder / "age", results=files)
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """Mounts a small file system in memory, which needs root; gives a function of its options."""
+    point = tmp_path / "mounted"
+    point.mkdir()
+
+    def mount(*options):
+        command = shutil.which("mount")
+        if command is None or not hasattr(os, "geteuid") or os.geteuid() != 0:
+            pytest.skip("a full disk needs a file system of its own, which only root may mount")
+        made = subprocess.run([command, *options, "-t", "tmpfs", "tmpfs", str(point)], capture_output=True, text=True)
+        if made.returncode != 0:
+            pytest.skip(f"a full disk needs a file system of its own, which cannot be mounted here: {made.stderr.strip()}")
+        return point
+
+    yield mount
+    if os.path.ismount(point):
+        subprocess.run(["umount", "-l", str(point)], check=True)

@@ -6,10 +6,11 @@ from datetime import date
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
+from benchmarks import cleaning
 from src import config, datasets
-from src.datasets import adience, fairface, imdb_wiki, utkface
+from src.datasets import adience, fairface, imdb_wiki, mat_file, utkface
 from src.tables import BOX, COLUMNS, SPLITS, checked, divide, for_task, keys, split
 
 REAL = config.ROOT.parent / "shared" / "data"
@@ -341,7 +342,7 @@ def test_imdb_wiki_subjects(tmp_path):
     make_mat(tmp_path / "imdb", "imdb", imdb)
     odd = "A\x00\ufffd\u202e"
     wiki = [face(name="Jose\u0301 Smith"), face(name="", full_path="0/77_x.jpg"), face(name="", full_path="1/77_y.jpg")]
-    make_mat(tmp_path / "wiki", "wiki", [*wiki, face(name=odd)])
+    make_mat(tmp_path / "wiki", "wiki", [*wiki, face(name=odd, full_path="1/78.jpg")])
     loaded = imdb_wiki.load(tmp_path, check_images=False)
     subject = loaded.table["subject"].tolist()
     assert subject[:5] == ["josé smith", "imdb:nm5", "josé smith", "wiki:77", "wiki:77"]
@@ -351,7 +352,63 @@ def test_imdb_wiki_subjects(tmp_path):
 
 @pytest.mark.parametrize("cell", ["\ud800abc", np.array([b"caf\xe9"]), np.array([], "U1"), np.array([[7]]), 7])
 def test_imdb_wiki_odd_texts_never_crash(cell):
-    imdb_wiki._text(cell).encode("utf-8")
+    mat_file.text(cell).encode("utf-8")
+
+
+def test_imdb_wiki_names_of_one_celeb_id_are_one_subject(tmp_path):
+    names = ["Old Name", "New Name", "Other", "New Name"]
+    fields = fields_of("imdb", [face(name=name, full_path=f"0/{i}.jpg") for i, name in enumerate(names)])
+    fields["celeb_id"] = np.array([[7.0, 7.0, 8.0, 9.0]])  # 9 shares a name with 7
+    savemat(tmp_path / "imdb.mat", {"imdb": fields})
+    subject = imdb_wiki.load(tmp_path, check_images=False).table["subject"]
+    assert subject[0] == subject[1] == subject[3] != subject[2]
+
+
+def test_imdb_wiki_names_in_utf8_taken_for_latin1(tmp_path):
+    wrong = "José".encode().decode("latin-1")
+    records = [face(name=name, full_path=f"0/{i}.jpg") for i, name in enumerate(["José", wrong, "Ñandú", "Zoë Å"])]
+    subject = imdb_wiki.load(make_mat(tmp_path, "wiki", records), check_images=False).table["subject"]
+    assert subject.tolist() == ["josé", "josé", "ñandú", "zoë å"]
+    assert mat_file.text(np.array(["José".encode("latin-1")], object)) == "José"
+
+
+def test_imdb_wiki_two_records_for_one_file(tmp_path):
+    records = [face(face_score=-np.inf), face(name="First"), face(name="Second"), face(full_path="1/other.jpg")]
+    loaded = imdb_wiki.load(make_mat(tmp_path, "wiki", records), check_images=False)
+    assert loaded.ledger["reason"].tolist() == ["no face", "duplicate image"]
+    assert loaded.table["subject"].tolist() == ["first", FACE["name"].casefold()]
+
+
+def test_imdb_wiki_gender_may_be_asked_for(tmp_path):
+    folder = make_mat(tmp_path, "wiki", [face(), face(gender=np.nan, full_path="1/2.jpg")])
+    assert imdb_wiki.load(folder, check_images=False, known_gender=True).ledger["reason"].tolist() == ["gender unknown"]
+    assert imdb_wiki.funnel(folder, known_gender=True).set_index("step").loc["gender unknown", "dropped"] == 1
+
+
+def test_imdb_wiki_links_and_long_names(tmp_path):
+    """A link to a picture of the data set is one; a link to anything else is none, nor is a name no disk can hold."""
+    names = ["01/real.jpg", "01/inside.jpg", "01/outside.jpg", "01/dangling.jpg", f"01/{'x' * 300}.jpg", "01/\x00.jpg"]
+    folder = make_mat(tmp_path / "set", "wiki", [face(full_path=name) for name in names])
+    touch(tmp_path / "elsewhere.jpg")
+    touch(folder / names[0])
+    for name, target in zip(names[1:4], (folder / names[0], tmp_path / "elsewhere.jpg", tmp_path / "nowhere.jpg")):
+        (folder / name).symlink_to(target)
+    loaded = imdb_wiki.load(folder)
+    assert loaded.table["path"].tolist() == names[:2]
+    assert set(loaded.ledger["reason"]) == {"image missing"} and len(loaded.ledger) == 4
+
+
+def test_imdb_wiki_gives_what_a_plain_loop_gives(tmp_path):
+    """On a made imdb.mat with the dates and scores of the real wiki.mat, beside that."""
+    wiki = real("imdb_wiki/wiki.mat")
+    cleaning.make_imdb(tmp_path / "imdb.mat", wiki, 30_000)
+    (tmp_path / "wiki.mat").symlink_to(wiki)
+    loaded = imdb_wiki.load(tmp_path, check_images=False)
+    contents = {part: loadmat(tmp_path / f"{part}.mat") for part in imdb_wiki.PARTS}
+    table, ledger = cleaning.by_record(cleaning.from_structs(contents))
+    pd.testing.assert_frame_equal(loaded.table, table)
+    pd.testing.assert_frame_equal(loaded.ledger.astype(object), ledger.astype(object))
+    assert len(table) + len(ledger) == 30_000 + 62_328
 
 
 def test_imdb_wiki_boxes(tmp_path):
@@ -709,8 +766,9 @@ def test_real_wiki_funnel():
         "impossible date": 2,
         "older than 100": 493,
         "younger than 0": 1288,
+        "duplicate image": 0,
     }
-    assert funnel["left"].tolist() == [62328, 62328, 44312, 40216, 38923, 38923, 38879, 38874]
+    assert funnel["left"].tolist() == [62328, 62328, 44312, 40216, 38923, 38923, 38879, 38874, 38874]
 
 
 def test_real_wiki_table():

@@ -8,6 +8,7 @@ import pytest
 from src import descriptor, network
 from src.backend import keras
 from src.face_space import FaceSpace
+from src.landmark_file import packaged_file
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def content():
-    return descriptor._packaged_file().read_bytes()
+    return packaged_file(descriptor.FILE_NAME).read_bytes()
 
 
 def resized(chips, size):
@@ -40,7 +41,7 @@ def told(model, faces):
 
 
 def test_descriptors_are_dlibs_own(model, chips):
-    original = dlib.face_recognition_model_v1(str(descriptor._packaged_file()))
+    original = dlib.face_recognition_model_v1(str(packaged_file(descriptor.FILE_NAME)))
     noise = np.random.default_rng(2).integers(0, 256, (2, 150, 150, 3), np.uint8)
     pictures = np.concatenate([chips, noise])
     expected = np.array([original.compute_face_descriptor(picture) for picture in pictures])
@@ -96,7 +97,7 @@ def test_a_file_of_other_bytes_is_refused(kind, content, tmp_path):
     start = content.index(b"con_4") + 16  # the first convolution's weights
     stride = start + 4 * 4736 + 7
     assert content[stride : stride + 2] == b"\x02\x01", "the file is laid out differently: this tests nothing"
-    landmarks = descriptor._packaged_file().with_name("shape_predictor_5_face_landmarks.dat")
+    landmarks = packaged_file(descriptor.FILE_NAME).with_name("shape_predictor_5_face_landmarks.dat")
     other = {
         "noise": np.random.default_rng(3).bytes(100_000),
         "longer": content + b"\0",

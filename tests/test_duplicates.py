@@ -9,7 +9,7 @@ from src import duplicates
 from src.config import GENDERS
 from src.datasets import scenes
 from src.datasets.portraits import new_person
-from src.duplicates import as_subjects, near_duplicates
+from src.duplicates import alike, as_subjects, near_duplicates, perceptual_hash
 from src.face_space import FaceSpace
 from src.faces import Alignment, align, find_faces
 from src.tables import divide, split
@@ -129,3 +129,36 @@ def test_a_group_is_never_parted_and_the_others_stay_where_they_were():
     shuffled = rng.permutation(1200)
     again = split(as_subjects(table.iloc[shuffled].reset_index(drop=True), group[shuffled]))
     assert (again == part[shuffled]).all()
+
+
+# --- hashes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [0, 1, 3, 6])
+def test_alike_finds_what_comparing_all_pairs_finds(bits):
+    rng = np.random.default_rng(bits)
+    hashes = rng.integers(2**64, size=400, dtype=np.uint64)
+    for _ in range(12):  # chains of hashes that differ in one bit after another, some beyond the limit
+        hashes[200:] = np.where(
+            rng.random(200) < 0.4, hashes[:200] ^ (np.uint64(1) << np.uint64(rng.integers(64))), hashes[200:]
+        )
+    pairs = np.bitwise_count(hashes[:, None] ^ hashes[None]) <= bits
+    expected = duplicates._groups(*np.nonzero(pairs), len(hashes))
+    found = alike(hashes, bits)
+    assert len(set(found)) == len(set(expected)) == len(set(zip(found, expected)))
+
+
+def test_alike_bears_half_a_million_equal_hashes_and_none():
+    assert len(set(alike(np.full(500_000, 7, np.uint64)))) == 1
+    assert len(alike(np.empty(0, np.uint64))) == 0
+    with pytest.raises(ValueError, match="0 to 15, got 16"):
+        alike(np.zeros(2, np.uint64), 16)
+
+
+@pytest.mark.parametrize("kind", ["as it is", "JPEG", "WebP", "smaller"])
+def test_a_stored_copy_has_nearly_the_same_hash_and_another_person_has_not(kind, pictures):
+    first = np.array([perceptual_hash(picture) for picture in pictures], np.uint64)
+    copies = np.array([perceptual_hash(COPIES[kind](picture)) for picture in pictures], np.uint64)
+    group = alike(np.concatenate([first, copies]))
+    assert len(set(group[:PEOPLE])) == PEOPLE
+    assert np.mean(group[PEOPLE:] == group[:PEOPLE]) >= 0.9

@@ -446,7 +446,7 @@ def test_two_that_install_at_once_both_succeed(tmp_path):
 
 
 def test_one_flipped_bit_of_the_landmark_file_is_noticed(tmp_path):
-    packaged = landmark_file._packaged_file()
+    packaged = landmark_file.packaged_file(landmark_file.LANDMARK_FILE.name)
     copy = Path(shutil.copy(packaged, tmp_path))
     landmark_file._verify(copy)
     with copy.open("r+b") as file:

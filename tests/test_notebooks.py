@@ -1,4 +1,4 @@
-"""The six notebooks, restarted and run from top to bottom in a kernel, in a copy of the repository."""
+"""The seven notebooks, restarted and run from top to bottom in a kernel, in a copy of the repository."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from src.model_folder import load
 def copy(tmp_path_factory):
     """What git holds, in another folder; the kernels import `src` from there and write there."""
     root = tmp_path_factory.mktemp("repository")
-    for name in ("src", "notebooks"):
+    for name in ("src", "notebooks", "docs/results"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     (root / "data" / "photos").mkdir(parents=True)
     (root / "data" / "sample").mkdir()
@@ -90,3 +90,12 @@ def test_comparison_notebook_shows_the_released_models(copy, monkeypatch, standi
     assert "UTKFace, gender accuracy: worst for ages 0–6, 85.5%" in said
     table = pd.read_csv(copy / "runs" / "sample" / "released_on_sample.csv")
     assert set(table["dataset"]) == {"sample"} and {"gender accuracy", "eight groups exact"} <= set(table["measure"])
+
+
+def test_protocol_notebook_sets_both_readings_beside_the_published_results(copy, monkeypatch):
+    said = execute(copy, 7, monkeypatch, FOLDS=[0], EXPERIMENTS=["four groups, strict"])
+    assert "the figures below mean nothing" in said
+    table = pd.read_csv(copy / "runs" / "sample" / "protocol.csv")
+    ours = table[table["method"].str.contains("means nothing")]
+    assert len(table) > len(ours) == 2 and ours["four groups"].tolist()[1] == "–"
+    assert 0 <= float(ours["four groups"].tolist()[0]) <= 100

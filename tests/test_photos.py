@@ -1,6 +1,7 @@
 """Reading photo files: every mode and orientation to the same upright RGB, every bad file to one clear refusal."""
 
 import os
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -9,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
-from PIL import Image
+from PIL import Image, ImageCms, ImageFilter
 
 from src import photos
 from src.photos import UnreadablePhoto, list_photos, read_photo
@@ -110,6 +111,15 @@ def test_too_many_pixels_are_refused_before_anything_is_decoded(tmp_path):
     assert "damaged picture" in refusal(bomb)
 
 
+@pytest.mark.parametrize("suffix", ["heic", "avif"])
+def test_a_phone_format_that_claims_too_many_pixels_is_refused(tmp_path, suffix):
+    content = saved(tmp_path / "a.jpg", format={"heic": "HEIF", "avif": "AVIF"}[suffix]).read_bytes()
+    sizes = struct.pack(">II", 96, 80)
+    assert sizes in content  # the box `ispe`
+    (tmp_path / "bomb").write_bytes(content.replace(sizes, struct.pack(">II", 60_000, 50_000)))
+    refusal(tmp_path / "bomb")
+
+
 def test_random_bytes(tmp_path):
     rng = np.random.default_rng(RNG_SEED)
     for i, magic in zip(range(100), 25 * [b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a"]):
@@ -118,7 +128,7 @@ def test_random_bytes(tmp_path):
         pixels_or_refusal(file)
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "gif", "heic", "avif"])
 def test_flipped_bits(tmp_path, suffix):
     rng = np.random.default_rng(RNG_SEED)
     whole = np.frombuffer(saved(tmp_path / f"whole.{suffix}").read_bytes(), np.uint8)
@@ -129,7 +139,8 @@ def test_flipped_bits(tmp_path, suffix):
         file = tmp_path / f"{i}.{suffix}"
         file.write_bytes(content.tobytes())
         refused += not pixels_or_refusal(file)
-    assert refused < 100 if suffix == "jpg" else refused > 0  # JPEG bears most flips, PNG's checksums tell of them
+    # JPEG bears most flips, PNG's checksums tell of them; bare pixels can't be told from damaged ones.
+    assert refused < 100 if suffix == "jpg" else refused > 0 or suffix in ("tif", "gif")
 
 
 def pixels_or_refusal(file) -> bool:
@@ -153,7 +164,7 @@ def test_lossless_formats_give_the_pixels(tmp_path, suffix):
     assert pixels.dtype == np.uint8 and (pixels == PORTRAIT).all()
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+@pytest.mark.parametrize("suffix", ["jpg", "webp", "heic", "heif", "avif"])
 def test_lossy_formats_give_nearly_the_pixels(tmp_path, suffix):
     assert_close(read_photo(saved(tmp_path / f"a.{suffix}", quality=95)), PORTRAIT, 5)
 
@@ -234,6 +245,80 @@ def test_of_an_animation_the_first_frame(tmp_path, suffix):
     assert (read_photo(tmp_path / f"a.{suffix}") == (255, 0, 0)).all()
 
 
+def test_the_two_pictures_in_one_file_of_some_phones(tmp_path):
+    saved(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[Image.fromarray(PORTRAIT[::-1])], quality=95)
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.format == "MPO" and image.n_frames == 2
+    assert_close(read_photo(tmp_path / "a.jpg"), PORTRAIT, 5)
+
+
+@pytest.mark.parametrize("suffix", ["heic", "avif"])
+def test_a_turned_heic_or_avif_ends_upright(tmp_path, suffix):
+    image = Image.fromarray(np.ascontiguousarray(STORED[6](PORTRAIT)))
+    image.getexif()[0x0112] = 6
+    image.save(tmp_path / f"a.{suffix}", exif=image.getexif().tobytes(), quality=95)
+    assert_close(read_photo(tmp_path / f"a.{suffix}"), PORTRAIT, 6)
+
+
+def test_a_ten_bit_heic(tmp_path):
+    deep = Image.frombytes("I;16", (96, 80), (PORTRAIT[..., 1].astype(np.uint16) * 257).tobytes())
+    deep.save(tmp_path / "a.heic", quality=95)
+    assert_close(read_photo(tmp_path / "a.heic"), np.dstack([PORTRAIT[..., 1]] * 3), 6)
+
+
+def swapping_profile() -> bytes:
+    """sRGB's profile with the roles of red and blue exchanged: a file that carries it stores BGR."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for one, other in ((b"rXYZ", b"bXYZ"), (b"rTRC", b"bTRC")):
+        entries = {
+            tag: at for at in range(132, 132 + 12 * struct.unpack(">I", profile[128:132])[0], 12)
+            for tag in (one, other) if profile[at : at + 4] == tag
+        }  # fmt: skip
+        profile[entries[one] : entries[one] + 4], profile[entries[other] : entries[other] + 4] = other, one
+    return bytes(profile)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg", "webp", "heic", "avif"])
+def test_a_colour_profile_is_applied(tmp_path, suffix):
+    stored = np.ascontiguousarray(PORTRAIT[..., ::-1])
+    soft = np.asarray(Image.fromarray(stored).filter(ImageFilter.GaussianBlur(2)))  # lossy formats halve colours' sharpness
+    profile, lossless = swapping_profile(), suffix in ("png", "tif")
+    file = saved(tmp_path / f"a.{suffix}", soft, icc_profile=profile, **({} if lossless else {"quality": 95}))
+    assert_close(read_photo(file), soft[..., ::-1], 1 if lossless else 6)
+
+
+def test_a_profile_on_transparent_and_grey_pictures(tmp_path):
+    alpha = np.full(PORTRAIT.shape[:2], 255, np.uint8)
+    alpha[:, 60:] = 0
+    file = saved(tmp_path / "a.png", np.dstack([PORTRAIT[..., ::-1], alpha]), icc_profile=swapping_profile())
+    pixels = read_photo(file)
+    assert_close(pixels[:, :60], PORTRAIT[:, :60], 1)
+    assert (pixels[:, 60:] >= 254).all()
+    grey = saved(tmp_path / "grey.png", PORTRAIT[..., 0], icc_profile=swapping_profile())  # of another kind: passed over
+    assert (read_photo(grey) == PORTRAIT[..., :1]).all()
+
+
+@pytest.mark.parametrize("profile", [b"no profile at all", swapping_profile()[:200], b"\0" * 3000])
+def test_a_damaged_profile_is_passed_over(tmp_path, profile):
+    assert (read_photo(saved(tmp_path / "a.png", icc_profile=profile)) == PORTRAIT).all()
+
+
+def test_damaged_exif_data_are_passed_over(tmp_path):
+    file = saved(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + b"\x12" * 40, quality=95)
+    assert_close(read_photo(file), PORTRAIT, 5)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7\n",
+     b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x0a\xfa\x1f", b"8BPS\0\1", b"PK\3\4"],
+    ids=["eps", "svg", "pdf", "jp2", "jxl", "psd", "zip"],
+)  # fmt: skip
+def test_other_formats_are_refused(tmp_path, content):
+    (tmp_path / "a.jpg").write_bytes(content + b" " * 100)
+    assert refusal(tmp_path / "a.jpg") == "not a picture in a format that can be read"
+
+
 # By EXIF's definition: which sides of the upright picture the stored first row and first column are.
 STORED = {
     1: lambda up: up,  # top, left
@@ -303,6 +388,28 @@ def test_places_keep_their_order_and_missing_ones_stay(tmp_path):
     odd = touch(tmp_path / "photo.xyz")
     gone = tmp_path / "gone.jpg"
     assert list_photos([gone, odd, tmp_path / "folder", inside[0]]) == [gone, odd, *inside, inside[0]]
+
+
+def test_names_of_every_kind_are_listed(tmp_path):
+    names = ["a b.jpg", 'it\'s "quoted".jpg', "line\nbreak.jpg", "😀.jpg", "--help.jpg", "-x.jpg", "%s {}.jpg", "a,b;c.jpg"]
+    written = sorted(touch(tmp_path / name) for name in names)
+    assert list_photos([tmp_path]) == written
+
+
+def test_a_folder_that_changes_while_it_is_listed(tmp_path, monkeypatch):
+    """A folder inside it is gone by the time that it is looked into; a file comes while the list is made."""
+    for name in ("1/a.jpg", "2/b.jpg", "3/c.jpg"):
+        touch(tmp_path / name)
+    looked = photos._is
+
+    def changing(kind, path):
+        if path.name == "a.jpg":
+            shutil.rmtree(tmp_path / "2", ignore_errors=True)
+        return looked(kind, path)
+
+    monkeypatch.setattr(photos, "_is", changing)
+    listed = list_photos([tmp_path])
+    assert {path.name for path in listed} <= {"a.jpg", "b.jpg", "c.jpg"} >= {"a.jpg", "c.jpg"}
 
 
 def test_no_places_and_empty_folders_give_nothing(tmp_path):

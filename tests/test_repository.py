@@ -14,9 +14,10 @@ from src.config import NOTEBOOKS, ROOT
 
 # The order that the data flows; a module imports only from those before it.
 ORDER = (
-    "config", "files", "landmark_file", "backend", "descriptor", "tables", "face_space", "photos", "datasets", "faces",
-    "prepare", "duplicates", "network", "joint", "train", "evaluate", "calibrate", "assess", "annotate", "plots",
-    "model_folder", "released", "findings", "export", "predict", "model_card", "run",
+    "config", "files", "download", "unpack", "fetch", "landmark_file", "backend", "descriptor", "tables", "face_space",
+    "photos", "datasets", "faces", "looking", "prepare", "duplicates", "pictures", "network", "joint", "train", "evaluate",
+    "protocol", "calibrate", "label_noise", "assess", "annotate", "plots", "model_folder", "released", "findings", "export",
+    "answers", "explain", "upload", "table_file", "tracks", "video", "camera", "predict", "demo", "model_card", "run",
 )  # fmt: skip
 MODULES = sorted((ROOT / "src").glob("*.py")) + sorted((ROOT / "src" / "datasets").glob("*.py"))
 
@@ -53,12 +54,12 @@ def test_a_committed_notebook_is_a_clean_run_from_top_to_bottom(path):
     assert not re.search(r"/(?:home|root|work|Users|tmp)/", json.dumps([output.get("text", "") for output in outputs]))
 
 
-def test_there_are_six_notebooks():
-    assert [path.name.split("_")[0] for path in NUMBERED] == list("123456")
+def test_there_are_seven_notebooks():
+    assert [path.name.split("_")[0] for path in NUMBERED] == list("1234567")
 
 
 def test_run_names_the_notebooks_there_are():
-    with pytest.raises(ValueError, match="1, 2, 3, 4, 5, 6, got 9"):
+    with pytest.raises(ValueError, match="1, 2, 3, 4, 5, 6, 7, got 9"):
         run.find([9])
 
 

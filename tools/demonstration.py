@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
-import imageio_ffmpeg
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -26,6 +25,7 @@ from src.files import written_whole
 from src.model_folder import ModelFolderError
 from src.photos import read_photo
 from src.predict import predict
+from src.video import write as write_video
 from tools import cards, people
 
 VIDEO, PICTURE = config.ROOT / "docs" / "demo.mp4", config.ROOT / "docs" / "figures" / "demo.webp"
@@ -101,7 +101,7 @@ def photos() -> Frames:
 def video() -> Frames:
     """People who walk by, followed; each keeps one colour and one answer."""
     frames = people.walk(FPS)
-    for frame, rows in zip(frames, people.followed(frames), strict=True):
+    for frame, rows in zip(frames, people.followed(frames, FPS), strict=True):
         words = "A video: whoever is followed keeps one answer, the mean over all looks"
         yield cards.captioned(annotate(frame, rows) if len(rows) else frame, words)
 
@@ -130,24 +130,6 @@ def noted(scene: Frames, small: list[Image.Image]) -> Frames:
         yield frame
 
 
-def write(frames: Frames, target: Path) -> int:
-    """Writes H.264 in MP4, which browsers play; gives the number of frames."""
-    count = 0
-    with written_whole(target) as new:
-        writer = imageio_ffmpeg.write_frames(
-            str(new), (cards.WIDTH, cards.HEIGHT), fps=FPS, codec="libx264", quality=None, macro_block_size=2,
-            output_params=["-preset", "veryfast", "-crf", "23", "-movflags", "+faststart"], ffmpeg_log_level="error",
-        )  # fmt: skip
-        writer.send(None)
-        try:
-            for frame in frames:
-                writer.send(np.ascontiguousarray(frame))
-                count += 1
-        finally:
-            writer.close()
-    return count
-
-
 def write_picture(small: list[Image.Image], target: Path) -> None:
     """Writes an animated WebP that begins anew when it ends."""
     with written_whole(target) as new:
@@ -163,13 +145,13 @@ def main(arguments: list[str] | None = None) -> int:
         still_ones: list[Image.Image] = []
         moving: list[Image.Image] = []
         scenes = [opening(), notebook(), curves(), noted(photos(), still_ones), noted(video(), moving), ending()]
-        count = write(faded(scenes), options.video)
+        write_video(faded(scenes), (cards.WIDTH, cards.HEIGHT), FPS, options.video)
         write_picture(moving + still_ones, options.picture)  # whoever sees only its first frame sees answers
     except (ModelFolderError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{options.video}: {count / FPS:.0f} s, {options.video.stat().st_size / 1e6:.1f} MB")
-    print(f"{options.picture}: {options.picture.stat().st_size / 1e6:.1f} MB")
+    for path in (options.video, options.picture):
+        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
     return 0
 
 

@@ -65,11 +65,14 @@ SYSTEM = {
         ("model_folder",), "model.keras, labels.json, card.json:\nchecked against each other",
         BETWEEN[1], SHARED, GREEN, WIDE,
     ),
-    "photo": Box((), "your photos", COLUMNS[0], PHOTO, GREY),
+    "photo": Box((), "your photos\nand videos", COLUMNS[0], PHOTO, GREY),
     "read": Box(("photos",), "any format,\nupright, RGB", COLUMNS[1], PHOTO, ORANGE),
-    "look": Box(("predict",), "every face is found, and aligned\nas the model's card says", BETWEEN[0], PHOTO, ORANGE, WIDE),
-    "ask": Box(("predict", "calibrate"), "level one once,\nlevel two for\neach task", COLUMNS[4], PHOTO, ORANGE),
-    "answer": Box(("annotate",), "a table, photos\nwith the answers", COLUMNS[5], PHOTO, ORANGE),
+    "look": Box(
+        ("looking", "tracks"), "every face is found, followed in a\nvideo, aligned as the model's card says",
+        BETWEEN[0], PHOTO, ORANGE, WIDE,
+    ),
+    "ask": Box(("answers", "calibrate"), "level one once,\nlevel two for\neach task", COLUMNS[4], PHOTO, ORANGE),
+    "answer": Box(("predict", "video", "annotate"), "tables, and copies\nwith the answers", COLUMNS[5], PHOTO, ORANGE),
 }  # fmt: skip
 # From box to box; the way is a line that bends at most once.
 FLOWS = (

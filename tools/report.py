@@ -37,13 +37,13 @@ _HISTORY, _RELEASE = findings.FILES["released_history"]
 FILES = findings.FILES | {
     "released_history": ((*_HISTORY, "seconds"), _RELEASE),
     "funnels": (("dataset", "step", "rows"), "`python benchmarks/funnels.py NAME=FOLDER …` makes it"),
-    "published": (("method", "gender", "age_exact", "age_one_off", "note"), _KEPT),
+    "published": (("method", "gender", "eight_exact", "eight_one_off", "four_exact", "labels", "note"), _KEPT),
     "published_utkface": (("method", "gender", "years_off", "note"), _KEPT),
 }
 # What the report can do without, and the command that makes it.
 OPTIONAL = {
     "ablations": "`python benchmarks/ablations.py DATA --seeds 1 2 --csv docs/results/ablations.csv`",
-    "protocol": "`make protocol`, which needs the pictures of Adience",
+    "protocol": "`make protocol IMDB_WIKI=… ADIENCE=…`, whose `runs/protocol/protocol.csv` is put there",
     "cross": "a training on one data set judged on another",
 }
 # The rows of the table of results: the measure in the files, and how it is called.
@@ -60,7 +60,7 @@ HEADLINE = {
     "age group calibration error": "calibration error, age groups",
 }
 COLUMN_NAMES = {
-    "gender": "gender, %", "age_exact": "age exact, %", "age_one_off": "at most one off, %",
+    "gender": "gender, %", "eight_exact": "eight groups, %", "eight_one_off": "one off, %", "four_exact": "four groups, %",
     "years_off": "years off", "note": "what to know",
 }  # fmt: skip
 

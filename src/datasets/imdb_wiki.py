@@ -6,24 +6,30 @@ IJCV 2018; https://data.vision.ee.ethz.ch/cvl/rrothe/imdb-wiki/
 The labels were crawled, not given by anybody: wrong years and film stills are among them, as the owners say themselves.
 """
 
+import contextlib
+import re
 import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.io import loadmat
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from src.datasets import disk
+from src.datasets import disk, mat_file
 from src.tables import BOX, Loaded, divide
 
 PARTS = ("imdb", "wiki")
-FIELDS = ("dob", "photo_taken", "full_path", "gender", "name", "face_location", "face_score", "second_face_score")
+TEXTS, BOXES = ("full_path", "name"), ("face_location",)
+NUMBERS = ("dob", "photo_taken", "gender", "face_score", "second_face_score", "celeb_id")
 EXPECTED = "imdb.mat or wiki.mat, in the folder itself or in imdb/, wiki/, imdb_crop/ or wiki_crop/"
 
 EPOCH = np.datetime64("1970-01-01", "D")
 EPOCH_NUMBER = 719529  # Matlab's date number of that day
 FIRST_NUMBER, LAST_NUMBER = 367, 3652425  # 1 January of year 1, 31 December of year 9999
 BIRTH_TEXT = r"_([0-9]{1,4})-([0-9]{1,2})-([0-9]{1,3})"  # a few days have a digit too many, as in 1929-10-012
+# A month of 00 or above 12, a day of 00, above 31 or of three digits, as they may stand in such a text.
+ODD_BIRTH = re.compile(r"-(?:0?0|1[3-9]|[2-9]\d)-|-(?:0?0(?!\d)|3[2-9]|[4-9]\d|\d{3})")
 PHOTO_DAY = 701  # 1 July as month * 100 + day: when the owners say to take each picture as made
 
 
@@ -34,30 +40,39 @@ def load(
     min_age: int = 0,
     check_images: bool = True,
     parts: tuple[str, ...] = PARTS,
+    known_gender: bool = False,
 ) -> Loaded:
     """The faces of IMDB-WIKI whose labels can be trusted, in the order of the records, IMDB first.
 
     min_score: faces that the owners' detector scored lower are left out, and so is every picture with a second face:
     nobody can say whose age it is. min_age, max_age: years, inclusive. check_images=False reads the labels alone.
-    A record whose gender is unknown stays, with gender NA. Ages are those on 1 July of the year of the photo; where the
-    day or month of birth is unknown they may span two years. Boxes are NA in imdb_crop/ and wiki_crop/, whose pictures
-    are cut out already. The subject is the celebrity's name, so that one who is in both parts is one subject (and so
-    are namesakes); where the name is empty, it is the number in the picture's name.
+    A record whose gender is unknown stays, with gender NA, unless `known_gender` is asked for. Ages are those on 1 July of
+    the year of the photo; where the day or month of birth is unknown they may span two years. Boxes are NA in imdb_crop/
+    and wiki_crop/, whose pictures are cut out already. The subject is the celebrity's name: all names under one celeb_id
+    are one subject, and so is one who is in both parts (and so are namesakes); where the name is empty, it is the number
+    in the picture's name.
 
-    Reasons in the ledger, in this order: path outside the folder, no face, second face, low score, impossible date, age
-    out of range, image missing. Raises ValueError for an unknown option or a .mat file of another form,
-    FileNotFoundError where files are missing.
+    Reasons in the ledger, in this order: path outside the folder, no face, second face, low score, gender unknown (where
+    asked for), impossible date, age out of range, image missing, duplicate image (a second record for the same file).
+    `pictures.clean` looks into the pictures themselves. Raises ValueError for an unknown option or a .mat file of
+    another form, FileNotFoundError where files are missing.
     """
     rows = records(folder, parts)
-    reasons = _reasons(rows, min_score, max_age, min_age)
+    reasons = _reasons(rows, min_score, max_age, min_age, known_gender)
     if check_images:
         root = Path(folder).expanduser()
         reasons["image missing"] = disk.missing(root, rows["path"], disk.listing(root, rows["path"]))
+    reasons["duplicate image"] = _repeated(rows["path"], reasons)
     return divide(rows, reasons, "imdb_wiki")
 
 
 def funnel(
-    folder: str | Path, min_score: float = 1.0, max_age: int = 100, min_age: int = 0, parts: tuple[str, ...] = PARTS
+    folder: str | Path,
+    min_score: float = 1.0,
+    max_age: int = 100,
+    min_age: int = 0,
+    parts: tuple[str, ...] = PARTS,
+    known_gender: bool = False,
 ) -> pd.DataFrame:
     """How many records each step of `load` meets and leaves, pictures unchecked: one row a step.
 
@@ -67,10 +82,11 @@ def funnel(
     several steps: only 44 of the 493 and 5 of the 1,288 have one face of score 1 or more.
     """
     rows = records(folder, parts)
-    reasons = _reasons(rows, min_score, max_age, min_age)
+    reasons = _reasons(rows, min_score, max_age, min_age, known_gender)
     del reasons["age out of range"]  # told apart here
     reasons[f"older than {max_age}"] = rows["age_high"] > max_age
     reasons[f"younger than {min_age}"] = rows["age_low"] < min_age
+    reasons["duplicate image"] = _repeated(rows["path"], reasons)
     table = [{"step": "all records", "records": len(rows), "dropped": 0, "left": len(rows)}]
     left = np.full(len(rows), True)
     for step, mask in reasons.items():
@@ -80,18 +96,30 @@ def funnel(
     return pd.DataFrame(table)
 
 
-def _reasons(rows: pd.DataFrame, min_score: float, max_age: int, min_age: int) -> dict[str, np.ndarray]:
+def _reasons(rows: pd.DataFrame, min_score: float, max_age: int, min_age: int, known_gender: bool) -> dict[str, np.ndarray]:
     if not 0 <= min_age <= max_age:
         raise ValueError(f"ages must satisfy 0 <= min_age <= max_age, got min_age {min_age} and max_age {max_age}")
     no_face = ~(rows["face_score"] > -np.inf)  # minus infinity: none was found, the box is the whole picture
-    return {
+    reasons = {
         "path outside the folder": rows["outside"].to_numpy(),
         "no face": no_face.to_numpy(),
         "second face": rows["second_face_score"].notna().to_numpy(),
         "low score": (~no_face & (rows["face_score"] < min_score)).to_numpy(),
+        "gender unknown": rows["gender"].isna().to_numpy(),
         "impossible date": rows["age_low"].isna().to_numpy(),
         "age out of range": ((rows["age_low"] < min_age) | (rows["age_high"] > max_age)).to_numpy(),
     }
+    if not known_gender:
+        del reasons["gender unknown"]
+    return reasons
+
+
+def _repeated(path: pd.Series, reasons: dict[str, np.ndarray]) -> np.ndarray:
+    """Boolean (n,): records that no reason fits and whose file an earlier such record names."""
+    good = np.flatnonzero(~np.logical_or.reduce(list(reasons.values())))
+    repeated = np.zeros(len(path), bool)
+    repeated[good] = path.iloc[good].duplicated()
+    return repeated
 
 
 def records(folder: str | Path, parts: tuple[str, ...] = PARTS) -> pd.DataFrame:
@@ -103,18 +131,23 @@ def records(folder: str | Path, parts: tuple[str, ...] = PARTS) -> pd.DataFrame:
     found = [_part(folder, place, part) for part, place in places.items() if place is not None]
     if not found:
         raise disk.absent(folder, f"holds no {' or '.join(f'{part}.mat' for part in parts)}", EXPECTED)
-    return pd.concat(found, ignore_index=True)
+    rows = pd.concat(found, ignore_index=True)
+    rows["subject"] = _subjects(rows["path"], rows.pop("part"), rows.pop("name"), rows.pop("celeb_id"))
+    return rows
 
 
 def _part(folder: Path, place: Path, part: str) -> pd.DataFrame:
-    record = _struct(place / f"{part}.mat", part)
+    record = mat_file.read_struct(place / f"{part}.mat", part, TEXTS, BOXES, NUMBERS, optional=("celeb_id",))
     path = pd.Series(record["full_path"], dtype="str")
-    low, high = _ages(record["dob"], record["photo_taken"], path)
+    low, high = _ages(record["dob"], record["photo_taken"], record["full_path"])
+    before = disk.prefix(folder, place)
     rows = pd.DataFrame(
         {
-            "path": disk.prefix(folder, place) + path,
+            "path": before + path if before else path,
             "outside": disk.outside(path),
-            "subject": _subjects(pd.Series(record["name"], dtype="str"), path, part),
+            "part": part,
+            "name": record["name"],
+            "celeb_id": record.get("celeb_id", np.nan),
             # NaN is unknown; comparing, not casting, keeps it from becoming a 0
             "gender": pd.Series(record["gender"]).map({0.0: "female", 1.0: "male"}).astype("string"),
             "age_low": low,
@@ -128,53 +161,6 @@ def _part(folder: Path, place: Path, part: str) -> pd.DataFrame:
     return rows
 
 
-def _struct(file: Path, part: str) -> dict:
-    """The fields of the file's struct, each of length n: text as str, numbers as float, boxes as float (n, 4)."""
-    try:
-        content = loadmat(file)
-    except Exception as error:  # a damaged file makes scipy raise nearly anything, from zlib.error to TypeError
-        raise ValueError(f"{file}: expected a Matlab file of version 5 to 7, but reading it failed: {error}") from error
-    struct = content.get(part)
-    names = getattr(getattr(struct, "dtype", None), "names", None)
-    if not names or struct.size != 1:
-        found = ", ".join(name for name in content if not name.startswith("__")) or "nothing"
-        raise ValueError(f"{file}: expected one Matlab struct named {part}, got a file that holds {found}")
-    missing = [name for name in FIELDS if name not in names]
-    if missing:
-        raise ValueError(f"{file}: the struct {part} lacks {', '.join(missing)}; it has {', '.join(names)}")
-    fields = {name: struct.flat[0][name].ravel() for name in FIELDS}
-    sizes = {name: field.size for name, field in fields.items()}
-    if len(set(sizes.values())) != 1:
-        told = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise ValueError(f"{file}: the fields of {part} must be equally long, got {told}")
-    return {name: _field(file, name, field) for name, field in fields.items()}
-
-
-def _field(file: Path, name: str, cells: np.ndarray) -> list[str] | np.ndarray:
-    if name in ("full_path", "name"):
-        return [_text(cell) for cell in cells]
-    try:
-        return _boxes(cells) if name == "face_location" else cells.astype(float)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{file}: expected numbers in the field {name}, got {cells.dtype} data: {error}") from error
-
-
-def _text(cell) -> str:
-    """A cell's text: "" where it is empty, and never a character that UTF-8 can't write."""
-    flat = np.asarray(cell).ravel()
-    if not flat.size:
-        return ""
-    text = flat[0].decode("utf-8", "replace") if isinstance(flat[0], bytes) else str(flat[0])
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _boxes(cells: np.ndarray) -> np.ndarray:
-    """The cells' boxes as float (n, 4), NaN where a cell is no box."""
-    no_box = np.full(4, np.nan)
-    boxes = [np.ravel(cell) for cell in cells]
-    return np.array([box if box.size == 4 else no_box for box in boxes], float).reshape(-1, 4)
-
-
 def _pixels(boxes: np.ndarray) -> np.ndarray:
     """Matlab boxes (from 1, the last pixel inside) as left, top, right, bottom from 0, right and bottom exclusive."""
     pixels = np.column_stack([np.maximum(boxes[:, :2] - 1, 0), boxes[:, 2:]])
@@ -182,14 +168,14 @@ def _pixels(boxes: np.ndarray) -> np.ndarray:
     return np.where(sound[:, None], pixels, np.nan)
 
 
-def _ages(dob: np.ndarray, photo_taken: np.ndarray, path: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+def _ages(dob: np.ndarray, photo_taken: np.ndarray, path: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """The lowest and highest age in years on 1 July of the photo's year, float (n,), NaN where a date is impossible.
 
     dob: Matlab date numbers; photo_taken: years; path: names that carry the date of birth as text too. The number
     counts, except where the text has a month or day of 00: Matlab made the month before out of it. A month of 13 or
     more became a month of the next year: nobody knows what was meant, so the date is impossible.
     """
-    text_year, text_month, text_day = path.str.extract(BIRTH_TEXT).astype(float).to_numpy().T
+    text_year, text_month, text_day = _odd_births(path)
     vague = (text_month == 0) | (text_day == 0)
     number = np.floor(dob)
     real = (number >= FIRST_NUMBER) & (number <= LAST_NUMBER)
@@ -212,7 +198,45 @@ def _ages(dob: np.ndarray, photo_taken: np.ndarray, path: pd.Series) -> tuple[np
     return low, high
 
 
-def _subjects(name: pd.Series, path: pd.Series, part: str) -> pd.Series:
-    normal = {text: " ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in name.unique()}
-    number = path.str.extract(r"([^/_]+)[^/]*$", expand=False)
-    return name.map(normal).replace("", None).fillna(part + ":" + number)
+def _odd_births(path: list[str]) -> np.ndarray:
+    """Year, month and day of birth as the names give them: float (3, n), NaN where there is nothing odd about them.
+
+    One search through all names together finds the few that have to be read closely.
+    """
+    ends = np.cumsum([len(name) + 1 for name in path])
+    found = [match.start() for match in ODD_BIRTH.finditer("\n".join(path))]
+    odd = np.unique(np.searchsorted(ends, found, side="right"))
+    births = np.full((3, len(path)), np.nan)
+    if len(odd):
+        texts = pd.Series([path[place] for place in odd], dtype="str")
+        births[:, odd] = texts.str.extract(BIRTH_TEXT).astype(float).to_numpy().T
+    return births
+
+
+def _subjects(path: pd.Series, part: pd.Series, name: pd.Series, celeb_id: pd.Series) -> np.ndarray:
+    """Who each record is about: object (n,); names that share a celeb_id are one, as are spellings of one name."""
+    spelling, spellings = pd.factorize(name)
+    known, names = pd.factorize(np.array(list(map(_normal, spellings.to_numpy(object))), object))
+    code = known[spelling]
+    has = celeb_id.notna().to_numpy() & (names != "")[code]
+    ids, celebrities = pd.factorize(celeb_id[has])
+    pairs = np.unique(code[has] * np.int64(len(celebrities) + 1) + ids)
+    one, other = np.divmod(pairs, len(celebrities) + 1)
+    size = len(names) + len(celebrities)
+    links = coo_array((np.ones(len(pairs), bool), (one, len(names) + other)), shape=(size, size))
+    group = connected_components(links, directed=False)[1][: len(names)]
+    first = pd.Series(names).groupby(group).transform("first").to_numpy(object)  # of a person's names
+    subject = first[code]
+    nameless = subject == ""
+    number = path[nameless].str.extract(r"([^/_]+)[^/]*$", expand=False)
+    subject[nameless] = part[nameless] + ":" + number
+    return subject
+
+
+def _normal(name: str) -> str:
+    """A name however it was typed: one case, one kind of space and accent, and UTF-8 that was taken for Latin-1 mended."""
+    if not name.isascii():
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("latin-1").decode("utf-8")
+        name = unicodedata.normalize("NFKC", name)
+    return " ".join(name.casefold().split())

@@ -27,7 +27,7 @@ from src.photos import list_photos
 
 PARTS = ("imdb_wiki", "photos", "adience")  # the longest single tasks first
 MARKER = "drawn.json"
-VERSION = 1  # of the drawing; another one draws anew
+VERSION = 2  # of the drawing; another one draws anew
 FEWEST = 160
 
 FOLDS, ALBUMS, CELLS = 5, 40, 16  # a cell is an age group and a gender

@@ -29,6 +29,10 @@ BAD = (
     "too old",
     "image missing",
     "unreadable image",
+    "second record",
+    "copied image",
+    "grey image",
+    "tiny image",
 )
 EACH_BAD = 40  # one record in so many, and at least one, for each kind of bad record
 HEADER = 116  # bytes of free text at the start of a Matlab file
@@ -41,7 +45,7 @@ def write(folder: Path, part: str, count: int, space: FaceSpace, rng: np.random.
     """
     kinds = np.array([*np.repeat(BAD, max(1, count // EACH_BAD)), *[""] * count])[:count]
     kinds = rng.permutation(kinds)
-    records, person = [], None
+    records, person, good = [], None, None
     for i, kind in enumerate(kinds):
         # Each celebrity of IMDB has three pictures here; in WIKI everybody has one.
         celebrity = i // 3 if part == "imdb" else i
@@ -50,6 +54,12 @@ def write(folder: Path, part: str, count: int, space: FaceSpace, rng: np.random.
             person = new_person(space, age_group, GENDERS[gender], rng)
         record = _record(part, i, celebrity, person, str(kind), rng)
         picture, record["face_location"] = _picture(space, person, str(kind), rng)
+        if good and kind == "second record":
+            record["full_path"], picture = good
+        if good and kind == "copied image":
+            picture = np.uint8(good[1] * 0.95 + 6)
+        if kind == "":
+            good = record["full_path"], picture
         records.append(record)
         path = folder / part / record["full_path"]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,6 +109,10 @@ def _picture(space: FaceSpace, person, kind: str, rng: np.random.Generator) -> t
         picture, box = scenes.snapshot(space, [person, other], wide, int(rng.integers(125, 140)), rng)
     else:
         picture, box = scenes.snapshot(space, [person], SHAPE, int(rng.integers(125, 160)), rng)
+    if kind == "grey image":
+        picture = np.repeat(picture.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8)
+    if kind == "tiny image":
+        picture, box = np.ascontiguousarray(picture[120:132, 120:134]), np.array([0, 0, 14, 12])
     return picture, np.array([[box[0] + 1, box[1] + 1, box[2], box[3]]], np.float64)
 
 

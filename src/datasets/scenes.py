@@ -56,6 +56,8 @@ def put(scene: np.ndarray, figure: np.ndarray, left: int, top: int) -> None:
     height, width = scene.shape[:2]
     y = slice(max(top, 0), min(top + figure.shape[0], height))
     x = slice(max(left, 0), min(left + figure.shape[1], width))
+    if x.start >= x.stop or y.start >= y.stop:
+        return
     seen = figure[y.start - top : y.stop - top, x.start - left : x.stop - left].astype(np.float32)
     opacity = seen[..., 3:] / 255
     scene[y, x] = _pixels(scene[y, x] * (1 - opacity) + seen[..., :3] * opacity)
@@ -118,3 +120,32 @@ def landscape(rng: np.random.Generator) -> np.ndarray:
 
 def _pixels(colours: np.ndarray) -> np.ndarray:
     return np.clip(colours, 0, 255).round().astype(np.uint8)
+
+
+def street(space: FaceSpace, rng: np.random.Generator, frames: int = 100):
+    """A film, 640x480: somebody crosses from the left, somebody from the right behind them, a third leaves and comes back.
+
+    Gives the people and, a frame at a time, the picture, uint8 (480, 640, 3) RGB, and each person's face as left, top, right,
+    bottom in pixels; None where it is out of the picture or behind the first.
+    """
+    width, height, size = 640, 480, 130
+    scene = backdrop(width, height, rng)
+    people = [new_person(space, group, gender, rng) for group, gender in ((6, "male"), (3, "female"), (1, "male"))]
+    figures = [portrait(space, person, size, rng) for person in people]
+    box = np.array(face_box(size))
+
+    def film():
+        for frame in range(frames):
+            t = frame / (frames - 1)
+            picture = np.clip(scene + rng.normal(0, 1.5, scene.shape), 0, 255).astype(np.uint8)
+            gone = max(0.0, np.sin(np.pi * (t - 0.25) / 0.5)) * 260
+            corners = [(-40 + 500 * t, 170), (420 - 500 * t, 150), (430 + gone, 20 + 10 * np.sin(12 * t))]
+            boxes = [tuple(box + np.tile(np.round(corner), 2)) for corner in corners]
+            for i in (2, 1, 0):  # the first in front
+                put(picture, figures[i], *(round(float(edge)) for edge in corners[i]))
+            inside = [0 <= (left + right) / 2 < width for left, _, right, _ in boxes]
+            hidden = abs(corners[0][0] - corners[1][0]) < 0.6 * (box[2] - box[0])
+            inside[1] = inside[1] and not hidden
+            yield picture, [one if seen else None for one, seen in zip(boxes, inside)]
+
+    return people, film()

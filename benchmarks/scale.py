@@ -1,0 +1,183 @@
+"""Preparation at scale: N drawn pictures at the paths that an imdb.mat names, prepared once in peace and once through kills.
+
+    python -m benchmarks.scale /path/to/folder/with/wiki.mat [--faces 2000] [--workers 2] [--folder PLACE]
+                               [--csv docs/results/scale.csv] [--plot docs/figures/scale.png]
+
+Every second it notes the faces done, the processor time spent and the memory of all processes together. The second run is
+killed with SIGKILL three times at moments drawn at random; both must end with the same bytes. The cost is fitted as a line
+and carried to 523,051 faces. What is drawn stays in --folder for the next time, otherwise it is thrown away.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import psutil
+from joblib import Parallel, delayed
+from matplotlib import pyplot as plt
+
+from benchmarks.cleaning import make_imdb
+from src.config import GENDERS, ROOT, SEED
+from src.datasets import imdb_wiki, scenes
+from src.datasets.portraits import new_person
+from src.datasets.sample import write_jpeg
+from src.face_space import GROUPS, FaceSpace
+
+ALL = 523_051
+KEPT = 0.4  # the least share of records that cleaning leaves: so many more are made
+TOGETHER = 50  # pictures that one task draws
+RUN = """
+import sys
+from pathlib import Path
+import pandas as pd
+from src.prepare import prepare
+from src.tables import checked
+prepare(checked(pd.read_pickle(sys.argv[1])), sys.argv[2], cache=Path(sys.argv[3]), workers=int(sys.argv[4]))
+"""
+
+
+def draw(folder: Path, wiki: Path, count: int) -> pd.DataFrame:
+    """Makes imdb_crop/ with `count` drawn pictures, where they are not there yet; gives their table of faces."""
+    crops = folder / "imdb_crop"
+    crops.mkdir(parents=True, exist_ok=True)
+    if not (crops / "imdb.mat").exists():
+        make_imdb(crops / "imdb.mat", wiki, int(count / KEPT) + 2000)
+    table = imdb_wiki.load(folder, check_images=False, parts=("imdb",)).table.head(count)
+    if len(table) < count:
+        raise ValueError(f"{folder} was drawn for fewer faces, {len(table):,}; choose another --folder")
+    missing = [(i, path) for i, path in enumerate(table["path"]) if not (folder / path).exists()]
+    groups = [missing[i : i + TOGETHER] for i in range(0, len(missing), TOGETHER)]
+    Parallel(n_jobs=-1)(delayed(_draw)(folder, group) for group in groups)
+    return table
+
+
+def _draw(folder: Path, group: list[tuple[int, str]]) -> None:
+    cv2.setNumThreads(1)
+    space = FaceSpace.load()
+    for i, path in group:
+        rng = np.random.default_rng([SEED, i])
+        person = new_person(space, i % len(GROUPS.years), GENDERS[i // len(GROUPS.years) % 2], rng)
+        write_jpeg(folder / path, scenes.snapshot(space, [person], (250, 300), int(rng.integers(125, 160)), rng)[0])
+
+
+def start(table: Path, folder: Path, cache: Path, workers: int) -> subprocess.Popen:
+    command = [sys.executable, "-c", RUN, str(table), str(folder), str(cache), str(workers)]
+    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+
+
+def watch(running: subprocess.Popen, cache: Path, total: int) -> pd.DataFrame:
+    """A row a second until the run ends: seconds, faces, processor seconds, memory in MiB (of the run's processes)."""
+    rows, began, whole = [], time.monotonic(), psutil.Process(running.pid)
+    spent = {}
+    while running.poll() is None:
+        memory = 0
+        try:
+            for process in [whole, *whole.children(recursive=True)]:
+                memory += process.memory_info().rss
+                spent[process.pid] = sum(process.cpu_times()[:2])
+        except psutil.Error:  # one ended while it was looked at
+            pass
+        done = min(total, 64 * len(list(cache.glob("*/chunks/[0-9]*.json"))))
+        rows.append((time.monotonic() - began, done, sum(spent.values()), memory / 2**20))
+        time.sleep(1)
+    if running.returncode:
+        raise RuntimeError(f"the preparation ended with {running.returncode}")
+    return pd.DataFrame(rows, columns=["seconds", "faces", "processor_seconds", "memory_mib"])
+
+
+def through_kills(table: Path, folder: Path, cache: Path, workers: int, parts: int, kills: int = 3) -> list[int]:
+    """Prepares in runs killed once so many parts are done, drawn at random, and a last one that is not; gives the parts."""
+    moments = sorted(np.random.default_rng(SEED).choice(np.arange(1, parts), kills, replace=False).tolist())
+    for moment in moments:
+        running = start(table, folder, cache, workers)
+        while running.poll() is None and len(list(cache.glob("*/chunks/[0-9]*.json"))) < moment:
+            time.sleep(0.01)
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+    if start(table, folder, cache, workers).wait():
+        raise RuntimeError("the run after the kills failed")
+    return moments
+
+
+def digest(cache: Path) -> str:
+    """Of all that was prepared: the faces and every record."""
+    total = hashlib.sha256()
+    for path in sorted(cache.rglob("*")):
+        if path.is_file() and not path.name.startswith("."):
+            with path.open("rb") as file:
+                total.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def plot(curve: pd.DataFrame, cost: np.ndarray, file: Path) -> None:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True)
+    left.plot(curve["faces"], curve["processor_seconds"], "o", markersize=3, color="#0072B2", label="measured")
+    ends = np.array([0, curve["faces"].max()])
+    left.plot(ends, np.polyval(cost, ends), color="#E69F00", label=f"{1 / cost[0]:,.0f} faces a second and core")
+    left.set(xlabel="faces prepared", ylabel="processor seconds", xlim=(0, None), ylim=(0, None))
+    left.legend(frameon=False)
+    right.plot(curve["faces"], curve["memory_mib"], color="#009E73")
+    right.set(xlabel="faces prepared", ylabel="memory of all processes, MiB", xlim=(0, None), ylim=(0, None))
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)
+
+
+def measure(place: Path, options: argparse.Namespace) -> pd.DataFrame:
+    """Prints what was measured; gives the curve of the undisturbed run."""
+    table = draw(place, options.wiki / "wiki.mat", options.faces)
+    file, caches = place / "table.pickle", [place / "quiet", place / "killed"]
+    table.to_pickle(file)
+    for cache in caches:
+        shutil.rmtree(cache, ignore_errors=True)
+    curve = watch(start(file, place, caches[0], options.workers), caches[0], len(table))
+    moments = through_kills(file, place, caches[1], options.workers, -(-len(table) // 64))
+    same = digest(caches[0]) == digest(caches[1])
+    steady = curve[curve["faces"].between(0.1 * len(table), 0.95 * len(table))]
+    steady = steady if len(steady) > 2 else curve
+    cost = np.polyfit(steady["faces"], steady["processor_seconds"], 1)
+    halves = steady["memory_mib"].iloc[: len(steady) // 2].median(), steady["memory_mib"].iloc[len(steady) // 2 :].median()
+    hours = np.polyval(cost, ALL) / 3600
+    wall = (steady["faces"].iloc[-1] - steady["faces"].iloc[0]) / np.ptp(steady["seconds"])
+    print(f"{len(table):,} faces, {options.workers} workers: {1 / cost[0]:.0f} faces a second and core of processor time")
+    print(f"by the clock, beside whatever else ran: {wall:.0f} faces a second")
+    print(f"memory of all processes: median {halves[0]:.0f} MiB in the first half, {halves[1]:.0f} in the second")
+    print(f"killed after {', '.join(map(str, moments))} of {-(-len(table) // 64)} parts; result identical: {same}")
+    print(f"carried to {ALL:,} faces: {hours:.2f} core hours; in one hour: {int(np.ceil(hours))} core(s)")
+    if options.plot:
+        plot(curve, cost, options.plot)
+    if not same:
+        raise RuntimeError("the killed runs ended with other bytes than the quiet one")
+    return curve
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("wiki", type=Path, help="holds the real wiki.mat")
+    parser.add_argument("--faces", type=int, default=2000)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--folder", type=Path, help="keeps the drawn pictures")
+    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as thrown_away:
+        curve = measure((options.folder or Path(thrown_away)).absolute(), options)
+    if options.csv:
+        curve.round(2).to_csv(options.csv, index=False, lineterminator="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Aligned faces to answers: asks the models, and puts what they say into the columns of the table of predictions.
+
+After it: `predict` for photos, `video` for moving pictures.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from src.annotate import UNSURE
+from src.backend import keras
+from src.calibrate import in_groups, interval
+from src.config import AGE_GROUPS, MODELS
+from src.evaluate import answer, expected_years
+from src.faces import Alignment
+from src.model_folder import Labels, ModelFolderError, TrainedModel, load
+
+COLUMNS = (
+    "photo", "status", "face", "left", "top", "right", "bottom", "detection_score", "gender", "p_male",
+    "age_group", "age_group_probability", "age_years", "message", "age_low", "age_high",
+)  # fmt: skip
+TOGETHER = 32  # faces in a batch; bounds the memory
+
+
+class Models(NamedTuple):
+    """The models that are asked, by task, and the networks that ask them (see `joint_networks`)."""
+
+    trained: dict[str, TrainedModel]
+    networks: dict[tuple[str, ...], keras.Model]
+
+    @property
+    def alignments(self) -> dict[str, Alignment]:
+        return {task: some.alignment for task, some in self.trained.items()}
+
+    def probabilities(self, faces: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """By task, the probability of each class, float (n, classes), for faces that are aligned for each task."""
+        said: dict[str, list] = {task: [] for task in self.trained}
+        for tasks, network in self.networks.items():
+            for start in range(0, len(faces), TOGETHER):
+                some = np.stack([face[tasks[0]] for face in faces[start : start + TOGETHER]])
+                # Unlike a direct call it is compiled, unlike `Model.predict` it starts no data pipeline.
+                for task, probability in network.predict_on_batch(some).items():
+                    said[task].append(probability)
+        return {task: np.concatenate(parts) for task, parts in said.items() if parts}
+
+    def columns(self, probabilities: dict[str, np.ndarray]) -> list[dict]:
+        """The columns of the table for each face, `message` among them where a model is unsure."""
+        rows: list[dict] = []
+        for task, probability in probabilities.items():
+            said = _say(probability, self.trained[task])
+            rows = rows or [{"message": None} for _ in said]
+            for row, answers in zip(rows, said, strict=True):
+                if answers.pop("unsure"):
+                    row["message"] = f"{row['message']} and {task}" if row["message"] else UNSURE + task
+                row.update(answers)
+        return rows
+
+
+def load_models(gender_model: str | Path | None = MODELS / "gender", age_model: str | Path | None = MODELS / "age") -> Models:
+    """Reads model folders; None leaves a task out. ModelFolderError for a folder that can't be used."""
+    trained = {task: load(place) for task, place in (("gender", gender_model), ("age", age_model)) if place is not None}
+    for task, some in trained.items():
+        if some.labels.task != task:
+            raise ModelFolderError(f"the {task} model's folder holds a model for {some.labels.task}")
+    return Models(trained, joint_networks(trained))
+
+
+def answered(rows: list[dict], models: Models) -> list[dict]:
+    """Rows of `looking` with each model's answer in place of the aligned faces."""
+    seen = [row for row in rows if "aligned" in row]
+    for row, answers in zip(seen, models.columns(models.probabilities([row["aligned"] for row in seen]))):
+        add_message(row, answers.pop("message"))
+        row.update(answers)
+    return [{name: value for name, value in row.items() if name != "aligned"} for row in rows]
+
+
+def joint_networks(models: dict[str, TrainedModel]) -> dict[tuple[str, ...], keras.Model]:
+    """What to ask, by the tasks that it answers: each model or, where both stand on the same level one, a joint one.
+
+    Each network takes aligned faces and gives a dict of probabilities, one entry a task.
+    """
+    if len(models) < 2 or not _same_level_one(*models.values()):
+        return {(task,): keras.Model(some.model.inputs, {task: some.model.output}) for task, some in models.items()}
+    level_one = next(iter(models.values())).model.get_layer("level_one")
+    photo = keras.Input(level_one.input_shape[1:], dtype="uint8")
+    features = level_one(photo)
+    answers = {}
+    for task, trained in models.items():  # each level two is wrapped: two of one name can't stand side by side
+        given = keras.Input(features.shape[1:])
+        answers[task] = keras.Model(given, trained.model.get_layer("level_two")(given), name=task)(features)
+    return {tuple(models): keras.Model(photo, answers)}
+
+
+def _same_level_one(one: TrainedModel, other: TrainedModel) -> bool:
+    for trained in (one, other):
+        if [layer.name for layer in trained.model.layers[1:]] != ["level_one", "level_two"]:
+            return False
+    first, second = one.model.get_layer("level_one"), other.model.get_layer("level_one")
+    described = [keras.saving.serialize_keras_object(level) for level in (first, second)]
+    weights = zip(first.get_weights(), second.get_weights())
+    return one.alignment == other.alignment and described[0] == described[1] and all(np.array_equal(*two) for two in weights)
+
+
+def _say(probability: np.ndarray, trained: TrainedModel) -> list[dict]:
+    """The columns for each face, and whether the model is `unsure`, from its probabilities (n, classes)."""
+    labels, calibration = trained.labels, trained.calibration
+    probability = probability / probability.sum(axis=1, keepdims=True, dtype=float)
+    names, of_names = grouped(probability, labels)
+    best = answer(of_names, ordered=labels.task == "age")
+    confidence = of_names[np.arange(len(best)), best]
+    said = {"unsure": confidence < (calibration.unsure_below if calibration else 0)}
+    if labels.task == "gender":
+        said |= {"gender": [names[i] for i in best], "p_male": probability[:, names.index("male")].round(4)}
+    else:
+        said |= {
+            "age_group": [names[i] for i in best],
+            "age_group_probability": confidence.round(4),
+            "age_years": _years(probability, labels).round(1),
+        }
+    if labels.single_years and calibration and calibration.quantiles:
+        said["age_low"], said["age_high"] = interval(probability, calibration.quantiles, calibration.bands).T
+    return [dict(zip(said, values)) for values in zip(*said.values())]
+
+
+def _years(probability: np.ndarray, labels: Labels) -> np.ndarray:
+    """The age answered: the median year or, of a model that knows only groups, the expected one; floats (n,)."""
+    if labels.single_years:
+        return answer(probability, ordered=True).astype(float)
+    return expected_years(probability, labels.centre_years)
+
+
+def grouped(probability, labels: Labels) -> tuple[tuple[str, ...], np.ndarray]:
+    """The classes that answers are given in, and their probabilities, floats (n, classes).
+
+    They are a model's own classes; where these are single years, the eight age groups, each the sum of its years.
+    """
+    if not labels.single_years:
+        return labels.classes, np.asarray(probability)
+    groups = AGE_GROUPS["adience"]
+    return groups.names, in_groups(probability, labels.years, groups)
+
+
+def add_message(row: dict, text: str | None) -> None:
+    """Adds to what a row's message says already."""
+    row["message"] = "; ".join(filter(None, (row.get("message"), text))) or None
+
+
+def as_table(rows: Iterable[dict]) -> pd.DataFrame:
+    """The rows as a table of predictions, with the columns and types that `predict` promises."""
+    table = pd.DataFrame(list(rows)).reindex(columns=list(COLUMNS))
+    table["detection_score"] = table["detection_score"].astype(float).round(3)
+    whole = dict.fromkeys(("face", "left", "top", "right", "bottom", "age_low", "age_high"), "Int64")
+    words = dict.fromkeys(("photo", "status", "gender", "age_group", "message"), "string")
+    numbers = dict.fromkeys(("detection_score", "p_male", "age_group_probability", "age_years"), "Float64")
+    return table.astype(whole | words | numbers)

@@ -1,0 +1,215 @@
+"""A page to try the models in a browser, on this machine: `make demo`.
+
+    python -m src.demo [--host 127.0.0.1] [--port 7860] [--gender-model FOLDER] [--age-model FOLDER]
+
+It takes a photo, a picture of the camera or a video, and shows the annotated result, the table and the doubt. Uploads are
+limited and deleted as soon as they are answered; nothing is kept, and nothing is sent anywhere else.
+"""
+
+import argparse
+import base64
+import contextlib
+import html
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+import cv2
+import fastapi
+import gradio as gr
+import numpy as np
+import pandas as pd
+import uvicorn
+from PIL import Image
+
+from src import video
+from src.annotate import annotate
+from src.answers import Models, answered, as_table, load_models
+from src.config import IMAGE_SUFFIXES, MODELS, VIDEO_SUFFIXES
+from src.looking import look_at
+from src.photos import UnreadablePhoto, read_photo
+
+MEGABYTES = 50  # of an upload
+PIXELS = 50_000_000  # of a photo
+SECONDS = 60  # of a video
+SHOWN = 1280  # pixels: the longest side of the annotated picture
+TITLE = "Age and gender from face photos"
+INTRO = (
+    "What a face *looks* like to the models, with their doubt. It is not who someone is, and no decision about a person "
+    f"should rest on it. Up to {MEGABYTES} MB and {PIXELS // 1_000_000} megapixels; videos up to {SECONDS} seconds. Uploads "
+    "stay on the machine that this page runs on, and are deleted once they are answered."
+)
+# Nothing on the page may call another machine.
+POLICY = (
+    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'"
+)
+STYLE = """
+.gradio-container {max-width: 900px !important; margin: 0 auto}
+.answer img {max-width: 100%; height: auto; border-radius: 6px}
+.answer table {border-collapse: collapse; margin-top: 10px; display: block; overflow-x: auto; max-width: 100%}
+.answer td, .answer th {padding: 4px 10px; text-align: left; border-bottom: 1px solid #ccc; white-space: nowrap}
+footer {display: none !important}
+"""
+working = threading.Lock()  # dlib and the networks take one question at a time; the others wait their turn
+
+
+class Refused(ValueError):
+    """What is not answered; its text says why."""
+
+
+def answer_photo(upload: str | None, models: Models) -> str:
+    """The page's answer, as HTML, to an uploaded photo's path, which is deleted."""
+    if not upload:
+        return ""
+    with working, deleted(upload):
+        try:
+            photo = read_photo(upload, PIXELS)
+        except UnreadablePhoto as error:
+            return told(f"This file could not be read: {error}.")
+        return of_pixels(photo, models)
+
+
+def of_pixels(photo: np.ndarray, models: Models) -> str:
+    table = as_table(answered(look_at(photo, "photo", models.alignments, "none", "hog+cnn"), models))
+    if (table["status"] == "no_face").all():
+        words = "No face was found. One that is larger, from the front and well lit is easier to find."
+    else:
+        words = f"{len(table)} face{'s were' if len(table) > 1 else ' was'} found."
+    return f'<div class="answer">{told(words)}{picture_of(annotate(photo, table))}{table_of(table)}</div>'
+
+
+def answer_video(upload: str | None, models: Models) -> tuple[str | None, str]:
+    """The annotated video's path, and the table of people as HTML; the upload is deleted."""
+    if not upload:
+        return None, ""
+    with working, deleted(upload):
+        try:
+            with video.opened(upload) as (facts, _):
+                if facts["duration"] > SECONDS:
+                    raise Refused(f"videos of up to {SECONDS} seconds are taken, got {facts['duration']:.0f}")
+            watched = video.watch(upload, models, progress=False, seconds=SECONDS)  # some don't say how long they are
+            target = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"]), "annotated.mp4")
+            video.draw(upload, watched, target, progress=False, seconds=SECONDS)
+        except video.UnreadableVideo:
+            return None, told("This file could not be read: it is damaged, or no video in a format that can be read.")
+        except Refused as error:
+            return None, told(f"{error}.")
+    count = len(watched.people)
+    words = f"{count or 'No'} {'person was' if count == 1 else 'people were'} followed; the answers are means over all looks."
+    return str(
+        target
+    ), f'<div class="answer">{told(words)}{table_of(watched.people.assign(face=watched.people["person"]))}</div>'
+
+
+def told(words: str) -> str:
+    return f"<p>{html.escape(words)}</p>"
+
+
+def picture_of(pixels: np.ndarray) -> str:
+    """The picture inside the page itself, so that no file of it is needed."""
+    small = Image.fromarray(pixels)
+    small.thumbnail((SHOWN, SHOWN))
+    coded = cv2.imencode(".jpg", cv2.cvtColor(np.asarray(small), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
+    return f'<img alt="the photo with answers" src="data:image/jpeg;base64,{base64.b64encode(coded).decode()}">'
+
+
+def table_of(table: pd.DataFrame) -> str:
+    """Each face's answers and their doubt."""
+    rows = []
+    for row in table[table["face"].notna()].to_dict("records"):
+        sure = max(row["p_male"], 1 - row["p_male"])
+        span = "" if pd.isna(row["age_low"]) else f"{row['age_low']:.0f}–{row['age_high']:.0f}"
+        doubt = "" if pd.isna(row["message"]) else row["message"]
+        rows.append((row["face"], f"{row['gender']} ({sure:.0%})", f"{row['age_group']} ({row['age_group_probability']:.0%})",
+                     f"{row['age_years']:.0f}", span, doubt))  # fmt: skip
+    if not rows:
+        return ""
+    names = ("", "gender", "age group", "years", "nine in ten lie within", "doubt")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+@contextlib.contextmanager
+def deleted(upload: str):
+    """Deletes an upload, with the folder that Gradio made for it, whatever happens."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            Path(upload).unlink()
+            Path(upload).parent.rmdir()
+
+
+def page(models: Models) -> gr.Blocks:
+    # What a browser still loads is deleted when it is ten minutes old.
+    one_at_a_time = {"concurrency_id": "models", "concurrency_limit": 1}
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 600)) as blocks:
+        gr.Markdown(f"# {TITLE}\n{INTRO}")
+        with gr.Tab("Photo"):
+            photo = gr.File(label="A photo", file_types=list(IMAGE_SUFFIXES), elem_id="photo")
+            photo_said = gr.HTML(elem_id="photo-answer")
+            photo.upload(lambda path: answer_photo(path, models), photo, photo_said, api_name="photo", **one_at_a_time)
+        with gr.Tab("Camera"):
+            camera = gr.Image(label="Camera", sources=["webcam"], type="filepath", format="jpeg", elem_id="camera")
+            camera_said = gr.HTML(elem_id="camera-answer")
+            camera.input(lambda path: answer_photo(path, models), camera, camera_said, api_name="camera", **one_at_a_time)
+        with gr.Tab("Video"):
+            film = gr.File(label="A video", file_types=list(VIDEO_SUFFIXES), elem_id="video")
+            copy, people = gr.Video(label="Annotated", elem_id="copy"), gr.HTML(elem_id="video-answer")
+            film.upload(lambda path: answer_video(path, models), film, [copy, people], api_name="video", **one_at_a_time)
+    return blocks.queue(max_size=64)
+
+
+def application(models: Models) -> fastapi.FastAPI:
+    """The page as a web application."""
+    app = fastapi.FastAPI()
+
+    @app.middleware("http")
+    async def with_policy(request, call_next):
+        response = await call_next(request)
+        response.headers["Content-Security-Policy"] = POLICY
+        return response
+
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # the reader's own: none is loaded
+    return gr.mount_gradio_app(
+        app, page(models), path="/", footer_links=[], run_history=False, max_file_size=MEGABYTES * 2**20, ssr_mode=False,
+        enable_monitoring=False, show_error=False, theme=gr.themes.Default(**fonts), css=STYLE,
+    )  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m src.demo", description="A page to try the models in a browser.")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=7860, help="0 takes a free one (default: %(default)s)")
+    parser.add_argument("--gender-model", type=Path, default=MODELS / "gender", metavar="FOLDER")
+    parser.add_argument("--age-model", type=Path, default=MODELS / "age", metavar="FOLDER")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # also then uploads are deleted
+    try:
+        with tempfile.TemporaryDirectory(prefix="age-and-gender-") as uploads:
+            os.environ["GRADIO_TEMP_DIR"] = uploads  # gone with everything in it when the page ends
+            with socket.socket(type=socket.SOCK_STREAM) as taken:  # asked here, for an error in one sentence
+                taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                taken.bind((options.host, options.port))
+                app = application(load_models(options.gender_model, options.age_model))
+                print(f"the page is at http://{options.host}:{taken.getsockname()[1]} (Ctrl-C ends it)", flush=True)
+                server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+                server.run(sockets=[taken])
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

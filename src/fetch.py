@@ -1,0 +1,82 @@
+"""Getting a data set from its owners: `make data DATASET=imdb_wiki`.
+
+    python -m src.fetch DATASET [--to FOLDER]
+
+The addresses stand in data/addresses.json. Downloads stay in FOLDER/downloads, with the checksum of each in
+checksums.json: where none is published, the one of the first download counts from then on. Where an account or a form is
+asked for, one sentence says what to do; what was downloaded by hand is then checked and unpacked in the same way.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import pooch
+
+from src.config import DATA
+from src.download import DownloadError, download
+from src.files import write_text
+from src.unpack import unpack
+
+ADDRESSES = DATA / "addresses.json"
+GIGABYTE = 10**9
+
+
+def fetch(name: str, folder: Path, addresses: Path = ADDRESSES) -> None:
+    """Downloads and unpacks the data set `name` into `folder`; what is there already is not done again.
+
+    Raises ValueError for an unknown name, DownloadError where a file cannot be had or is not the one of the first time,
+    FileNotFoundError with the sentence to follow where it has to be downloaded by hand, and ArchiveError for an archive
+    that is damaged or was refused.
+    """
+    known = json.loads(addresses.read_text(encoding="utf-8"))
+    if name not in known:
+        raise ValueError(f"data set must be one of {', '.join(known)}, got {name!r}")
+    entry, downloads = known[name], folder / "downloads"
+    checksums, unpacked = downloads / "checksums.json", downloads / "unpacked.json"
+    todo = [file for file in entry["files"] if file["file"] not in _read(unpacked)]
+    missing = [file["file"] for file in todo if "url" not in file and not (downloads / file["file"]).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{name} comes from {entry['page']} by hand: {entry['by_hand']}, put {', '.join(missing)} into {downloads}/ "
+            "and run this again"
+        )
+    for file in todo:
+        target, at_most = downloads / file["file"], int(file["at_most_gigabytes"] * GIGABYTE)
+        expected = file.get("sha256") or _read(checksums).get(file["file"])
+        if "url" in file:
+            download(file["url"], target, at_most, expected)
+        found = pooch.file_hash(str(target))
+        if expected and found != expected:
+            raise DownloadError(f"{target} is another file than expected: its SHA-256 is {found}, not {expected}")
+        made = unpack(target, folder, at_most)
+        _add(checksums, file["file"], found)
+        _add(unpacked, file["file"], [path.name for path in made])
+
+
+def _read(file: Path) -> dict:
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def _add(file: Path, key: str, value) -> None:
+    write_text(file, json.dumps(_read(file) | {key: value}, indent=1) + "\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset")
+    parser.add_argument("--to", default="", metavar="FOLDER", help="where to (default: data/DATASET)")
+    options = parser.parse_args(arguments)
+    folder = Path(options.to).expanduser() if options.to else DATA / options.dataset
+    try:
+        fetch(options.dataset, folder)
+    except (ValueError, OSError) as error:
+        print(f"{'' if isinstance(error, FileNotFoundError) else 'error: '}{error}", file=sys.stderr)
+        return 1
+    print(f"{options.dataset} is in {folder}; next: make run DATASET={options.dataset} DATA={folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Looking at photo files: reads them, finds and aligns their faces, for many photos in several processes.
+
+Nothing here needs the models or TensorFlow, which other processes would take seconds to import. After it: `answers`, which
+asks the models.
+"""
+
+import itertools
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, Future
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import cv2
+import joblib
+import numpy as np
+from joblib.externals.loky import get_reusable_executor
+
+from src import faces as face_tools
+from src.faces import Alignment
+from src.photos import UnreadablePhoto, read_photo
+
+NO_FACE = "no face was found"
+FEW = 8  # photos: fewer are looked at before other processes have started
+AHEAD = 4  # photos a process that are looked at before they are asked for; bounds the memory
+
+
+def look(path: Path, alignments: dict[str, Alignment], fallback: str = "none", detector: str = "hog+cnn") -> list[dict]:
+    """One photo's rows before the models have spoken; a row with a face carries it, aligned for each task, in `aligned`.
+
+    alignments: by task. fallback, detector: as in `predict`. A file that can't be read raises nothing and gives a row.
+    """
+    try:
+        return look_at(read_photo(path), str(path), alignments, fallback, detector)
+    except UnreadablePhoto as error:
+        return [{"photo": str(path), "status": "unreadable", "message": str(error)}]
+
+
+def look_at(photo: np.ndarray, name: str, alignments: dict[str, Alignment], fallback: str, detector: str) -> list[dict]:
+    """The same for a photo that has been read: uint8 (height, width, 3), RGB."""
+    found = face_tools.find_faces(photo, detector)
+    rows = []
+    for number, face in enumerate(found, start=1):
+        aligned = _aligned(alignments, lambda alignment, face=face: face_tools.align(photo, face.landmarks, alignment))
+        rows.append(_row(name, "ok", number, face.box, aligned) | {"detection_score": face.score})
+    if not found and fallback == "whole-photo":
+        box = (0, 0, photo.shape[1], photo.shape[0])
+        aligned = _aligned(alignments, lambda alignment: face_tools.whole_photo(photo, alignment))
+        rows.append(_row(name, "whole_photo", 1, box, aligned) | {"message": f"{NO_FACE}; the whole photo was judged"})
+    return rows or [{"photo": name, "status": "no_face", "message": NO_FACE}]
+
+
+def first_with_face(paths: Iterable[Path], detector: str = "hog") -> tuple[np.ndarray, list[face_tools.Face]] | None:
+    """The first photo in which a face is found, with its faces, largest first; None where there is no such photo."""
+    for path in paths:
+        try:
+            photo = read_photo(path)
+        except UnreadablePhoto:
+            continue
+        if found := face_tools.find_faces(photo, detector):
+            return photo, found
+    return None
+
+
+def _row(name: str, status: str, number: int, box: tuple, aligned: dict) -> dict:
+    edges = dict(zip(("left", "top", "right", "bottom"), (round(edge) for edge in box), strict=True))
+    return {"photo": name, "status": status, "face": number, **edges, "aligned": aligned}
+
+
+def _aligned(alignments: dict[str, Alignment], align) -> dict[str, np.ndarray]:
+    once: dict[Alignment, np.ndarray] = {}
+    for alignment in alignments.values():
+        if alignment not in once:
+            once[alignment] = align(alignment)
+    return {task: once[alignment] for task, alignment in alignments.items()}
+
+
+# --- many photos ------------------------------------------------------------------------------------------------------
+
+
+def looked(
+    paths: list[Path], alignments: dict[str, Alignment], fallback: str, detector: str, workers: int = -1
+) -> Iterator[list[dict]]:
+    """The rows of `look` for each photo, in order.
+
+    workers: processes, -1 for one a core. A few photos, or one worker, are looked at in this process. A file that ends the
+    process that reads it, as a fault in a decoder can, gives a row that says so.
+    """
+    workers = joblib.cpu_count() if workers == -1 else workers
+    asked = (alignments, fallback, detector)
+    if workers == 1 or len(paths) < FEW:
+        yield from (look(path, *asked) for path in paths)
+        return
+    waiting: deque[tuple[Path, Future]] = deque()
+    left = iter(paths)
+    try:
+        while True:
+            pool = started(workers)
+            for path in itertools.islice(left, workers * AHEAD - len(waiting)):
+                waiting.append((path, pool.submit(look, path, *asked)))
+            if not waiting:
+                return
+            path, future = waiting.popleft()
+            try:
+                yield future.result()
+            except BrokenProcessPool:  # the others that waited there are lost too: each is looked at again alone
+                lost = [path, *(other for other, _ in waiting)]
+                waiting.clear()
+                yield from (_look_alone(path, *asked) for path in lost)
+    finally:
+        for _, future in waiting:
+            future.cancel()
+
+
+def started(workers: int = -1) -> Executor:
+    """The processes that look at photos, started if they are not; they end after a while without work."""
+    workers = joblib.cpu_count() if workers == -1 else workers
+    return get_reusable_executor(workers, timeout=60, initializer=_start)
+
+
+def kill() -> None:
+    """Ends the processes at once, whatever they are doing; the next photos start new ones."""
+    for process in multiprocessing.active_children():
+        process.terminate()
+
+
+def _start() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that asked answers it
+    cv2.setNumThreads(1)  # each core has a process
+
+
+def _look_alone(path: Path, *asked) -> list[dict]:
+    try:
+        return started(1).submit(look, path, *asked).result()
+    except BrokenProcessPool:
+        return [{"photo": str(path), "status": "unreadable", "message": "damaged picture (reading it ended the reader)"}]

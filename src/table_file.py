@@ -1,0 +1,111 @@
+"""A table that is written while it is made: rows are added a batch at a time, and an interrupted run goes on.
+
+The CSV file is whole and valid after every batch. Until all is done, a hidden file beside it says how the table was begun,
+so that only the same command goes on with it; a finished table is replaced.
+"""
+
+import csv
+import errno
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+
+from src.answers import COLUMNS, as_table
+from src.files import write_text
+
+
+class TableFile:
+    """The CSV file at `path`; settings: what must be the same for an unfinished table to be gone on with.
+
+    `done` counts how often each photo, by its name as written, is in the table already.
+    """
+
+    def __init__(self, path: Path, settings: dict):
+        self.path = path
+        self.note = path.with_name(f".{path.name}.unfinished")
+        self.done: Counter[str] = Counter()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        told = json.dumps(settings | {"columns": COLUMNS}, sort_keys=True)
+        if _content(self.note) == told and path.is_file():
+            self.done = _cut_to_whole_photos(path)
+        if not self.done:
+            write_text(path, ",".join(COLUMNS) + "\n")  # before the note: an older table is never gone on with
+            write_text(self.note, told)
+
+    def add(self, rows: list[dict]) -> None:
+        """Adds the rows of whole photos, all or none: OSError where there is no room for them."""
+        content = _as_csv(as_table(rows))
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0))
+        try:
+            before = os.fstat(file).st_size
+            try:
+                if os.write(file, content) < len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except BaseException:
+                os.ftruncate(file, before)
+                raise
+        finally:
+            os.close(file)
+
+    def counts(self) -> dict[str, int]:
+        """How many rows have each status, the commonest first."""
+        with self.path.open(newline="", encoding="utf-8") as file:
+            return dict(Counter(row["status"] for row in csv.DictReader(file)).most_common())
+
+    def finish(self) -> None:
+        self.note.unlink(missing_ok=True)
+
+
+def as_written(name: str) -> str:
+    """A photo's name as it stands in the table: names hold any bytes, the table is UTF-8 and its lines end in one way."""
+    return name.encode(errors="backslashreplace").decode().replace("\r", "\\r")
+
+
+def left_to_do(paths: list[Path], done: Counter) -> list[Path]:
+    """The photos that are not in the table; one that is to be there twice counts twice."""
+    done, left = done.copy(), []
+    for path in paths:
+        name = as_written(str(path))
+        if done[name]:
+            done[name] -= 1
+        else:
+            left.append(path)
+    return left
+
+
+def _as_csv(table: pd.DataFrame) -> bytes:
+    table = table.assign(photo=table["photo"].map(as_written))
+    return table.to_csv(index=False, header=False, lineterminator="\n").encode()
+
+
+def _content(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+
+
+def _cut_to_whole_photos(path: Path) -> Counter:
+    """Takes a last photo off that a kill or a power cut may have left half written; counts the photos that stay."""
+    position, begin = 0, 0
+    starts, names = [], []  # of each photo's first row
+    with path.open("rb") as file:
+
+        def lines():
+            nonlocal position
+            for line in file:
+                position += len(line)
+                yield line.decode(errors="replace")
+
+        for record in csv.reader(lines()):
+            if begin and len(record) == len(COLUMNS) and record[COLUMNS.index("face")] in ("", "1"):
+                starts.append(begin)
+                names.append(record[COLUMNS.index("photo")])
+            begin = position
+    if names:
+        with path.open("r+b") as file:
+            file.truncate(starts[-1])
+    return Counter(names[:-1])

@@ -1,0 +1,156 @@
+"""Following people through the frames of a video: faces are found now and then, and tracked in between.
+
+dlib's correlation tracker (Danelljan et al., "Accurate scale estimation for robust visual tracking", 2014) carries a face
+from one detection to the next. Where people cross, or somebody comes back, dlib's face descriptor tells who is who; it is
+kept only while the video is followed.
+"""
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+import dlib
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from src import faces as face_tools
+from src.faces import Face
+from src.landmark_file import packaged_file
+
+EVERY = 5  # frames from one detection to the next
+SAME_PLACE = 0.2  # intersection over union: a detection and a track that may be one face
+CROSSING = 0.15  # the same for two tracks: one may soon hide the other
+SAME_PERSON = 0.45  # distance of two descriptors; for photos of years apart dlib says 0.6
+PATIENCE = 3  # detections in a row that a face may be missed before its track is given up
+STEADY = 6.0  # the tracker's peak-to-sidelobe ratio below which it has lost what it follows
+REMEMBER = 5  # detections from one look that is kept to the next
+SURE = 2  # detections that make a track a person; patterns that look like a face are seen once
+
+
+@dataclass
+class Person:
+    """Somebody in the video. descriptors: (128,) each, of some looks. boxes: by frame, left, top, right, bottom in pixels."""
+
+    number: int
+    descriptors: list[np.ndarray]
+    boxes: dict[int, tuple] = field(default_factory=dict)
+    detections: int = 0
+    missed: int = 0
+    last_seen: int = 0  # the frame of the last detection
+    tracker: Any = None  # dlib.correlation_tracker; None: out of sight
+
+    def unlike(self, looks: np.ndarray) -> float:
+        """How far a descriptor is from the nearest one of this person."""
+        return min(float(np.linalg.norm(own - looks)) for own in self.descriptors)
+
+    @property
+    def box(self) -> tuple:
+        place = self.tracker.get_position()
+        return place.left(), place.top(), place.right(), place.bottom()
+
+
+class Tracks:
+    """Everybody seen so far; `update` takes the next frame.
+
+    detector: see `faces.find_faces`.
+    """
+
+    def __init__(self, detector: str = "hog"):
+        self.detector = detector
+        self.people: list[Person] = []
+        self.frame = -1
+
+    @property
+    def in_sight(self) -> list[Person]:
+        return [person for person in self.people if person.tracker]
+
+    def update(self, frame: np.ndarray) -> list[tuple[Person, Face]]:
+        """Follows everybody into the next frame, uint8 (height, width, 3), RGB; gives who was detected there anew."""
+        self.frame += 1
+        for person in self.in_sight:
+            if person.tracker.update(frame) < STEADY or not _inside(person.box, frame.shape):
+                self._lose(person)
+        seen = self._detect(frame) if self.frame % EVERY == 0 else []
+        for person in self.in_sight:
+            person.boxes[self.frame] = person.box
+        return seen
+
+    def finish(self) -> list[Person]:
+        """The people of the whole video, numbered from 1 in the order in which they came."""
+        for person in self.in_sight:
+            self._lose(person)
+        people = [person for person in self.people if person.detections >= SURE]
+        for number, person in enumerate(people, start=1):
+            person.number = number
+        return people
+
+    def _detect(self, frame: np.ndarray) -> list[tuple[Person, Face]]:
+        found = [face for face in face_tools.find_faces(frame, self.detector) if face.score >= face_tools.CLEAR_SCORE]
+        known = self.in_sight
+        matched = self._match(frame, known, found)
+        for person in known:
+            if person not in [one for one, _ in matched]:
+                person.missed += 1
+                behind = any(face_tools.overlap(person.box, face.box) > CROSSING for _, face in matched)
+                if behind or person.missed >= PATIENCE:
+                    self._lose(person)
+        taken = [id(face) for _, face in matched]
+        matched += [(self._recognised(frame, face), face) for face in found if id(face) not in taken]
+        for person, face in matched:
+            person.tracker = dlib.correlation_tracker()
+            person.tracker.start_track(frame, dlib.drectangle(*face.box))
+            person.missed, person.last_seen = 0, self.frame
+            person.detections += 1
+            if person.detections % REMEMBER == 0:
+                person.descriptors.append(descriptor(frame, face))
+        return matched
+
+    def _match(self, frame: np.ndarray, known: list[Person], found: list[Face]) -> list[tuple[Person, Face]]:
+        """Who is where they were; where several are close together also by their looks."""
+        if not known or not found:
+            return []
+        shared = np.array([[face_tools.overlap(person.box, face.box) for face in found] for person in known])
+        cost = 1 - shared
+        for i, person in enumerate(known):
+            if any(other is not person and face_tools.overlap(person.box, other.box) > CROSSING for other in known):
+                for j in np.flatnonzero(shared[i] >= SAME_PLACE):
+                    unlike = person.unlike(descriptor(frame, found[j]))
+                    cost[i, j] += 2 * unlike
+                    if unlike > SAME_PERSON:
+                        shared[i, j] = 0
+        cost[shared < SAME_PLACE] = 10
+        pairs = zip(*linear_sum_assignment(cost), strict=True)
+        return [(known[i], found[j]) for i, j in pairs if shared[i, j] >= SAME_PLACE]
+
+    def _recognised(self, frame: np.ndarray, face: Face) -> Person:
+        """Somebody who was out of sight, or somebody new."""
+        looks = descriptor(frame, face)
+        away = [person for person in self.people if not person.tracker]
+        nearest = min(away, key=lambda person: person.unlike(looks), default=None)
+        if nearest and nearest.unlike(looks) < SAME_PERSON:
+            return nearest
+        self.people.append(Person(len(self.people) + 1, [looks]))
+        return self.people[-1]
+
+    def _lose(self, person: Person) -> None:
+        """Out of sight; where the tracker went after the last detection does not count."""
+        person.tracker, person.missed = None, 0
+        person.boxes = {frame: box for frame, box in person.boxes.items() if frame <= person.last_seen}
+
+
+@functools.cache
+def _descriptors():
+    return dlib.face_recognition_model_v1(str(packaged_file("dlib_face_recognition_resnet_model_v1.dat")))
+
+
+def descriptor(frame: np.ndarray, face: Face) -> np.ndarray:
+    """dlib's 128 numbers for a face, nearer than 0.6 for photos of the same person."""
+    points = [dlib.point(round(x), round(y)) for x, y in face.landmarks]
+    box = dlib.rectangle(*(round(edge) for edge in face.box))
+    shape = dlib.full_object_detection(box, points)
+    return np.array(_descriptors().compute_face_descriptor(np.ascontiguousarray(frame), shape))
+
+
+def _inside(box: tuple, shape: tuple) -> bool:
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    return 0 <= x < shape[1] and 0 <= y < shape[0]

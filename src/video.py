@@ -1,0 +1,166 @@
+"""A video to an annotated copy and two tables: who is where in every frame, and each person's one answer.
+
+People are followed by `tracks`; what the models say of somebody is averaged over all looks at them. The video is read twice,
+so that every frame shows the final answer. FFmpeg reads and writes, as a program of its own (imageio-ffmpeg carries it).
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import imageio_ffmpeg
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from src import faces as face_tools
+from src.annotate import annotate
+from src.answers import Models
+from src.files import written_whole
+from src.tracks import Person, Tracks
+
+LONGEST = 1920  # pixels: larger frames are scaled down, on reading
+FASTEST = 60  # frames a second; more are left out
+# What is inside counts, not the name: lists of other files to read, as HLS has them, must not be followed.
+FORMATS = "mov,matroska,webm,avi,mpeg,mpegts,asf,flv,gif,ogg,mpegvideo"
+ANSWERS = ["gender", "p_male", "age_group", "age_group_probability", "age_years", "age_low", "age_high", "message"]
+BOX = ["left", "top", "right", "bottom"]
+
+
+class UnreadableVideo(ValueError):
+    """A file that is no video that can be read; its text says why in one sentence."""
+
+
+class Watched(NamedTuple):
+    """frames: frame (from 0), time (seconds), person, box in pixels, answers. people: a row a person."""
+
+    frames: pd.DataFrame
+    people: pd.DataFrame
+
+
+class Looks:
+    """What the models have said of each person so far: by person, how often, and the sum of the probabilities."""
+
+    def __init__(self, models: Models):
+        self.models = models
+        self.sums: dict[int, dict[str, np.ndarray]] = {}
+        self.counts: dict[int, int] = {}
+
+    def add(self, frame: np.ndarray, seen: list[tuple[Person, face_tools.Face]]) -> None:
+        faces = [
+            {task: face_tools.align(frame, face.landmarks, how) for task, how in self.models.alignments.items()}
+            for _, face in seen
+        ]
+        said = self.models.probabilities(faces)
+        for i, (person, _) in enumerate(seen):
+            sums = self.sums.setdefault(id(person), {})
+            for task, probability in said.items():
+                sums[task] = sums.get(task, 0) + probability[i].astype(float)
+            self.counts[id(person)] = self.counts.get(id(person), 0) + 1
+
+    def answers(self, people: list[Person]) -> list[dict]:
+        """Each person's columns of the table of predictions, from the mean over all looks."""
+        if not people:
+            return []
+        tasks = self.sums[id(people[0])]
+        means = {task: np.stack([self.sums[id(one)][task] / self.counts[id(one)] for one in people]) for task in tasks}
+        return self.models.columns(means)
+
+
+@contextlib.contextmanager
+def opened(path: str | Path, seconds: float | None = None) -> Iterator[tuple[dict, Iterator[np.ndarray]]]:
+    """A video's facts (size, fps, duration) and its frames: uint8 (height, width, 3), RGB, upright, evenly in time.
+
+    seconds: so many at most are read. Raises UnreadableVideo, also from the frames.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UnreadableVideo(f"{path}: no such file")
+    smaller = f"scale=w='min({LONGEST},iw)':h='min({LONGEST},ih)':force_original_aspect_ratio=decrease:force_divisible_by=2"
+    reader = imageio_ffmpeg.read_frames(
+        str(path.absolute()),
+        input_params=["-protocol_whitelist", "file", "-format_whitelist", FORMATS],
+        output_params=["-vf", smaller, "-fpsmax", str(FASTEST), *(["-t", str(seconds)] if seconds else [])],
+    )
+    try:
+        facts = next(reader)
+        width, height = facts["size"]
+        yield facts, (np.frombuffer(raw, np.uint8).reshape(height, width, 3) for raw in reader)
+    except (OSError, RuntimeError, KeyError, IndexError, ZeroDivisionError) as error:
+        raise UnreadableVideo(f"{path}: damaged, or no video in a format that can be read") from error
+    finally:
+        reader.close()
+
+
+def watch(
+    path: str | Path, models: Models, detector: str = "hog", progress: bool = True, seconds: float | None = None
+) -> Watched:
+    """The tables of a video, or of its first seconds. detector: see `faces.find_faces`."""
+    tracks, looks, count = Tracks(detector), Looks(models), 0
+    with opened(path, seconds) as (facts, frames):
+        total = round(facts["duration"] * facts["fps"]) or None
+        for frame in tqdm(frames, total=total, desc="following", unit=" frames", disable=not progress):
+            looks.add(frame, tracks.update(frame))
+            count += 1
+    if not count:
+        raise UnreadableVideo(f"{path}: there is no picture in it")
+    people = tracks.finish()
+    rows = pd.DataFrame(looks.answers(people), index=range(len(people))).reindex(columns=ANSWERS)
+    numbers = [person.number for person in people]
+    when = [(min(one.boxes) / facts["fps"], max(one.boxes) / facts["fps"], len(one.boxes)) for one in people]
+    spans = pd.DataFrame(when, columns=["first_second", "last_second", "frames"]).round(3)
+    spans.insert(0, "person", numbers)
+    spans["looks"] = [person.detections for person in people]
+    places = [(frame, person.number, *box) for person in people for frame, box in person.boxes.items()]
+    where = pd.DataFrame(places, columns=["frame", "person", *BOX]).sort_values(["frame", "person"], ignore_index=True)
+    where.insert(1, "second", (where["frame"] / facts["fps"]).round(3))
+    where[BOX] = where[BOX].round().astype(int)
+    where = where.merge(pd.concat([spans["person"], rows], axis=1), on="person", how="left")
+    return Watched(where, pd.concat([spans, rows], axis=1))
+
+
+def draw(path: str | Path, watched: Watched, target: Path, progress: bool = True, seconds: float | None = None) -> None:
+    """Writes the annotated copy, without sound."""
+    by_frame = dict(list(as_rows(watched.frames).groupby("frame")))
+    with opened(path, seconds) as (facts, frames):
+        shown = enumerate(tqdm(frames, desc="drawing", unit=" frames", disable=not progress))
+        drawn = (annotate(frame, by_frame[number]) if number in by_frame else frame for number, frame in shown)
+        write(drawn, facts["size"], facts["fps"], target)
+
+
+def write(frames: Iterable[np.ndarray], size: tuple[int, int], fps: float, target: Path) -> None:
+    """Writes frames, uint8 (height, width, 3), RGB, as H.264 in MP4, which every browser plays. size: width, height, even."""
+    with written_whole(target) as new:
+        writer = imageio_ffmpeg.write_frames(
+            str(new.absolute()), size, fps=fps, codec="libx264", quality=None, macro_block_size=2,
+            output_params=["-preset", "veryfast", "-crf", "23", "-movflags", "+faststart"], ffmpeg_log_level="error",
+        )  # fmt: skip
+        writer.send(None)
+        try:
+            for frame in frames:
+                writer.send(np.ascontiguousarray(frame))
+        finally:
+            writer.close()
+
+
+def as_rows(places: pd.DataFrame) -> pd.DataFrame:
+    """People in frames as rows that `annotate` draws."""
+    return places.assign(status="ok")
+
+
+def process(path: str | Path, folder: Path, models: Models, detector: str = "hog", progress: bool = True) -> list[Path]:
+    """Writes NAME.mp4, NAME-frames.csv and NAME-people.csv into the folder; gives their paths. The video stays as it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = Path(path).stem
+    target = folder / f"{stem}.mp4"
+    if target.exists() and Path(path).exists() and target.samefile(path):
+        raise ValueError(f"the annotated copy must not replace the video: name another folder than {folder}")
+    watched = watch(path, models, detector, progress)
+    tables = []
+    for name, table in zip(("frames", "people"), watched):
+        tables.append(folder / f"{stem}-{name}.csv")
+        with written_whole(tables[-1]) as new:
+            table.to_csv(new, index=False)
+    draw(path, watched, target, progress)
+    return [target, *tables]

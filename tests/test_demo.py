@@ -1,0 +1,182 @@
+"""The page in a real browser: photo, bad file, no face, video, a phone's screen; many at once; nothing kept or sent."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import gradio_client
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.data import astronaut
+
+from src import video
+from src.config import ROOT
+
+
+@pytest.fixture(scope="module")
+def page(standins, tmp_path_factory):
+    """The page's address and the folder that it keeps uploads in while they are answered."""
+    temporary = tmp_path_factory.mktemp("temporary")
+    command = ["-m", "src.demo", "--port", "0", "--gender-model", str(standins.gender), "--age-model", str(standins.age)]
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(temporary)}
+    )
+    said = process.stdout.readline()
+    yield re.search(r"http://127\.0\.0\.1:\d+", said)[0], temporary
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    Image.fromarray(astronaut()).save(folder / "face.jpg")
+    Image.fromarray(np.full((300, 400, 3), 120, np.uint8)).save(folder / "wall.png")
+    (folder / "broken.jpg").write_bytes((folder / "face.jpg").read_bytes()[:5000])
+    (folder / "text.jpg").write_text("<script>alert(1)</script>")
+    Image.new("1", (9000, 9000)).save(folder / "large.png")
+    picture = np.asarray(Image.fromarray(astronaut()).resize((320, 320)))
+    import imageio_ffmpeg
+
+    writer = imageio_ffmpeg.write_frames(str(folder / "film.mp4"), (320, 320), fps=10, codec="libx264")
+    writer.send(None)
+    for shift in range(15):
+        writer.send(np.ascontiguousarray(np.roll(picture, shift, axis=1)))
+    writer.close()
+    return folder
+
+
+@pytest.fixture
+def browser(request, tmp_path):
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("needs Chromium and its driver: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--user-data-dir={tmp_path}/profile",
+                     "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"):  # fmt: skip
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    width, height = getattr(request, "param", (1200, 900))
+    options.add_experimental_option("mobileEmulation", {"deviceMetrics": {"width": width, "height": height, "pixelRatio": 1}})
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield opened
+    opened.quit()
+
+
+def found(browser, selector, text=None):
+    """The element, as soon as it is there and says the text; a page that never does fails after two minutes."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        elements = browser.find_elements("css selector", selector)
+        if elements and (text is None or any(text in element.text for element in elements)):
+            return elements[0]
+        time.sleep(0.1)
+    raise AssertionError(f"{selector} never said {text!r}: {browser.find_element('css selector', 'body').text[:500]}")
+
+
+def upload(browser, field, file):
+    found(browser, f"#{field} input[type=file]").send_keys(str(file))
+
+
+def kept(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and path.suffix in (".jpg", ".png", ".mp4")]
+
+
+@pytest.mark.parametrize("browser", [(1200, 900), (375, 700)], ids=["wide", "phone"], indirect=True)
+def test_a_photo_is_answered(page, files, browser):
+    browser.get(page[0])
+    upload(browser, "photo", files / "face.jpg")
+    found(browser, "#photo-answer", "1 face was found")
+    table = found(browser, "#photo-answer table").text
+    assert re.search(r"(fe)?male \(\d+%\)", table) and re.search(r"\d+-\d+ \(\d+%\)", table) and "nine in ten" in table
+    picture = found(browser, "#photo-answer img")
+    assert picture.get_property("naturalWidth") == 512
+    width = browser.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
+    assert width[0] <= width[1], "nothing is wider than the screen"
+    assert picture.rect["x"] >= 0 and picture.rect["x"] + picture.rect["width"] <= width[1]
+    if folder := os.environ.get("SCREENSHOTS"):
+        browser.save_screenshot(f"{folder}/demo-{width[1]}.png")
+    called = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    addresses = {
+        one["params"]["request"]["url"] for one in called if one["method"] == "Network.requestWillBeSent"
+    }  # fmt: skip
+    outside = [one for one in addresses if not one.startswith((page[0], "data:", "blob:", "chrome:"))]
+    answered = {one["params"]["response"]["url"] for one in called if one["method"] == "Network.responseReceived"}
+    assert not set(outside) & answered, "no other machine is asked"
+    assert not kept(page[1])
+
+
+def test_what_cannot_be_answered_is_told_kindly(page, files, browser):
+    browser.get(page[0])
+    for name, said in (
+        ("broken.jpg", "This file could not be read: damaged picture"),
+        ("wall.png", "No face was found. One that is larger"),
+        ("text.jpg", "not a picture in a format that can be read"),
+        ("large.png", "at most 50,000,000 pixels are read, got 9,000 x 9,000"),
+    ):
+        browser.refresh()
+        upload(browser, "photo", files / name)
+        found(browser, "#photo-answer", said)
+    assert not kept(page[1])
+
+
+def test_a_video_is_answered_with_one_that_the_browser_plays(page, files, browser):
+    browser.get(page[0])
+    found(browser, "button[role=tab]", "Video")
+    tabs = {tab.text: tab for tab in browser.find_elements("css selector", "button[role=tab]")}
+    tabs["Video"].click()
+    upload(browser, "video", files / "film.mp4")
+    found(browser, "#video-answer", "1 person was followed")
+    copy = found(browser, "#copy video")
+    end = time.monotonic() + 60
+    while not copy.get_property("videoWidth") and time.monotonic() < end:
+        time.sleep(0.1)
+    assert copy.get_property("videoWidth") == 320, "Chromium plays it"
+    assert [path.name for path in kept(page[1])] == ["annotated.mp4"] * len(kept(page[1]))
+
+
+def test_twenty_uploads_at_once_are_all_answered(page, files):
+    client = gradio_client.Client(page[0], verbose=False, httpx_kwargs={"timeout": None})
+    names = ["face.jpg", "wall.png", "broken.jpg", "text.jpg"] * 5
+    said = dict(zip(names, ["1 face was found", "No face", "could not be read", "not a picture"]))
+
+    def ask(name: str) -> str:
+        return client.predict(gradio_client.handle_file(files / name), api_name="/photo")
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(ask, names))
+    assert all(said[name] in answer for name, answer in zip(names, answers))
+    assert "1 face was found" in ask("face.jpg")
+    assert not kept(page[1])
+
+
+def test_uploads_that_are_too_large_or_too_long_are_refused(page, files, tmp_path, monkeypatch):
+    (tmp_path / "large.jpg").write_bytes(bytes(51 * 2**20))
+    client = gradio_client.Client(page[0], verbose=False, httpx_kwargs={"timeout": None})
+    with pytest.raises(Exception, match="(?i)413|too large|exceeds|size"):
+        client.predict(gradio_client.handle_file(tmp_path / "large.jpg"), api_name="/photo")
+    from src import demo
+
+    monkeypatch.setattr(demo, "SECONDS", 1)
+    shutil.copy(files / "film.mp4", tmp_path)
+    assert "videos of up to 1 seconds" in demo.answer_video(str(tmp_path / "film.mp4"), None)[1]
+    assert not (tmp_path / "film.mp4").exists() and video.LONGEST
+
+
+def test_a_port_that_is_taken_is_one_sentence(page, standins):
+    port = page[0].rpartition(":")[2]
+    models = ["--gender-model", str(standins.gender), "--age-model", str(standins.age)]
+    done = subprocess.run(
+        [sys.executable, "-m", "src.demo", "--port", port, *models], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and "in use" in done.stderr

@@ -1,0 +1,108 @@
+"""Training on several devices at once: four that the CPU pretends to be, with the JAX backend, in a process of its own."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from src.config import ROOT
+from src.train import FaceBatches, Settings
+
+TRAIN = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from src.backend import devices, keras, layers, over_all_devices
+from src.train import FaceBatches, Settings, fit, predict
+
+rng = np.random.default_rng(1)
+labels = np.arange(71) % 2
+faces = np.uint8(np.clip(rng.normal(110, 30, (71, 24, 24, 3)) + 90 * labels[:, None, None, None], 0, 255))
+part = np.array(["train"] * 48 + ["validation"] * 23, object)  # 23 is no multiple of four
+face = keras.Input((24, 24, 3), dtype="uint8")
+start = keras.initializers.HeNormal(1)
+x = layers.Conv2D(4, 5, 3, activation="relu", kernel_initializer=start)(layers.Rescaling(1 / 127.5, offset=-1)(face))
+x = layers.BatchNormalization(momentum=0.5)(layers.Flatten()(x))
+model = keras.Model(face, layers.Dense(2, activation="softmax", kernel_initializer=start)(x))
+settings = Settings(epochs=int(sys.argv[2]), batch_size=16, learning_rate=2e-2, patience=99)
+model, history = fit(model, faces, np.arange(71), labels, part, settings, states=Path(sys.argv[1]))
+with over_all_devices():
+    several = devices()
+    across = predict(keras.models.clone_model(model), faces, np.arange(71), 16).shape
+probability = predict(model, faces, np.arange(71), 16)
+print(json.dumps({"devices": several, "across": across, "history": history.to_dict("list"), "said": probability.tolist()}))
+"""
+
+
+def train(folder, devices, epochs=6):
+    env = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN, str(folder), str(epochs)],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def states(tmp_path_factory):
+    return tmp_path_factory.mktemp("four")
+
+
+@pytest.fixture(scope="module")
+def four(states):
+    return train(states, 4)
+
+
+def test_four_devices_learn_and_answer_for_every_face(four):
+    assert four["devices"] == 4 and four["across"] == [71, 2]
+    said = np.array(four["said"])
+    assert said.shape == (71, 2) and np.allclose(said.sum(axis=1), 1, atol=1e-5)
+    assert four["history"]["val_accuracy"][-1] > 0.9
+    # The validation part's 23 faces all count, and once: each share is a multiple of 1 / 23.
+    shares = np.array(four["history"]["val_accuracy"]) * 23
+    assert np.allclose(shares, shares.round(), atol=1e-3)
+
+
+def test_four_devices_learn_what_one_learns(four, tmp_path):
+    one = train(tmp_path, 1)
+    assert one["devices"] == 1
+    for name in ("loss", "accuracy", "val_accuracy"):
+        assert np.allclose(one["history"][name], four["history"][name], atol=0.02), name
+    assert np.abs(np.array(one["said"]) - four["said"]).max() < 0.05
+
+
+def test_four_devices_go_on_where_they_stopped(four, states):
+    """The last state is taken away, as a kill before it was written leaves things."""
+    (folder,) = states.iterdir()
+    last = max(folder.glob("epoch-*"))
+    if len(list(folder.glob("epoch-*"))) > 1:
+        shutil.rmtree(last)
+    again = train(states, 4)
+    assert np.allclose(again["history"]["loss"], four["history"]["loss"], atol=1e-3)
+    assert np.allclose(again["said"], four["said"], atol=1e-3)
+
+
+def test_batches_for_several_devices(monkeypatch):
+    monkeypatch.setattr("src.train.devices", lambda: 4)
+    faces, labels = np.zeros((10, 8, 8, 3), np.uint8), np.arange(10)
+    held = [FaceBatches(faces, np.arange(10), labels, 8)[i] for i in range(2)]
+    assert [len(batch[0]) for batch in held] == [8, 4]
+    assert held[1][2].tolist() == [1, 1, 0, 0] and held[1][1][:2].tolist() == [8, 9]
+    training = FaceBatches(faces, np.arange(10), labels, 8, Settings())
+    seen = [set(training.order)]
+    for _ in range(20):
+        training.on_epoch_end()
+        seen.append(set(training.order))
+    assert {len(epoch) for epoch in seen} == {8} and set.union(*seen) == set(range(10))
+    with pytest.raises(ValueError, match="multiple of the 4 devices, got 6"):
+        FaceBatches(faces, np.arange(10), labels, 6)

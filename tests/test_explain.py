@@ -1,0 +1,126 @@
+"""Grad-CAM and occlusion find the place that a model was built to look at; changed pictures of a face; uploaded files."""
+
+from datetime import datetime
+
+import numpy as np
+import pytest
+import skimage.data
+
+from src import explain, model_folder, network, upload
+from src.backend import keras, layers
+from src.config import AGE_GROUPS
+from src.faces import Alignment, find_faces
+from src.model_folder import Labels, TrainedModel
+
+SIZE = 128
+CORNERS = {"top left": (28, 28), "bottom right": (100, 92)}
+
+
+def spot_finder(mirrored: bool) -> keras.Model:
+    """A two-level network that was not taught but built: the redder a place on a dark face, the more it is of class 1."""
+    face = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+    x = layers.Rescaling(1 / 255)(face)
+    convolution = layers.Conv2D(2, 8, 4, "same", use_bias=False)
+    x = layers.ReLU()(layers.BatchNormalization()(convolution(x)))
+    first = keras.Model(face, layers.Flatten()(x) if not mirrored else layers.GlobalAveragePooling2D()(x), name="level_one")
+    kernel = np.zeros((8, 8, 3, 2), np.float32)
+    kernel[..., 0, 0], kernel[..., 1, 0], kernel[..., 2, 0] = 0.05, -0.05, -0.05
+    convolution.set_weights([kernel])
+    if mirrored:
+        first = network.with_mirror_image(first)
+    dense = layers.Dense(2, activation="softmax", name="level_two")
+    model = keras.Model(face, dense(first(face)))
+    weights, bias = dense.get_weights()
+    weights[:] = 0
+    weights[(slice(0, None, 2) if not mirrored else slice(0, 1)), 1] = 0.5 if not mirrored else 60
+    dense.set_weights([weights, np.float32([0.5, -0.5])])
+    return model
+
+
+def with_spot(place) -> np.ndarray:
+    face = np.random.default_rng(1).integers(60, 80, (SIZE, SIZE, 3), np.uint8)
+    y, x = place
+    face[y - 10 : y + 10, x - 10 : x + 10] = (250, 20, 20)
+    return face
+
+
+@pytest.mark.parametrize("mirrored", [False, True], ids=["plain", "with its mirror image"])
+@pytest.mark.parametrize("place", CORNERS.values(), ids=CORNERS)
+@pytest.mark.parametrize("way", [explain.grad_cam, explain.occlusion])
+def test_both_ways_find_what_the_model_looks_at(way, mirrored, place):
+    heat = way(spot_finder(mirrored), with_spot(place), [1])
+    assert heat.shape == (SIZE, SIZE) and heat.dtype == np.float32 and heat.min() == 0 and heat.max() == 1
+    y, x = np.unravel_index(heat.argmax(), heat.shape)
+    assert np.hypot(y - place[0], x - place[1]) < 16
+    away = heat[place[0] - 64 if place[0] > 64 else place[0] + 64]
+    assert away.mean() < 0.25
+
+
+@pytest.mark.parametrize("first", [network.level_one(227), network.with_mirror_image(network.residual_level_one(SIZE))])
+def test_the_projects_own_networks_have_a_last_convolution(first):
+    model = network.two_level_cnn(4, first=first)
+    size = first.input_shape[1]
+    face = np.random.default_rng(2).integers(0, 256, (size, size, 3), np.uint8)
+    heat = explain.grad_cam(model, face, [2, 3])
+    assert heat.shape == (size, size) and heat.max() in (0, 1)
+    trunk = next((layer for layer in first.layers if isinstance(layer, keras.Model)), first)
+    assert explain._last_map(trunk).shape[1:] == ((6, 6, 256) if size == 227 else (4, 4, 256))
+
+
+def test_hiding_what_does_not_matter_costs_nothing():
+    model = spot_finder(False)
+    model.get_layer("level_two").set_weights([np.zeros((2048, 2), np.float32), np.zeros(2, np.float32)])
+    assert explain.occlusion(model, with_spot((64, 64)), [1]).max() == 0
+    assert explain.grad_cam(model, with_spot((64, 64)), [1]).max() == 0
+
+
+def test_an_answer_stands_for_all_the_classes_that_it_sums(standins):
+    trained = model_folder.load(standins.age)
+    name, classes = explain.answered_classes(trained, with_spot((64, 64)))
+    groups = AGE_GROUPS["adience"]
+    starts = [*groups.starts, 101]
+    place = groups.names.index(name)
+    assert classes == list(range(starts[place], starts[place + 1]))
+    gender = TrainedModel(spot_finder(False), Labels("gender", ("female", "male")), Alignment(size=SIZE), {})
+    assert explain.answered_classes(gender, with_spot((30, 30))) == ("male", [1])
+
+
+def test_overlays_keep_the_face_and_colour_the_heat():
+    face, heat = with_spot((64, 64)), np.zeros((SIZE, SIZE), np.float32)
+    heat[:20] = 1
+    shown = explain.overlaid(face, heat)
+    assert shown.shape == face.shape and shown.dtype == np.uint8
+    assert shown[:20, :, 0].mean() > shown[60:, :, 0].mean() + 80
+
+
+def test_variants_are_the_same_face_changed():
+    photo = skimage.data.astronaut()
+    (found,) = find_faces(photo)
+    faces = explain.variants(photo, found.landmarks, Alignment(size=SIZE))
+    plain = faces["as it is"].astype(int)
+    assert all(face.shape == (SIZE, SIZE, 3) and face.dtype == np.uint8 for face in faces.values())
+    assert (faces["flipped"] == plain[:, ::-1]).all()
+    assert faces["darker"].mean() < plain.mean() < faces["brighter"].mean()
+    assert np.abs(np.diff(faces["blurred"].astype(int), axis=1)).mean() < 0.7 * np.abs(np.diff(plain, axis=1)).mean()
+    for name, factor in (("tighter", 1.15), ("wider", 0.85)):
+        again = find_faces(np.pad(faces[name], ((40, 40), (40, 40), (0, 0)), mode="edge"), "cnn")
+        eyes = [again[0].landmarks[eye].mean(axis=0) for eye in (slice(36, 42), slice(42, 48))]
+        assert np.linalg.norm(eyes[1] - eyes[0]) == pytest.approx(0.39 * factor * SIZE, rel=0.1)
+
+
+def test_uploads_are_written_under_their_own_names_into_the_folder(tmp_path):
+    given = ({"name": "a.jpg", "content": memoryview(b"1")}, {"name": "../../etc/é x.jpg", "content": b"2"})
+    paths = [upload.save(tmp_path / "new", *file) for file in upload.files_of(given)]
+    assert [path.name for path in paths] == ["a.jpg", "é x.jpg"] and {path.parent for path in paths} == {tmp_path / "new"}
+    assert upload.save(tmp_path / "new", "a.jpg", b"1") == paths[0], "the same once more"
+    assert upload.save(tmp_path / "new", "a.jpg", b"3").name == "a-2.jpg" and paths[0].read_bytes() == b"1"
+    assert upload.save(tmp_path / "new", "C:\\photos\\.hidden", b"4").name == "hidden"
+    assert upload.files_of({"b.png": {"content": b"5", "metadata": {}}}) == [("b.png", b"5")]
+
+
+def test_the_button_saves_and_calls(tmp_path):
+    called = []
+    box = upload.button(tmp_path, called.append)
+    chooser = box.children[0]
+    chooser.value = ({"name": "a.jpg", "type": "image/jpeg", "size": 1, "content": b"1", "last_modified": datetime.now()},)
+    assert called == [[tmp_path / "a.jpg"]] and (tmp_path / "a.jpg").read_bytes() == b"1"

@@ -1,0 +1,304 @@
+"""Looking at many photos in several processes, and the table that grows meanwhile: bad files, kills, a full disk, Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from skimage.data import astronaut
+
+from src import looking, model_folder, network
+from src.answers import COLUMNS
+from src.config import AGE_GROUPS, ROOT
+from src.faces import Alignment
+from src.model_folder import Labels
+from src.predict import main, predict
+from src.table_file import TableFile, as_written, left_to_do
+
+HEAD = astronaut()[0:260, 90:350]
+ALIGNMENTS = {"gender": Alignment(size=64), "age": Alignment(size=64)}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """The folders of two small networks that have not learnt anything, as options of the command."""
+    folder, groups = tmp_path_factory.mktemp("models"), AGE_GROUPS["adience"]
+    for labels in (Labels("gender", ("female", "male")), Labels("age", groups.names, groups.years, tuple(range(8)))):
+        model = network.two_level_cnn(len(labels.classes), 127)
+        model_folder.save(folder / labels.task, model, labels, Alignment(size=127), {}, [])
+    return ["--gender-model", str(folder / "gender"), "--age-model", str(folder / "age")]
+
+
+def drawn(folder: Path, count: int) -> list[Path]:
+    """Photos of which every third shows the face, a little different each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{i:05d}.jpg" for i in range(count)]
+    for i, file in enumerate(files):
+        picture = np.roll(HEAD, i, axis=1) if i % 3 == 0 else np.full((60, 80, 3), i % 256, np.uint8)
+        Image.fromarray(picture).save(file)
+    return files
+
+
+def rows_of(paths, workers=2, detector="hog"):
+    return list(looking.looked(paths, ALIGNMENTS, "none", detector, workers))
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+
+def test_several_processes_see_what_one_sees_in_the_same_order(tmp_path):
+    photos = [*drawn(tmp_path, 20), tmp_path / "missing.jpg", tmp_path / "00003.jpg"]
+    alone, together = rows_of(photos, workers=1), rows_of(photos)
+    assert [rows[0]["photo"] for rows in together] == [str(path) for path in photos]
+    for one, other in zip(alone, together, strict=True):
+        for row, same in zip(one, other, strict=True):
+            assert row.keys() == same.keys()
+            assert all(row[name] == same[name] for name in row if name != "aligned")
+            assert all((row["aligned"][task] == same["aligned"][task]).all() for task in row.get("aligned", ()))
+    assert {rows[0]["status"] for rows in together} == {"ok", "no_face", "unreadable"}
+
+
+def test_no_more_photos_are_looked_at_than_were_asked_for_soon(tmp_path):
+    """Memory stays flat: who takes no rows is not given ever more of them."""
+    photos = drawn(tmp_path, 60)
+    rows = looking.looked(photos, ALIGNMENTS, "none", "hog", 2)
+    next(rows)
+    time.sleep(1)
+    for path in photos[2 * looking.AHEAD + 1 :]:
+        path.unlink()  # not looked at yet: now they are missing
+    rest = list(rows)
+    assert {some[0]["status"] for some in rest[2 * looking.AHEAD :]} == {"unreadable"}
+    assert len(rest) == 59 and "unreadable" not in {some[0]["status"] for some in rest[: 2 * looking.AHEAD - 1]}
+
+
+def test_killed_processes_lose_no_photo(tmp_path):
+    photos = drawn(tmp_path, 30)
+    found = looking.looked(photos, ALIGNMENTS, "none", "hog", 2)
+    rows = [next(found) for _ in range(5)]
+    looking.kill()
+    rows += found
+    assert [some[0]["photo"] for some in rows] == [str(path) for path in photos]
+    assert {some[0]["status"] for some in rows} == {"ok", "no_face"}
+
+
+class Deadly(type(Path())):
+    """A path that ends the process which is to read it, as a fault in a decoder does."""
+
+    def __reduce__(self):
+        return os._exit, (1,)
+
+
+def test_a_file_that_ends_its_reader_gets_a_row_and_the_others_theirs(tmp_path):
+    photos = drawn(tmp_path, 20)
+    photos[7] = Deadly(photos[7])
+    rows = rows_of(photos)
+    assert [some[0]["photo"] for some in rows] == [str(path) for path in photos]
+    assert rows[7][0]["status"] == "unreadable" and "ended the reader" in rows[7][0]["message"]
+    assert {some[0]["status"] for some in rows[:7] + rows[8:]} == {"ok", "no_face"}
+
+
+# --- whatever bytes come ----------------------------------------------------------------------------------------------
+
+
+def resident() -> int:
+    """Megabytes that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+def damaged(folder: Path, count: int) -> list[Path]:
+    """Drawn photos in every format, each with some bits flipped or its end cut off."""
+    rng = np.random.default_rng(11)
+    kinds = ["jpg", "png", "webp", "tif", "bmp", "gif", "heic", "avif"]
+    small = Image.fromarray(HEAD).resize((120, 120))
+    whole = {}
+    for kind in kinds:
+        small.save(folder / f"whole.{kind}")
+        whole[kind] = (folder / f"whole.{kind}").read_bytes()
+        (folder / f"whole.{kind}").unlink()
+    files = []
+    for i in range(count):
+        kind = kinds[i % len(kinds)]
+        content = np.frombuffer(whole[kind], np.uint8).copy()
+        content[rng.integers(0, len(content) if i % 3 else 300, 1 + i % 12)] ^= np.uint8(1 << i % 8)
+        files.append(folder / f"damaged {i:03d}.{kind}")
+        files[-1].write_bytes(content[: None if i % 5 else rng.integers(20, len(content))].tobytes())
+    return files
+
+
+def test_a_thousand_files_of_random_bytes_and_damaged_pictures(tmp_path):
+    """In one process, where a crash, a hang or a leak would show."""
+    rng = np.random.default_rng(12)
+    magic = [b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"II*\0", b"RIFF....WEBP", b"BM", b"....ftypheic"]
+    files = [tmp_path / f"random {i:03d}.jpg" for i in range(500)]
+    for i, file in enumerate(files):
+        file.write_bytes(magic[i % len(magic)].replace(b"....", b"\0\0\0\x18") + rng.bytes(int(rng.integers(1, 4000))))
+    files += damaged(tmp_path, 500)
+    statuses, sizes = Counter(), []
+    for i, rows in enumerate(rows_of(files, workers=1)):
+        assert rows[0]["photo"] == str(files[i])
+        statuses[rows[0]["status"]] += 1
+        assert all(row.get("message") or row["status"] == "ok" for row in rows)
+        sizes.append(i % 100 or resident())
+    assert sum(statuses.values()) == 1000 and statuses["unreadable"] > 500 and statuses["ok"] > 20
+    held = sizes[::100]
+    assert held[-1] - held[2] < 100, f"megabytes held after each hundred files: {held}"
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    rows = rows_of([tmp_path / "pipe.jpg", Path("/dev/zero")], workers=1)
+    assert [some[0]["message"] for some in rows] == ["not a file that can be read as a photo"] * 2
+    assert predict([tmp_path], progress=False, gender_model=None, age_model=None).empty
+
+
+def test_a_folder_that_loses_and_gains_photos_while_it_is_read(tmp_path):
+    photos = drawn(tmp_path, 40)
+    found = looking.looked(photos, ALIGNMENTS, "none", "hog", 2)
+    rows = [next(found) for _ in range(3)]
+    for path in photos[30:]:
+        path.unlink()
+    photos[25].write_bytes(photos[25].read_bytes()[:300])  # is being written
+    drawn(tmp_path / "new", 3)
+    rows += found
+    assert [some[0]["photo"] for some in rows] == [str(path) for path in photos]
+    assert [some[0]["message"] for some in rows[30:]] == ["no such file"] * 10
+    assert rows[25][0]["status"] == "unreadable"
+
+
+# --- the table that grows ---------------------------------------------------------------------------------------------
+
+ODD_NAMES = ["a b.jpg", 'it\'s "quoted".jpg', "line\nbreak.jpg", "😀.jpg", "--help.jpg", "-x.jpg", ",.jpg", "\r.jpg"]
+
+
+def row(name, status="no_face", **columns):
+    return {"photo": name, "status": status, "message": "no face was found"} | columns
+
+
+def faces_of(name, count):
+    return [row(name, "ok", face=number, message=None) for number in range(1, count + 1)]
+
+
+def read(path) -> pd.DataFrame:
+    table = pd.read_csv(path, encoding="utf-8")
+    assert list(table.columns) == list(COLUMNS)
+    return table
+
+
+def test_an_unfinished_table_is_gone_on_with_and_a_finished_one_is_replaced(tmp_path):
+    path = tmp_path / "new folder" / "table.csv"
+    first = TableFile(path, {"photos": ["x"]})
+    assert not first.done and list(read(path).columns)
+    first.add([row("a"), row("b")])
+    first.add([*faces_of("c", 2), row("d")])
+    again = TableFile(path, {"photos": ["x"]})
+    assert again.done == Counter("abc"), "the last photo may be half written and is done again"
+    again.add([row("d"), row("a")])
+    again.finish()
+    assert read(path)["photo"].tolist() == ["a", "b", "c", "c", "d", "a"]
+    assert again.counts() == {"no_face": 4, "ok": 2}
+    assert not TableFile(path, {"photos": ["x"]}).done and read(path).empty
+    assert [file.name for file in path.parent.iterdir() if not file.name.startswith(".")] == ["table.csv"]
+
+
+def test_another_command_does_not_go_on_with_it(tmp_path):
+    TableFile(tmp_path / "t.csv", {"fallback": "none"}).add([row("a"), row("b"), row("c")])
+    assert not TableFile(tmp_path / "t.csv", {"fallback": "whole-photo"}).done
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_whatever_is_cut_off_the_rest_is_whole(tmp_path, name):
+    """Killed at any byte: what is gone on with holds whole photos only, and loses no more than it must."""
+    path = tmp_path / "t.csv"
+    TableFile(path, {}).add([row(name), *faces_of(name + "2", 3), row(name + "3")])
+    content = path.read_bytes()
+    starts = [path.read_bytes().index(b"\n") + 1]
+    for end in range(starts[0], len(content)):
+        path.write_bytes(content[:end])
+        done = TableFile(path, {}).done
+        table = read(path)
+        assert list(done) in ([], [as_written(name)], [as_written(name), as_written(name + "2")])
+        assert len(table) == done[as_written(name)] + 3 * done[as_written(name + "2")]
+
+
+def test_photos_given_twice_are_answered_twice(tmp_path):
+    paths = [Path("a"), Path("b"), Path("a"), Path(os.fsdecode(b"\xff"))]
+    assert left_to_do(paths, Counter()) == paths
+    assert left_to_do(paths, Counter({"a": 1})) == paths[1:]
+    assert left_to_do(paths, Counter({"a": 2, "\\udcff": 1})) == [Path("b")]
+
+
+def test_a_disk_that_fills_up_leaves_whole_rows_and_a_second_try_ends_the_work(tmp_path, models, mounted, capfd):
+    photos = drawn(tmp_path / "photos", 100)
+    disk = mounted("-o", "size=12k")
+    command = [str(tmp_path / "photos"), "--csv", str(disk / "table.csv"), "--detector", "hog", *models]
+    assert main(command) == 2
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"error: {disk}/table.csv cannot be written (No space left on device)") and "goes on" in said
+    kept = read(disk / "table.csv")
+    assert 0 < len(kept) < 100 and kept["photo"].tolist() == [str(path) for path in photos[: len(kept)]]
+    subprocess.run(["mount", "-o", "remount,size=1m", str(disk)], check=True)
+    assert main(command) == 0
+    assert f"going on with {disk}/table.csv" in capfd.readouterr().err
+    assert read(disk / "table.csv")["photo"].tolist() == [str(path) for path in photos]
+
+
+def test_ctrl_c_at_any_moment_leaves_a_valid_table_and_the_same_command_ends_the_work(tmp_path, models):
+    """The real command, interrupted again and again, ever later, with names of every kind."""
+    folder = tmp_path / "photos"
+    photos = drawn(folder, 180)
+    for photo, name in zip(photos, ODD_NAMES):
+        photo.rename(folder / name)
+    target = tmp_path / "table.csv"
+    command = [sys.executable, "-m", "src.predict", str(folder), "--csv", str(target), "--detector", "hog", *models]
+    rows, interrupted = [], 0
+    for moment in range(4):
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        if moment:  # at first while it starts, then when so many rows more are there
+            while process.poll() is None and not (target.exists() and len(lines(target)) > 45 * moment):
+                time.sleep(0.01)
+        else:
+            time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches every process of the command
+        error = process.communicate()[1].decode()
+        if process.returncode == 0:
+            break
+        assert process.returncode in (130, -signal.SIGINT) or not moment, error  # Python itself was starting
+        interrupted += 1
+        if target.exists():
+            rows.append(len(read(target)))
+    else:
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert interrupted >= 2 and sorted(rows) == rows
+    table = read(target)
+    alone = predict([folder], models[1], models[3], detector="hog", progress=False)
+    assert [as_written(name) for name in alone["photo"]] == table["photo"].tolist()
+    pd.testing.assert_frame_equal(table.astype(alone.dtypes.to_dict()), alone, atol=2e-4, rtol=0)
+
+
+def lines(path):
+    return path.read_bytes().split(b"\n")
+
+
+def test_names_that_begin_with_a_dash(tmp_path, models, monkeypatch, capfd):
+    drawn(tmp_path, 1)[0].rename(tmp_path / "-x.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert main(["--csv", "table.csv", *models, "--", "-x.jpg"]) == 0
+    assert read("table.csv")["photo"].tolist() == ["-x.jpg"]
+    with pytest.raises(SystemExit):
+        main(["-x.jpg"])
+    assert capfd.readouterr().err.endswith("--help tells more\n")
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "put -- before all names" in capfd.readouterr().out.replace("\n", " ")
+
+
+def test_help_does_not_wait_for_tensorflow():
+    code = "import sys; from src import predict; assert not {'tensorflow', 'keras'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -1,0 +1,160 @@
+"""Videos of drawn people who walk, cross, leave and come back: each one track and one steady answer; and bad files."""
+
+import os
+import subprocess
+import sys
+
+import imageio_ffmpeg
+import numpy as np
+import pandas as pd
+import pytest
+
+from src import camera, video
+from src.answers import load_models
+from src.config import ROOT
+from src.datasets import scenes
+from src.face_space import FaceSpace
+from src.faces import overlap
+from src.predict import main
+
+FRAMES, RATE = 110, 25
+
+
+@pytest.fixture(scope="module")
+def models(standins):
+    return load_models(standins.gender, standins.age)
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory):
+    """The file, its frames, and by frame where each of the three people's faces is."""
+    _, film = scenes.street(FaceSpace.load(), np.random.default_rng(3), FRAMES)
+    pictures, places = zip(*film)
+    file = tmp_path_factory.mktemp("film") / "-street 😀.mp4"
+    write(file, pictures)
+    return file, pictures, places
+
+
+def write(file, pictures):
+    height, width = pictures[0].shape[:2]
+    writer = imageio_ffmpeg.write_frames(str(file), (width, height), fps=RATE, codec="libx264", macro_block_size=2)
+    writer.send(None)
+    for picture in pictures:
+        writer.send(np.ascontiguousarray(picture))
+    writer.close()
+
+
+@pytest.fixture(scope="module")
+def made(street, standins, tmp_path_factory):
+    """What the command writes."""
+    folder = tmp_path_factory.mktemp("made")
+    models = ["--gender-model", str(standins.gender), "--age-model", str(standins.age)]
+    assert main([f"{street[0].parent}/{street[0].name}", "--annotate", str(folder), *models]) == 0
+    return folder
+
+
+def test_three_people_are_three_tracks(street, made):
+    frames, people = (pd.read_csv(made / f"-street 😀-{name}.csv") for name in ("frames", "people"))
+    assert len(people) == 3 and sorted(people["person"]) == [1, 2, 3]
+    whose = {}  # by track: which of the three stands where it says, in each frame
+    for row in frames.itertuples():
+        shared = [overlap((row.left, row.top, row.right, row.bottom), box) if box else 0 for box in street[2][row.frame]]
+        if max(shared) > 0.4:
+            whose.setdefault(row.person, []).append(int(np.argmax(shared)))
+    assert sorted(set(whose[person]).pop() for person in whose) == [0, 1, 2], whose
+    assert all(len(set(who)) == 1 for who in whose.values()), "nobody becomes somebody else, crossing or coming back"
+    visible = sum(box is not None for boxes in street[2] for box in boxes)
+    assert sum(map(len, whose.values())) > 0.8 * visible
+    assert sum(map(len, whose.values())) > 0.95 * len(frames), "no box where nobody is"
+
+
+def test_each_person_has_one_answer_the_mean_of_all_looks(made):
+    frames, people = (pd.read_csv(made / f"-street 😀-{name}.csv") for name in ("frames", "people"))
+    answers = ["gender", "p_male", "age_group", "age_years"]
+    assert (frames.groupby("person")[answers].nunique() == 1).all(axis=None)
+    assert frames.groupby("person")["p_male"].first().tolist() == people["p_male"].tolist()
+    assert (people["looks"] >= 2).all() and (people["frames"] > people["looks"]).all()
+    assert frames["second"].tolist() == pytest.approx((frames["frame"] / RATE).tolist(), abs=1e-3)
+
+
+def test_the_copy_is_what_browsers_play_and_shows_the_boxes(street, made):
+    copy = made / "-street 😀.mp4"
+    head = subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(copy)], capture_output=True, text=True, errors="replace"
+    ).stderr
+    assert "Video: h264" in head and "yuv420p" in head and "640x480" in head
+    content = copy.read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat"), "it can be played while it is loaded"
+    with video.opened(copy) as (facts, frames):
+        pictures = list(frames)
+    assert facts["fps"] == RATE and len(pictures) == FRAMES
+    changed = [np.abs(one.astype(int) - other).mean() for one, other in zip(pictures, street[1])]
+    assert min(changed[10:]) > 2, "boxes and labels are drawn"
+
+
+def test_probabilities_are_averaged(models):
+    class Someone:
+        pass
+
+    person, frame = Someone(), np.random.default_rng(1).integers(0, 256, (300, 300, 3), np.uint8)
+    faces = [type("F", (), {"landmarks": np.random.default_rng(seed).uniform(50, 250, (68, 2))}) for seed in (1, 2)]
+    both, alone = video.Looks(models), [video.Looks(models), video.Looks(models)]
+    for one, face in zip(alone, faces):
+        one.add(frame, [(person, face)])
+        both.add(frame, [(person, face)])
+    p_male = [one.answers([person])[0]["p_male"] for one in alone]
+    assert both.answers([person])[0]["p_male"] == pytest.approx(np.mean(p_male), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no video" * 50, b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n/etc/passwd\n#EXT-X-ENDLIST\n",
+     b"ffconcat version 1.0\nfile /etc/passwd\n", np.random.default_rng(1).bytes(5000)],
+    ids=["empty", "text", "playlist", "concat", "random"],
+)  # fmt: skip
+def test_files_that_are_no_video(tmp_path, models, content):
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(video.UnreadableVideo, match="damaged, or no video in a format that can be read|no picture in it"):
+        video.process(tmp_path / "a.mp4", tmp_path / "out", models, progress=False)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_video_that_ends_early_is_read_as_far_as_it_goes(tmp_path, street, models):
+    file = tmp_path / "cut.mkv"
+    write(file, street[1][:30])
+    file.write_bytes(file.read_bytes()[: int(file.stat().st_size * 0.8)])
+    watched = video.watch(file, models, progress=False)
+    assert 5 < watched.frames["frame"].max() < 30
+
+
+def test_mistakes_are_told_in_one_sentence(tmp_path, standins, street, capfd):
+    models = ["--gender-model", str(standins.gender), "--age-model", str(standins.age)]
+    film = str(street[0].absolute())
+    for arguments, said in (
+        ([str(tmp_path / "missing.mp4")], "no such file"),
+        ([film, "photo.jpg"], "give them in two commands"),
+        ([film, "--csv", "x.csv"], "name a folder for them with --annotate"),
+        ([film, "--annotate", str(street[0].parent)], "must not replace the video"),
+        (["--camera", "7"], "camera 7 gives no picture: there is none, or another program has taken it"),
+        (["--camera", "0", "a.jpg"], "--camera watches a camera"),
+    ):
+        assert main([*arguments, *models]) == 2
+        errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and said in errors[0]
+
+
+def test_the_cameras_view_settles(street, models):
+    """A camera's frames, here those of the film, as they come."""
+    views = list(camera.annotated(iter(street[1][:20]), models))
+    assert all(view.shape == (480, 640, 3) for view in views)
+    drawn = [np.abs(view.astype(int) - frame).max(axis=2) > 40 for view, frame in zip(views, street[1])]
+    assert drawn[0].sum() == 0 and drawn[-1].sum() > 1000
+
+
+def test_no_window_where_there_is_no_screen(standins):
+    code = "import sys; from src import camera; camera.show(iter(()), sys.argv[1], sys.argv[2])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, standins.gender, standins.age], cwd=ROOT, capture_output=True, text=True,
+        env={name: value for name, value in os.environ.items() if name != "DISPLAY"},
+    )  # fmt: skip
+    assert "NoCamera: no window can be opened" in done.stderr
