@@ -3,6 +3,7 @@
 # make data DATASET=imdb_wiki [DATA=/path]
 # make prepare DATASET=imdb_wiki DATA=/path [SCHEDULER=tcp://host:8786]
 # make protocol IMDB_WIKI=/path ADIENCE=/path
+# make check: style and types · make figures, report, video: what docs/ shows, made again from code and result files
 
 DATASET ?= sample
 DATA ?=
@@ -22,7 +23,7 @@ READY := .venv/ready-$(shell (pwd; cat requirements.txt pyproject.toml) | cksum 
 PY := .venv/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: run test lab demo predict setup data prepare protocol
+.PHONY: run test lab demo predict setup data prepare protocol check figures report video
 run: setup
 	@$(PY) -m src.run --dataset "$(DATASET)" --data "$(DATA)" --notebooks $(NOTEBOOKS)
 
@@ -46,6 +47,18 @@ prepare: setup
 
 protocol: setup
 	@$(PY) -m src.protocol --imdb-wiki "$(IMDB_WIKI)" --adience "$(ADIENCE)"
+
+check: setup
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
+
+figures: setup
+	@$(PY) -m tools.diagrams
+
+report: setup
+	@$(PY) -m tools.report --pdf docs/report.pdf
+
+video: setup
+	@$(PY) -m tools.demonstration
 
 setup: $(READY) shape_predictor_68_face_landmarks.dat
 

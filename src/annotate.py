@@ -1,4 +1,7 @@
-"""Predictions drawn on a photo: boxes and answers, for the notebooks' figures and `predict`'s annotated copies."""
+"""Predictions drawn on a photo: boxes and answers, for the notebooks' figures and `predict`'s annotated copies.
+
+Before it: rows as `predict` gives them. After it: `plots` and `predict`, which show and write what is drawn here.
+"""
 
 from pathlib import Path
 
@@ -32,7 +35,7 @@ def annotate(photo, rows: pd.DataFrame) -> np.ndarray:
     pen = ImageDraw.Draw(picture)
     rows = rows.to_dict("records")
     places = [None if any(pd.isna(row[side]) for side in BOX) else [float(row[side]) for side in BOX] for row in rows]
-    taken = [place for place in places if place]
+    taken: list = [place for place in places if place]
     # A person of a video keeps their colour, whoever else is in the picture.
     colours = [LABELS[(int(row.get("person", number)) - 1) % len(LABELS)] for number, row in enumerate(rows, start=1)]
     for colour, place in zip(colours, places):  # all boxes first, so that none is drawn over a label

@@ -68,6 +68,7 @@ def show(frames: Iterator[np.ndarray], gender_model: str | Path, age_model: str 
 
     window.title("Age and gender")
     label, views = tkinter.Label(window), annotated(frames, load_models(gender_model, age_model), detector)
+    shown: list[ImageTk.PhotoImage] = []
     label.pack()
     window.bind("<Escape>", lambda _: window.destroy())
 
@@ -76,8 +77,8 @@ def show(frames: Iterator[np.ndarray], gender_model: str | Path, age_model: str 
         if frame is None:
             window.destroy()
             return
-        label.picture = ImageTk.PhotoImage(Image.fromarray(frame))  # kept: Tk itself keeps no picture
-        label.configure(image=label.picture)
+        shown[:] = [ImageTk.PhotoImage(Image.fromarray(frame))]  # kept: Tk itself keeps no picture
+        label.configure(image=shown[0])
         window.after(1, step)
 
     step()

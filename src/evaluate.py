@@ -7,6 +7,8 @@ Every function takes plain arrays, whichever model or data set they came from:
 - years: floats (n,), the exact age of each face, NaN where only a range or nothing is known;
 - centre_years: floats (classes,), the mean age of each class among the training faces;
 - subjects: (n,), who each face is, NA where that is not known.
+
+Before it: `train`. After it: `calibrate` and `assess`.
 """
 
 from typing import NamedTuple

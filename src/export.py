@@ -4,6 +4,8 @@
 
 Each model gets a folder of its own name in FOLDER, with `model.onnx`, `model.tflite`, `labels.json` and `card.json`. What the
 files take and give is what the model does: uint8 faces, RGB, aligned as the card says, to probabilities.
+
+Before it: `model_folder`.
 """
 
 import argparse

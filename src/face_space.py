@@ -2,6 +2,8 @@
 
 A face is a mean plus principal components; one Gaussian per age group and gender says which components are likely. The
 file was learnt once from UTKFace (https://susanqq.github.io/UTKFace/) by `tools/learn_face_space.py` and holds no photo.
+
+After it: `datasets.portraits`.
 """
 
 from dataclasses import dataclass

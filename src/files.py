@@ -1,4 +1,7 @@
-"""Writing whole or not at all: under a temporary name first, then renamed."""
+"""Writing whole or not at all: under a temporary name first, then renamed.
+
+Used by every module that writes.
+"""
 
 import os
 import shutil

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from src import config, datasets, plots
 from src.assess import YEARS_OF_CLASSES, assess, races, worst
-from src.calibrate import in_groups
+from src.calibrate import Calibration, in_groups
 from src.config import AGE_GROUPS, GENDERS
 from src.duplicates import near_duplicates
 from src.evaluate import Measure, answer
@@ -59,9 +59,9 @@ class ResultsMissing(ValueError):
     """A result file that is not there or not as it should be; its text says so and the way out."""
 
 
-def read_results(name: str, folder: str | Path = "") -> pd.DataFrame:
-    """The result file `name` of FILES; folder: "" is docs/results. Raises ResultsMissing in one sentence."""
-    columns, source = FILES[name]
+def read_results(name: str, folder: str | Path = "", files: dict = FILES) -> pd.DataFrame:
+    """The result file `name` of `files`; folder: "" is docs/results. Raises ResultsMissing in one sentence."""
+    columns, source = files[name]
     file = Path(folder or config.RESULTS) / f"{name}.csv"
     if not file.is_file():
         raise ResultsMissing(f"{file.name} is missing in {file.parent}: {source}")
@@ -86,13 +86,19 @@ def load_released(gender: str | Path = "", age: str | Path = "") -> dict[str, Tr
     for task, trained in models.items():
         if trained.labels.task != task:
             raise ModelFolderError(f"{folders[task]} holds a model for {trained.labels.task}, not for {task}")
-        if trained.calibration is None:
-            raise ModelFolderError(f"{folders[task]} is no released model: its card holds no calibration")
-    if not models["age"].labels.single_years or not models["age"].calibration.quantiles:
+        calibration_of(trained)
+    if not models["age"].labels.single_years or not calibration_of(models["age"]).quantiles:
         raise ModelFolderError(f"{folders['age']} is no released model: its classes must be the years 0 to 100")
     if models["gender"].alignment != models["age"].alignment:
         raise ModelFolderError("the released models share one alignment, these two do not")
     return models
+
+
+def calibration_of(trained: TrainedModel) -> Calibration:
+    """How far to trust a released model's answers; ModelFolderError for another model, whose card does not say."""
+    if trained.calibration is None:
+        raise ModelFolderError(f"the {trained.labels.task} model is no released model: its card holds no calibration")
+    return trained.calibration
 
 
 def parts(trained: TrainedModel) -> pd.DataFrame:
@@ -234,7 +240,7 @@ def judge(dataset: str, data: str | Path, models: dict[str, TrainedModel], cache
     table, faces = table.iloc[rows].reset_index(drop=True), np.asarray(prepared.faces[rows])
     answers = {task: predict(models[task].model, faces, np.arange(len(faces))).astype(float) for task in ("gender", "age")}
     answers = {task: said / said.sum(axis=1, keepdims=True) for task, said in answers.items()}
-    results = assess(table, answers["gender"], answers["age"], models["age"].calibration, races(table, folder))
+    results = assess(table, answers["gender"], answers["age"], calibration_of(models["age"]), races(table, folder))
     return Judged(table, faces, answers, results)
 
 
@@ -257,7 +263,7 @@ def unsure_share(judged: Judged, models: dict[str, TrainedModel]) -> dict[str, f
     for task, said in judged.answers.items():
         of_names = in_groups(said, YEARS_OF_CLASSES, AGE_GROUPS["adience"]) if task == "age" else said
         confidence = of_names[np.arange(len(said)), answer(of_names, ordered=task == "age")]
-        shares[task] = float((confidence < models[task].calibration.unsure_below).mean())
+        shares[task] = float((confidence < calibration_of(models[task]).unsure_below).mean())
     return shares
 
 

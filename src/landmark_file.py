@@ -42,7 +42,7 @@ def packaged_file(name: str) -> Path:
     """A file of the package face_recognition_models; FileNotFoundError where that is not installed."""
     # The package is only looked up, not imported: its code needs pkg_resources, which setuptools has dropped.
     package = importlib.util.find_spec("face_recognition_models")
-    if package is None:
+    if package is None or not package.submodule_search_locations:
         raise FileNotFoundError(
             f"{name} comes with the package face_recognition_models, which is not installed; "
             "run: pip install -r requirements.txt"

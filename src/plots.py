@@ -1,6 +1,8 @@
 """Every figure of the notebooks. Each function gives a closed matplotlib Figure, to be a cell's value or to be saved.
 
 Colours are Okabe and Ito's, which people with any colour vision can tell apart (https://jfly.uni-koeln.de/color/).
+
+Before it: the tables that the other modules give.
 """
 
 import functools

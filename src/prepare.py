@@ -256,7 +256,7 @@ def _cache_name(table: pd.DataFrame, folder: str | Path, alignment: Alignment) -
     """
     digest = hashlib.sha256(json.dumps([_settings(alignment), str(Path(folder).resolve())]).encode())
     digest.update(pd.util.hash_pandas_object(table[["path", *BOX]], index=False).to_numpy().tobytes())
-    digest.update(stamps(folder, table["path"]).tobytes())
+    digest.update(stamps(Path(folder), table["path"]).tobytes())
     return f"{'-'.join(table['dataset'].unique())}-{alignment.size}-{digest.hexdigest()[:12]}"
 
 

@@ -216,7 +216,7 @@ def judged(data: Data, folder: Path, models: dict, calibration: dict) -> dict[st
         rows = np.flatnonzero((data.part == "test") & (data.table["dataset"] == name).to_numpy(bool))
         table = data.table.iloc[rows].reset_index(drop=True)
         answers = [predict(models[task], data.faces, rows).astype(float) for task in ("gender", "age")]
-        tables["results"].append(assess(table, *answers, calibration["age"], races(table, folder)))
+        tables["results"].append(assess(table, answers[0], answers[1], calibration["age"], races(table, folder)))
         for task, probability, truth in labelled(table, *answers):
             curve = {"dataset": name, "task": task}
             ordered = task == "age"

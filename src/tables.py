@@ -78,6 +78,8 @@ def for_task(table: pd.DataFrame, task: str, groups: AgeGroups | None = None) ->
         label = table["gender"].map({name: i for i, name in enumerate(GENDERS)}).fillna(-1).astype("int64").to_numpy()
         reasons = {"gender unknown": label < 0}
     else:
+        if groups is None:
+            raise ValueError("the task age needs its groups, one of config.AGE_GROUPS")
         low = table["age_low"].to_numpy(float, na_value=np.nan)
         label = groups.index(low, table["age_high"].to_numpy(float, na_value=np.nan))
         reasons = {"age unknown": np.isnan(low), "age touches several groups": label < 0}

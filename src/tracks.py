@@ -7,6 +7,7 @@ kept only while the video is followed.
 
 import functools
 from dataclasses import dataclass, field
+from typing import Any
 
 import dlib
 import numpy as np
@@ -36,7 +37,7 @@ class Person:
     detections: int = 0
     missed: int = 0
     last_seen: int = 0  # the frame of the last detection
-    tracker: dlib.correlation_tracker | None = None  # None: out of sight
+    tracker: Any = None  # dlib.correlation_tracker; None: out of sight
 
     def unlike(self, looks: np.ndarray) -> float:
         """How far a descriptor is from the nearest one of this person."""

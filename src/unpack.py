@@ -66,7 +66,7 @@ def _fill(place: Path, archive: Path, at_most: int) -> None:
             total += member.size
             _check(archive, member, total, at_most)
             target = place / member.name
-            if member.kind == "folder":
+            if member.kind == "folder" or member.data is None:
                 target.mkdir(parents=True, exist_ok=True)
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def _of_tar(archive: Path) -> Iterator[_Member]:
                 "file" if info.isreg() else "folder" if info.isdir() else "link" if info.islnk() or info.issym() else "device"
             )
             yield _Member(info.name, info.size if info.isreg() else 0, kind, tar.extractfile(info) if info.isreg() else None)
-            tar.members = []  # which tarfile would pile up, half a million of them
+            tar.members = []  # type: ignore[attr-defined]  # which tarfile would pile up, half a million of them
         # tarfile takes a cut between two members for the end; a whole archive ends with empty blocks.
         tar.fileobj.seek(tar.offset)
         if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):

@@ -5,7 +5,7 @@ so that every frame shows the final answer. FFmpeg reads and writes, as a progra
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,19 +121,25 @@ def watch(
 
 
 def draw(path: str | Path, watched: Watched, target: Path, progress: bool = True, seconds: float | None = None) -> None:
-    """Writes the annotated copy: H.264 in MP4, without sound, which every browser plays."""
+    """Writes the annotated copy, without sound."""
     by_frame = dict(list(as_rows(watched.frames).groupby("frame")))
-    with opened(path, seconds) as (facts, frames), written_whole(target) as new:
-        size = facts["size"]
+    with opened(path, seconds) as (facts, frames):
+        shown = enumerate(tqdm(frames, desc="drawing", unit=" frames", disable=not progress))
+        drawn = (annotate(frame, by_frame[number]) if number in by_frame else frame for number, frame in shown)
+        write(drawn, facts["size"], facts["fps"], target)
+
+
+def write(frames: Iterable[np.ndarray], size: tuple[int, int], fps: float, target: Path) -> None:
+    """Writes frames, uint8 (height, width, 3), RGB, as H.264 in MP4, which every browser plays. size: width, height, even."""
+    with written_whole(target) as new:
         writer = imageio_ffmpeg.write_frames(
-            str(new.absolute()), size, fps=facts["fps"], codec="libx264", quality=None, macro_block_size=2,
+            str(new.absolute()), size, fps=fps, codec="libx264", quality=None, macro_block_size=2,
             output_params=["-preset", "veryfast", "-crf", "23", "-movflags", "+faststart"], ffmpeg_log_level="error",
         )  # fmt: skip
         writer.send(None)
         try:
-            for number, frame in enumerate(tqdm(frames, desc="drawing", unit=" frames", disable=not progress)):
-                rows = by_frame.get(number)
-                writer.send(np.ascontiguousarray(frame if rows is None else annotate(frame, rows)))
+            for frame in frames:
+                writer.send(np.ascontiguousarray(frame))
         finally:
             writer.close()
 

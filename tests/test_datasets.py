@@ -661,6 +661,8 @@ def test_for_task():
     assert reasons(age) == {"p/0_1.jpg": "age unknown", "p/1_0.jpg": "age touches several groups"}
     with pytest.raises(ValueError, match="task must be gender or age, got 'race'"):
         for_task(table, "race")
+    with pytest.raises(ValueError, match="age needs its groups"):
+        for_task(table, "age")
 
 
 def test_divide_counts_every_row_once():

@@ -74,9 +74,3 @@ def test_run_on_real_data_without_its_folder_is_one_sentence():
 def test_requirements_are_pinned_each():
     lines = [line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
     assert all("==" in line or line == "-e ." for line in lines if line)
-
-
-def test_ruff_finds_nothing():
-    command = [sys.executable, "-m", "ruff", "check", "-q", "."]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout

@@ -122,7 +122,8 @@ def main() -> None:
     chunks = [paths[i : i + 100] for i in range(0, len(paths), 100)]
     work = Parallel(n_jobs=2, return_as="generator")(delayed(align_files)(chunk, arguments.landmarks) for chunk in chunks)
     faces = [face for chunk in tqdm(work, total=len(chunks), desc="aligning, hundreds of faces") for face in chunk]
-    kept = [(face, *labelled(path.name)) for face, path in zip(faces, paths, strict=True) if face is not None]
+    known = [(face, labelled(path.name)) for face, path in zip(faces, paths, strict=True)]
+    kept = [(face, *label) for face, label in known if face is not None and label is not None]
     pictures, groups, genders = zip(*kept, strict=True)
     space = learn(np.stack(pictures), np.array(groups), np.array([GENDERS.index(g) for g in genders]))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

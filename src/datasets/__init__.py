@@ -1,11 +1,12 @@
 """The data sets: each loader reads one as its owners publish it and gives the table of faces with its ledger."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from src.datasets import adience, fairface, imdb_wiki, sample, utkface
 from src.tables import Loaded, checked
 
-LOADERS = {
+LOADERS: dict[str, Callable[..., Loaded]] = {
     "sample": adience.load,  # drawn faces in Adience's layout
     "adience": adience.load,
     "imdb_wiki": imdb_wiki.load,

@@ -2,6 +2,8 @@
 
 Eidinger, Enbar, Hassner, "Age and gender estimation of unfiltered faces", IEEE TIFS 2014;
 https://talhassner.github.io/home/projects/Adience/Adience-data.html
+
+After it: `datasets.load`, by which the notebooks call it.
 """
 
 from pathlib import Path

@@ -2,6 +2,8 @@
 
 Kärkkäinen, Joo, "FairFace: face attribute dataset for balanced race, gender, and age", WACV 2021;
 https://github.com/joojs/fairface
+
+After it: `datasets.load`, by which the notebooks call it.
 """
 
 import os
@@ -33,7 +35,7 @@ def load(folder: str | Path) -> Loaded:
     folder = disk.opened(folder, EXPECTED)
     place = disk.place_of("fairface_label_*.csv", folder, ("FairFace", "fairface"))
     present = [name for name in LABEL_FILES if place is not None and (place / name).is_file()]
-    if not present:
+    if place is None or not present:
         raise disk.absent(folder, "holds no label file", EXPECTED)
     source = pd.concat([disk.label_table(place / name, ",", FIELDS) for name in present], ignore_index=True)
 
@@ -62,7 +64,7 @@ def races(folder: str | Path, paths: pd.Series) -> np.ndarray:
     folder = disk.opened(folder, EXPECTED)
     place = disk.place_of("fairface_label_*.csv", folder, ("FairFace", "fairface"))
     files = [place / name for name in LABEL_FILES if place is not None and (place / name).is_file()]
-    if not files:
+    if place is None or not files:
         raise disk.absent(folder, "holds no label file", EXPECTED)
     source = pd.concat([disk.label_table(file, ",", ("file", "race")) for file in files], ignore_index=True)
     file, race = source["file"].str.strip(), source["race"].str.strip()

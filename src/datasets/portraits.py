@@ -2,6 +2,8 @@
 
 The face space ends at the brow, the ears and the chin, as the pictures that it was learnt from do. Lengths here are in
 distances between the eyes, from the middle between them; colours are RGB, 0-255.
+
+Before it: `face_space`. After it: `scenes`.
 """
 
 from dataclasses import dataclass

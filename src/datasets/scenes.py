@@ -1,4 +1,7 @@
-"""Whole pictures for the embedded sample: soft backgrounds, drawn people put on them, and a landscape with nobody."""
+"""Whole pictures for the embedded sample: soft backgrounds, drawn people put on them, and a landscape with nobody.
+
+Before it: `portraits`. After it: `sample`.
+"""
 
 import itertools
 

@@ -2,6 +2,8 @@
 
 Zhang, Song, Qi, "Age progression/regression by conditional adversarial autoencoder", CVPR 2017;
 https://susanqq.github.io/UTKFace/
+
+After it: `datasets.load`, by which the notebooks call it.
 """
 
 import os

@@ -1,0 +1,155 @@
+"""The report, the README's table and the PDF: their numbers are those of the result files, or there is one sentence."""
+
+import re
+import shutil
+
+import pandas as pd
+import pytest
+
+from src import findings
+from src.config import RESULTS, ROOT
+from src.findings import ResultsMissing, load_released
+from tools import diagrams, pdf, report
+
+OWN = ("funnels", "published", "published_utkface")
+
+
+@pytest.fixture(scope="module")
+def results(standins, tmp_path_factory):
+    """The stand-ins' result files, and those that come with the repository."""
+    folder = tmp_path_factory.mktemp("report") / "results"
+    shutil.copytree(standins.results, folder)
+    for name in OWN:
+        shutil.copy(RESULTS / f"{name}.csv", folder)
+    history = pd.read_csv(folder / "released_history.csv")
+    history.assign(seconds=180).to_csv(folder / "released_history.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(standins):
+    return load_released(standins.gender, standins.age)
+
+
+@pytest.fixture(scope="module")
+def text(models, results):
+    return report.rendered(report.Words(models, results))
+
+
+@pytest.mark.parametrize("file", [ROOT / "README.md", ROOT / "docs" / "report.md"], ids=lambda file: file.name)
+def test_the_committed_table_equals_the_result_files(file):
+    whole = findings.read_results("released_results").query("by == 'all'")
+    rows = [line for line in file.read_text(encoding="utf-8").split("\n") if line.startswith("|")]
+    for row in whole[whole["measure"].isin(report.HEADLINE)].to_dict("records"):
+        line = next(line for line in rows if line.startswith(f"| {report.HEADLINE[row['measure']]} |"))
+        cell = line.split("|")[2 if row["dataset"] == "utkface" else 3].replace("**", "").strip()
+        assert cell == findings.brief(row), line
+
+
+def test_the_committed_report_is_what_the_command_writes():
+    """Whoever changes a result file, a model or a word makes the report anew: make report."""
+    words = report.Words(load_released())
+    assert report.rendered(words) == (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert report.with_results(readme, words.headline()) == readme
+
+
+def test_its_figures_are_those_of_the_files(text):
+    assert "right for\n95.0% (93.1–96.9) of UTKFace" in text
+    assert "| gender | **95.0%** (93.1–96.9) | **95.0%** (93.1–96.9) |" in text
+    assert (
+        "| UTKFace | 4 | 1 | 1 |" in text
+        and "5 faces of UTKFace and FairFace, 7 epochs" in text
+        and "took 21 minutes" in text
+    )
+    assert "below\n75% for gender, or 40% for the age group" in text
+    assert "| Levi & Hassner 2015, CNN of 3 conv + 2 dense | 86.8 | 50.7 | 84.7 | – | strict |  |" in text
+    assert "worst for ages 0–6, 85.5%" in text
+
+
+def test_it_is_clean_markdown_whose_pictures_and_links_are_there(text):
+    assert "{{" not in text and "nan" not in text.lower().split()
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({line.count("|") for line in table.splitlines()}) == 1, table
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (ROOT / "docs" / link).exists(), link
+    headings = re.findall(r"^## (.*)", text, re.MULTILINE)
+    assert headings[:2] == ["Abstract", "Problem"] and {"Limits", "Ethics", "References"} <= set(headings)
+    cited = {int(n) for group in re.findall(r"\[([\d, ]+)\]", text) for n in group.split(",")}
+    assert cited <= set(range(1, len(re.findall(r"^\d+\. ", text, re.MULTILINE)) + 1))
+
+
+def test_no_measured_figure_is_typed_into_the_template():
+    words = re.sub(r"\{[{%#].*?[}%#]\}|```.*?```", "", report.TEMPLATE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    words = words.split("## References")[0]
+    found = [match for match in re.findall(r"\d+\.\d+|\d+,\d{3}|\d+ ?%", words) if match not in ("90%", "95%", "80%")]
+    assert found == []
+
+
+@pytest.mark.parametrize("name", report.FILES)
+def test_a_missing_file_is_one_sentence(models, results, tmp_path, name):
+    shutil.copytree(results, tmp_path / "results")
+    (tmp_path / "results" / f"{name}.csv").unlink()
+    with pytest.raises(ResultsMissing, match=f"^{name}.csv is missing"):
+        report.Words(models, tmp_path / "results")
+
+
+def test_the_command_says_what_is_missing_and_writes_nothing(standins, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(findings.config, "RESULTS", tmp_path)
+    monkeypatch.setattr(findings.config, "MODELS", standins.gender.parent)
+    before = report.TARGET.read_bytes(), report.README.read_bytes()
+    assert report.main(["--pdf", str(tmp_path / "report.pdf")]) == 1
+    assert capsys.readouterr().err.startswith("error: released_results.csv is missing in ")
+    assert (report.TARGET.read_bytes(), report.README.read_bytes()) == before and not list(tmp_path.iterdir())
+
+
+def test_what_is_optional_is_said_in_a_line_or_shown(models, results, tmp_path, text):
+    for name in report.OPTIONAL:
+        assert (f"`docs/results/{name}.csv` is missing" in text) == (not (results / f"{name}.csv").exists())
+    shutil.copytree(results, tmp_path / "results")
+    columns = ["variant", "seed", "dataset", "measure", "value", "unit", "against", "difference"]
+    rows = [("as released", seed, "utkface", "gender accuracy", 0.9, "share", "", None) for seed in (1, 2)]
+    rows += [
+        ("no teacher", seed, "utkface", "gender accuracy", 0.88, "share", "as released", -0.01 * seed) for seed in (1, 2)
+    ]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "results" / "ablations.csv", index=False)
+    pd.DataFrame({"task": ["gender"], "mean": ["86.8 ± 1.4"]}).to_csv(tmp_path / "results" / "protocol.csv", index=False)
+    words = report.Words(models, tmp_path / "results")
+    assert "| as released | – | 90.0 |" in words.ablations()
+    assert "| no teacher | as released | 88.0 (−1.5) |" in words.ablations()
+    assert words.optional("protocol") == "| task | mean |\n| --- | --- |\n| gender | 86.8 ± 1.4 |"
+
+
+def test_the_readme_without_its_marks_is_one_sentence():
+    with pytest.raises(ValueError, match="README.md needs the lines"):
+        report.with_results("# No table here\n", "| a |")
+    kept = report.with_results(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", "| new |")
+    assert kept == f"before\n{report.BEGIN}\n| new |\n{report.END}\nafter\n"
+
+
+def test_every_figure_is_drawn_and_the_same_twice(models, results, tmp_path):
+    for name, draw in report.figures(report.Words(models, results)).items():
+        written = []
+        for turn in ("one", "two"):
+            diagrams.save(draw(), tmp_path / turn / name)
+            written.append((tmp_path / turn / name).read_bytes())
+        assert written[0] == written[1] and len(written[0]) > 5000, name
+
+
+def test_the_pdf_holds_any_text_as_it_is(tmp_path):
+    text = '# A "title" with #signs\n\n*a* **b** `c_d` $x$ < y > @z \\ [link](https://example.org) [here](there.md)\n\n'
+    text += '- one\n- two\n\n1. first\n\n```sh\nmake report  # "quoted"\n```\n\n| a | b |\n| --- | ---: |\n| #1 | 2% |\n'
+    pdf.write(text, tmp_path, tmp_path / "report.pdf")
+    made = (tmp_path / "report.pdf").read_bytes()
+    assert made.startswith(b"%PDF-") and b"https://example.org" in made and b"there.md" not in made
+
+
+def test_a_picture_that_is_missing_is_one_sentence_and_no_pdf(tmp_path):
+    with pytest.raises(ValueError, match="can't be set as PDF"):
+        pdf.write("![gone](gone.png)\n", tmp_path, tmp_path / "report.pdf")
+    assert not (tmp_path / "report.pdf").exists()
+
+
+def test_a_rule_that_is_lacking_is_named():
+    with pytest.raises(ValueError, match="holds blockquote"):
+        pdf.source("> quoted\n")

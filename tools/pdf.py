@@ -1,0 +1,115 @@
+"""Markdown to PDF by way of Typst, which comes as a wheel with its own fonts: nothing of the system's is needed."""
+
+import json
+from pathlib import Path
+
+import typst
+from markdown_it import MarkdownIt
+from markdown_it.tree import SyntaxTreeNode
+
+from src.files import written_whole
+
+PAGE = """
+#set document(title: TITLE, author: "The age and gender repository's authors", date: none)
+#set page(paper: "a4", margin: (x: 2.2cm, y: 2.4cm), numbering: "1")
+#set text(font: "Libertinus Serif", size: 10.5pt, lang: "en", region: "GB")
+#set par(justify: true, leading: 0.62em, spacing: 1em)
+#show heading: set text(hyphenate: false)
+#set figure(placement: auto)
+#let picture(path) = context {
+  let size = measure(image(path))
+  image(path, width: if size.height > 0.7 * size.width { 62% } else { 100% })
+}
+#show heading.where(level: 1): it => align(center, block(below: 1.6em, text(size: 1.35em, it.body)))
+#show heading.where(level: 2): set block(above: 1.7em, below: 0.9em)
+#show heading.where(level: 3): set block(above: 1.4em, below: 0.8em)
+#show raw: set text(font: "DejaVu Sans Mono", size: 0.86em)
+#show raw.where(block: true): it => block(fill: luma(244), inset: 8pt, radius: 3pt, width: 100%, it)
+#show figure.caption: set text(size: 0.88em, fill: luma(70))
+#show figure: set block(above: 1.3em, below: 1.4em)
+#show table: set text(size: 0.84em)
+#show table: set par(justify: false, leading: 0.5em)
+#show table.cell.where(y: 0): set text(weight: "bold")
+#set table(stroke: (x, y) => (bottom: if y == 0 { 0.8pt } else { 0.3pt + luma(200) }), inset: (x: 4pt, y: 4pt))
+#show link: set text(fill: rgb("#0072B2"))
+"""
+
+
+def write(text: str, folder: Path, target: Path) -> None:
+    """Writes Markdown as a PDF, whole or not at all.
+
+    text: CommonMark with tables. folder: where the paths of its pictures begin. Raises ValueError for what can't be set.
+    """
+    try:
+        made: bytes = typst.compile(  # type: ignore[type-var]  # its types want source and root to be of one kind
+            source(text).encode(), root=str(folder), ignore_system_fonts=True
+        )
+    except typst.TypstError as error:
+        raise ValueError(f"the report can't be set as PDF: {error}") from error
+    with written_whole(target) as new:
+        new.write_bytes(made)
+
+
+def source(text: str) -> str:
+    """The Typst source of a Markdown text."""
+    tree = SyntaxTreeNode(MarkdownIt().enable("table").parse(text))
+    title = next((_plain(node) for node in tree.children if node.type == "heading"), "")
+    return PAGE.replace("TITLE", json.dumps(title, ensure_ascii=False)) + _all(tree)
+
+
+def _plain(node: SyntaxTreeNode) -> str:
+    return node.content if node.type == "text" else "".join(map(_plain, node.children))
+
+
+def _all(node: SyntaxTreeNode) -> str:
+    return "".join(map(_set, node.children))
+
+
+def _set(node: SyntaxTreeNode) -> str:
+    """One piece of Markdown in Typst. Text goes in as strings, so that nothing in it is taken for markup."""
+    kind = node.type
+    if kind in ("text", "code_inline", "fence", "code_block"):
+        return _literal(node)
+    if kind == "heading":
+        return f"\n#heading(level: {node.tag[1:]})[{_all(node)}]\n"
+    if kind == "paragraph":
+        return f"\n{_all(node)}\n\n"
+    if kind in ("bullet_list", "ordered_list"):
+        items = ", ".join(f"[{_all(item)}]" for item in node.children)
+        return f"\n#{'list' if kind == 'bullet_list' else 'enum'}({items})\n"
+    if kind == "table":
+        return _table(node)
+    if kind == "image":
+        return f"#figure(picture({_quoted('/' + str(node.attrs['src']))}), caption: [{_all(node)}])"
+    if kind == "link":
+        address = str(node.attrs["href"])
+        return f"#link({_quoted(address)})[{_all(node)}]" if "://" in address else _all(node)
+    if kind in ("strong", "em"):
+        return f"#{'emph' if kind == 'em' else kind}[{_all(node)}]"
+    if kind in ("softbreak", "hardbreak"):
+        return " " if kind == "softbreak" else " \\ "
+    if kind == "inline":
+        return _all(node)
+    raise ValueError(f"the report's Markdown holds {kind}, for which there is no rule in {Path(__file__).name}")
+
+
+def _literal(node: SyntaxTreeNode) -> str:
+    if node.type == "text":
+        return f"#{_quoted(node.content)};"
+    block = node.type != "code_inline"
+    return f"#raw({_quoted(node.content.rstrip())}, block: {str(block).lower()});" + "\n" * block
+
+
+def _table(node: SyntaxTreeNode) -> str:
+    rows = [row for part in node.children for row in part.children]
+    sides = ["right" if "right" in str(cell.attrs.get("style")) else "left" for cell in rows[0].children]
+    cells = [", ".join(f"[{_all(cell)}]" for cell in row.children) for row in rows]
+    header = f"table.header({cells[0]})"
+    sides_text, many = ", ".join(sides), len(sides) > 5
+    columns = f"(2fr, {'1fr, ' * (len(sides) - 1)})" if many else len(sides)
+    inside = f"columns: {columns}, align: ({sides_text}), {', '.join([header, *cells[1:]])}"
+    return f"\n#align(center, block(breakable: false, table({inside})))\n"
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
