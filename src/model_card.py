@@ -162,12 +162,13 @@ Together: the released models are for non-commercial research."""
 def _training(history: pd.DataFrame) -> str:
     return f"""## How they were trained
 
-One network for both tasks, from random weights, {len(history)} epochs on faces scaled to {released.INNER} pixels,
-mirrored, turned, zoomed, brightened, greyed, coarsened and partly covered at random. It learns half from the labels, half
-from the answers of a **teacher**, dlib's face recognition network refined for both tasks on the same training faces for
-{released.TEACHER.epochs} epochs; it also learns to imitate that network's own description of a face. An age range on a
-label counts as "somewhere in here". The weights kept are those of the lowest loss on the validation part; its two heads
-are then cut out as two models. `python -m src.released --data FOLDER --release` does all of it again."""
+One network for both tasks, from random weights, {len(history)} epochs in two rounds on faces scaled to {released.INNER}
+pixels, mirrored, turned, zoomed, brightened, greyed, coarsened and partly covered at random. It learns half from the
+labels, half from the answers of a **teacher**, dlib's face recognition network refined for both tasks on the same training
+faces for {released.TEACHER.epochs} epochs; it also learns to imitate that network's own description of a face. In the
+second round, {released.AGAIN.epochs} epochs, what the network itself said after the first counts as much as the teacher.
+An age range on a label counts as "somewhere in here". The weights kept are those of the lowest loss on the validation
+part; its two heads are then cut out as two models. `python -m src.released --data FOLDER --release` does all of it again."""
 
 
 def _results(results, plain, others) -> str:
