@@ -159,6 +159,10 @@ def _arrow(axes: Axes, start: tuple, end: tuple, dashed: bool = False) -> None:
     axes.add_patch(head)
 
 
+# The names of the layers that end a stage.
+LAST = re.compile(r"face|resize(_\d+)?|pooling.*|block_\d+|features|mean_of_both|dropout_\d+|probability")
+
+
 class Stage(NamedTuple):
     """Layers that are drawn as one. level: level_one or level_two; says: its operations; shape: what comes out."""
 
@@ -172,23 +176,25 @@ def stages(model: keras.Model) -> list[Stage]:
     """What a two-level network does, step by step, read from its layers; the input is the first stage."""
     found: list[Stage] = []
     for level in (model.get_layer("level_one"), model.get_layer("level_two")):
-        waiting: list[keras.Layer] = []
-        for layer in _flat(level):
-            waiting.append(layer)
-            if re.fullmatch(r"face|resize|pooling.*|block_\d+|features|mean_of_both|dropout_\d+|probability", layer.name):
-                shape, parameters = tuple(layer.output.shape[1:]), sum(one.count_params() for one in waiting)
+        waiting: list[keras.Operation] = []
+        for step in _flat(level):
+            waiting.append(step)
+            if LAST.fullmatch(step.name):
+                parameters = sum(one.count_params() for one in waiting if isinstance(one, keras.Layer))
+                shape = tuple(step.output.shape[1:])
                 if parameters or not found or shape != found[-1].shape:
                     found.append(Stage(level.name, _says(waiting), shape, parameters))
                 waiting = []
     return found
 
 
-def _flat(model: keras.Model) -> list[keras.Layer]:
-    inside = [_flat(layer)[1:] if isinstance(layer, keras.Model) else [layer] for layer in model.layers]
+def _flat(model: keras.Model) -> list[keras.Operation]:
+    # Operations, not layers: scaling is none.
+    inside = [_flat(layer)[1:] if isinstance(layer, keras.Model) else [layer] for layer in model.operations]
     return sum(inside, [])
 
 
-def _says(some: list[keras.Layer]) -> str:
+def _says(some: list[keras.Operation]) -> str:
     convolutions = [layer for layer in some if isinstance(layer, layers.Conv2D) and layer.kernel_size != (1, 1)]
     if isinstance(some[-1], layers.InputLayer):
         return "face"
@@ -198,7 +204,7 @@ def _says(some: list[keras.Layer]) -> str:
             "\n+ pooling" if isinstance(some[-1], layers.MaxPooling2D) else "\n+ shortcut" if len(convolutions) > 1 else ""
         )
         return f"{'2 ' * (len(convolutions) > 1)}conv {side}×{side}{pooled}"
-    if isinstance(some[-1], layers.Resizing):
+    if some[-1].name.startswith("resize"):
         return "scaled"
     if any(isinstance(layer, layers.Dense) for layer in some):
         return "softmax" if some[-1].name == "probability" else "dense"
