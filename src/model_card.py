@@ -168,7 +168,8 @@ labels, half from the answers of a **teacher**, dlib's face recognition network 
 faces for {released.TEACHER.epochs} epochs; it also learns to imitate that network's own description of a face. In the
 second round, {released.AGAIN.epochs} epochs, what the network itself said after the first counts as much as the teacher.
 An age range on a label counts as "somewhere in here". The weights kept are those of the lowest loss on the validation
-part; its two heads are then cut out as two models. `python -m src.released --data FOLDER --release` does all of it again."""
+part; its two heads are then cut out as two models. `python -m src.released --data FOLDER --release` does all of it again;
+only that the first round of the present weights was taught by a teacher of 8 epochs, and on another machine."""
 
 
 def _results(results, plain, others) -> str:
