@@ -10,6 +10,7 @@ import argparse
 import base64
 import contextlib
 import html
+import json
 import os
 import signal
 import socket
@@ -60,7 +61,6 @@ STYLE = """
 footer {display: none !important}
 """
 working = threading.Lock()  # dlib and the networks take one question at a time; the others wait their turn
-counting, waiting = threading.Lock(), Counter()  # uploads that are being answered or wait for it, by path
 
 
 class Refused(ValueError):
@@ -71,7 +71,7 @@ def answer_photo(upload: str | None, models: Models) -> str:
     """The page's answer, as HTML, to an uploaded photo's path, which is deleted."""
     if not upload:
         return ""
-    with deleted(upload), working:
+    with uploads.answering(upload), working:
         try:
             photo = read_photo(upload, PIXELS)
         except UnreadablePhoto as error:
@@ -92,7 +92,7 @@ def answer_video(upload: str | None, models: Models) -> tuple[str | None, str]:
     """The annotated video's path, and the table of people as HTML; the upload is deleted."""
     if not upload:
         return None, ""
-    with deleted(upload), working:
+    with uploads.answering(upload), working:
         try:
             with video.opened(upload) as (facts, _):
                 if facts["duration"] > SECONDS:
@@ -140,21 +140,51 @@ def table_of(table: pd.DataFrame) -> str:
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
-@contextlib.contextmanager
-def deleted(upload: str):
-    """Deletes an upload once it is answered; Gradio keeps equal uploads as one file, which goes with the last of them."""
-    with counting:
-        waiting[upload] += 1
-    try:
-        yield
-    finally:
-        with counting:
-            waiting[upload] -= 1
-            if not waiting[upload]:
-                del waiting[upload]
-                with contextlib.suppress(OSError):
-                    Path(upload).unlink()
-                    Path(upload).parent.rmdir()
+class Uploads:
+    """The files that were uploaded; each is deleted once all who sent it are answered.
+
+    Gradio keeps equal uploads as one file, so that one may come while another is answered: askers are counted from the end
+    of their upload on, and nothing is deleted while an upload is coming in.
+    """
+
+    def __init__(self):
+        self.lock, self.coming, self.asking = threading.Lock(), 0, Counter()
+
+    @contextlib.contextmanager
+    def arriving(self):
+        """While an upload comes in; gives a list for the paths that it was written to."""
+        with self.lock:
+            self.coming += 1
+        paths: list[str] = []
+        try:
+            yield paths
+        finally:
+            with self.lock:
+                self.coming -= 1
+                self.asking.update(paths)
+                self._sweep()
+
+    @contextlib.contextmanager
+    def answering(self, path: str):
+        """While the one who sent this file is answered."""
+        with self.lock:
+            self.asking[path] = max(1, self.asking[path])  # a picture of the camera was not counted before
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.asking[path] -= 1
+                self._sweep()
+
+    def _sweep(self) -> None:
+        for path in [path for path, count in self.asking.items() if not count and not self.coming]:
+            del self.asking[path]
+            with contextlib.suppress(OSError):
+                Path(path).unlink()
+                Path(path).parent.rmdir()
+
+
+uploads = Uploads()
 
 
 def page(models: Models) -> gr.Blocks:
@@ -187,6 +217,17 @@ def application(models: Models) -> fastapi.FastAPI:
         response.headers["Content-Security-Policy"] = POLICY
         return response
 
+    @app.middleware("http")
+    async def counted(request, call_next):
+        if request.method != "POST" or not request.url.path.endswith("/upload"):
+            return await call_next(request)
+        with uploads.arriving() as paths:
+            response = await call_next(request)
+            body = b"".join([part async for part in response.body_iterator])
+            if response.status_code == 200:
+                paths += json.loads(body)  # Gradio answers with the list of paths
+        return fastapi.Response(body, response.status_code, dict(response.headers))
+
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # the reader's own: none is loaded
     return gr.mount_gradio_app(
         app, page(models), path="/", footer_links=[], run_history=False, max_file_size=MEGABYTES * 2**20, ssr_mode=False,
@@ -203,8 +244,8 @@ def main() -> int:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # also then uploads are deleted
     try:
-        with tempfile.TemporaryDirectory(prefix="age-and-gender-") as uploads:
-            os.environ["GRADIO_TEMP_DIR"] = uploads  # gone with everything in it when the page ends
+        with tempfile.TemporaryDirectory(prefix="age-and-gender-") as folder:
+            os.environ["GRADIO_TEMP_DIR"] = folder  # gone with everything in it when the page ends
             with socket.socket(type=socket.SOCK_STREAM) as taken:  # asked here, for an error in one sentence
                 taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 taken.bind((options.host, options.port))

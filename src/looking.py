@@ -4,6 +4,7 @@ Nothing here needs the models or TensorFlow, which other processes would take se
 asks the models.
 """
 
+import functools
 import itertools
 import multiprocessing
 import signal
@@ -16,7 +17,7 @@ from pathlib import Path
 import cv2
 import joblib
 import numpy as np
-from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky import ProcessPoolExecutor
 
 from src import faces as face_tools
 from src.faces import Alignment
@@ -106,6 +107,7 @@ def looked(
             try:
                 yield future.result()
             except BrokenProcessPool:  # the others that waited there are lost too: each is looked at again alone
+                _pool.cache_clear()
                 lost = [path, *(other for other, _ in waiting)]
                 waiting.clear()
                 yield from (_look_alone(path, *asked) for path in lost)
@@ -116,12 +118,18 @@ def looked(
 
 def started(workers: int = -1) -> Executor:
     """The processes that look at photos, started if they are not; they end after a while without work."""
-    workers = joblib.cpu_count() if workers == -1 else workers
-    return get_reusable_executor(workers, timeout=60, initializer=_start)
+    return _pool(joblib.cpu_count() if workers == -1 else workers)
+
+
+@functools.cache
+def _pool(workers: int) -> Executor:
+    # One of our own: the one that joblib and loky keep for everybody is made in two ways that do not go together.
+    return ProcessPoolExecutor(workers, timeout=60, initializer=_start)
 
 
 def kill() -> None:
     """Ends the processes at once, whatever they are doing; the next photos start new ones."""
+    _pool.cache_clear()
     for process in multiprocessing.active_children():
         process.terminate()
 
@@ -135,4 +143,5 @@ def _look_alone(path: Path, *asked) -> list[dict]:
     try:
         return started(1).submit(look, path, *asked).result()
     except BrokenProcessPool:
+        _pool.cache_clear()
         return [{"photo": str(path), "status": "unreadable", "message": "damaged picture (reading it ended the reader)"}]

@@ -147,6 +147,7 @@ def test_a_video_is_answered_with_one_that_the_browser_plays(page, files, browse
 
 def test_twenty_uploads_at_once_are_all_answered(page, files):
     client = gradio_client.Client(page[0], verbose=False, httpx_kwargs={"timeout": None})
+    before = kept(page[1])  # a video's annotated copy, which its browser may still load
     names = ["face.jpg", "wall.png", "broken.jpg", "text.jpg"] * 5
     said = dict(zip(names, ["1 face was found", "No face", "could not be read", "not a picture"]))
 
@@ -155,9 +156,9 @@ def test_twenty_uploads_at_once_are_all_answered(page, files):
 
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(ask, names))
-    assert all(said[name] in answer for name, answer in zip(names, answers))
+    assert [(name, answer) for name, answer in zip(names, answers) if said[name] not in answer] == []
     assert "1 face was found" in ask("face.jpg")
-    assert not kept(page[1])
+    assert kept(page[1]) == before
 
 
 def test_uploads_that_are_too_large_or_too_long_are_refused(page, files, tmp_path, monkeypatch):

@@ -259,7 +259,8 @@ def test_ctrl_c_at_any_moment_leaves_a_valid_table_and_the_same_command_ends_the
     command = [sys.executable, "-m", "src.predict", str(folder), "--csv", str(target), "--detector", "hog", *models]
     rows, interrupted = [], 0
     for moment in range(4):
-        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, preexec_fn=heeding_ctrl_c, **pipes)
         if moment:  # at first while it starts, then when so many rows more are there
             while process.poll() is None and not (target.exists() and len(lines(target)) > 45 * moment):
                 time.sleep(0.01)
@@ -281,6 +282,11 @@ def test_ctrl_c_at_any_moment_leaves_a_valid_table_and_the_same_command_ends_the
     alone["photo"] = alone["photo"].map(as_written).astype("string")
     assert alone["photo"].tolist() == table["photo"].tolist()
     pd.testing.assert_frame_equal(table.astype(alone.dtypes.to_dict()), alone, atol=2e-4, rtol=0)
+
+
+def heeding_ctrl_c():
+    """Also where these tests run in the background of a shell, which lets its jobs ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def lines(path):
