@@ -1,4 +1,7 @@
-"""Keras, imported without the pages that TensorFlow logs while it starts; other modules take it from here."""
+"""Keras, imported without the pages that TensorFlow logs while it starts; other modules take it from here.
+
+Before it: nothing. After it: every module that holds or trains a network.
+"""
 
 import logging
 import os

@@ -2,6 +2,8 @@
 
 Every function takes plain arrays: probability, floats (n, classes), each row summing to 1; truth, integers (n,), the right
 class of each face, from 0. Those on ages take probability over the years 0 to 100, floats (n, 101).
+
+Before it: `evaluate`. After it: `released`, which fits it, and `assess` and `answers`, which use it.
 """
 
 import math

@@ -1,6 +1,8 @@
 """The view of a camera with answers drawn in: in a window, or in a notebook.
 
 The camera is one of the machine that Python runs on. In a browser on another machine, `make demo` takes its camera.
+
+Before it: `video`. After it: `predict` and notebooks 3 and 4.
 """
 
 import contextlib

@@ -1,4 +1,7 @@
-"""Paths, sizes and classes: the one place for what the whole project agrees on."""
+"""Paths, sizes and classes: the one place for what the whole project agrees on.
+
+Before it: nothing. After it: everything.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path

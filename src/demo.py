@@ -4,6 +4,8 @@
 
 It takes a photo, a picture of the camera or a video, and shows the annotated result, the table and the doubt. Uploads are
 limited and deleted as soon as they are answered; nothing is kept, and nothing is sent anywhere else.
+
+Before it: `looking`, `answers`, `video`. After it: nothing.
 """
 
 import argparse

@@ -4,6 +4,8 @@ The network is a ResNet of 29 convolutions, trained by Davis King on three milli
 descriptors less than 0.6 apart: `anet_type` of https://github.com/davisking/dlib/blob/master/examples/
 dnn_face_recognition_ex.cpp. Its weights come with the package face_recognition_models, in dlib's own binary format
 (dlib/serialize.h, dlib/dnn/layers.h), which is read here without dlib.
+
+Before it: `landmark_file`, which finds the package's files. After it: `released`.
 """
 
 from pathlib import Path

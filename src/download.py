@@ -2,6 +2,8 @@
 
 pooch (https://www.fatiando.org/pooch/) keeps and checks the file; it starts each download anew, so the transfer itself is
 ours.
+
+Before it: `files`. After it: `fetch`.
 """
 
 import json

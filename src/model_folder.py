@@ -2,6 +2,8 @@
 
 The three are written together or not at all, and checked against each other on loading. Nothing in them can run code:
 JSON, and Keras's format in its safe mode.
+
+Before it: `train`. After it: `answers`, `export`, `findings`.
 """
 
 import hashlib

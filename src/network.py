@@ -3,6 +3,8 @@
 Four convolutions, then two dense layers, in the line of AlexNet (Krizhevsky et al. 2012) and of Levi and Hassner's network
 for age and gender (CVPR Workshops 2015). The whole takes uint8 RGB faces and scales them itself, so that no caller can
 feed it other numbers than it was trained on.
+
+Before it: `config`. After it: `joint` and `train`.
 """
 
 import json

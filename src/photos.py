@@ -1,4 +1,7 @@
-"""Reading a photo file into upright RGB pixels, whatever its format, depth and colour mode."""
+"""Reading a photo file into upright RGB pixels, whatever its format, depth and colour mode.
+
+Before it: nothing but the file. After it: `faces`.
+"""
 
 import functools
 import io

@@ -7,6 +7,8 @@
 
 `predict` is the same from Python. It shares `faces` with training, so that a new photo is treated as the training faces were.
 An interrupted run with --csv goes on where it stopped, when the same command is given again.
+
+Before it: `looking`, `answers`, `video`. After it: notebooks 3 and 4.
 """
 
 import argparse

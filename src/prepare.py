@@ -5,6 +5,8 @@
 A cache folder holds `faces.npy` (uint8, (n, size, size, 3), RGB, the table's order), `settings.json` and one small record
 a chunk of rows. A chunk's record is written after its faces, whole: what has a record is done, so that a run that was
 killed goes on where it stopped and ends with the same bytes.
+
+Before it: `datasets` and `faces`. After it: `train`.
 """
 
 import argparse

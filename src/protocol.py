@@ -5,6 +5,8 @@
 Adience's folds share no subject (Levi and Hassner 2015). Gender, eight age groups and four are learnt apart, ages by both
 readings of Adience's labels: `strict` (only the eight texts) and `mapped` (the 22 others too). Every training goes on
 where it was stopped, a fold that is done is not done again, and other data or settings have other names in the cache.
+
+Before it: `pictures`, `prepare`, `train`, `evaluate`. After it: notebook 7.
 """
 
 import argparse

@@ -5,6 +5,8 @@
 FOLDER holds UTKFace/ and FairFace/. A teacher, dlib's face descriptor network refined on the training faces, answers for
 every face; a small network trained from scratch learns from labels and teacher alike. Each step is kept under --runs and
 is not done again.
+
+Before it: `prepare`, `duplicates`, `joint`, `train`, `calibrate`, `assess`. After it: `findings` and `model_card`.
 """
 
 import argparse

@@ -4,6 +4,8 @@
 
 The executed notebooks go to runs/DATASET/; the ones under notebooks/ stay as they are unless --save is given, which is
 how their committed outputs are made.
+
+Before it: the notebooks. After it: nothing.
 """
 
 import argparse

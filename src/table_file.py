@@ -2,6 +2,8 @@
 
 The CSV file is whole and valid after every batch. Until all is done, a hidden file beside it says how the table was begun,
 so that only the same command goes on with it; a finished table is replaced.
+
+Before it: `answers`. After it: `predict`.
 """
 
 import csv

@@ -1,6 +1,8 @@
 """The table of faces: its columns, its checks, the ledger of what was left out, and the splits.
 
 Every loader in `datasets` gives `Loaded(table, ledger)`. One row of the table is one face in one picture.
+
+Before it: `config`. After it: `datasets`, `train`, `evaluate`.
 """
 
 import hashlib

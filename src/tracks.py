@@ -3,6 +3,8 @@
 dlib's correlation tracker (Danelljan et al., "Accurate scale estimation for robust visual tracking", 2014) carries a face
 from one detection to the next. Where people cross, or somebody comes back, dlib's face descriptor tells who is who; it is
 kept only while the video is followed.
+
+Before it: `faces`. After it: `video`.
 """
 
 import functools

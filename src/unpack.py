@@ -1,4 +1,7 @@
-"""Unpacking an archive from elsewhere: nothing leaves the folder, nothing larger than announced, no links."""
+"""Unpacking an archive from elsewhere: nothing leaves the folder, nothing larger than announced, no links.
+
+Before it: an archive. After it: `fetch`.
+"""
 
 import os
 import shutil

@@ -2,6 +2,8 @@
 
 People are followed by `tracks`; what the models say of somebody is averaged over all looks at them. The video is read twice,
 so that every frame shows the final answer. FFmpeg reads and writes, as a program of its own (imageio-ffmpeg carries it).
+
+Before it: `tracks` and `answers`. After it: `camera`, `predict`, `demo`.
 """
 
 import contextlib

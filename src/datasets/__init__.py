@@ -1,4 +1,7 @@
-"""The data sets: each loader reads one as its owners publish it and gives the table of faces with its ledger."""
+"""The data sets: each loader reads one as its owners publish it and gives the table of faces with its ledger.
+
+Before it: `tables`. After it: `prepare`.
+"""
 
 from collections.abc import Callable
 from pathlib import Path

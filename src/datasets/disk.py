@@ -1,4 +1,7 @@
-"""What the loaders share: finding a data set's files, reading its label files, and seeing which pictures are there."""
+"""What the loaders share: finding a data set's files, reading its label files, and seeing which pictures are there.
+
+Before it: `photos`. After it: the loaders.
+"""
 
 import csv
 import os

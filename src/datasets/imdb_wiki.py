@@ -4,6 +4,8 @@ Rothe, Timofte, Van Gool, "Deep expectation of real and apparent age from a sing
 IJCV 2018; https://data.vision.ee.ethz.ch/cvl/rrothe/imdb-wiki/
 
 The labels were crawled, not given by anybody: wrong years and film stills are among them, as the owners say themselves.
+
+Before it: `mat_file` and `disk`. After it: `pictures`, `prepare` and notebook 5.
 """
 
 import contextlib

@@ -1,4 +1,7 @@
-"""Reading one struct of a Matlab file into plain columns, quickly enough for half a million records."""
+"""Reading one struct of a Matlab file into plain columns, quickly enough for half a million records.
+
+Before it: nothing. After it: `imdb_wiki`.
+"""
 
 from pathlib import Path
 

@@ -2,6 +2,8 @@
 
 Everything is drawn once from the face space, the same for the same seed: `adience/` (Adience's layout, with a few of its
 oddities), `imdb_wiki/` (IMDB-WIKI's, with every kind of bad record) and `photos/` (composed photos for the pipelines).
+
+Before it: `scenes` and `sample_imdb_wiki`. After it: whatever runs on the sample, the notebooks first of all.
 """
 
 import hashlib

@@ -1,6 +1,8 @@
 """The sample's imdb.mat and wiki.mat, with the struct and dtypes of the real ones, and pictures of nobody real.
 
 Source of the layout: Rothe, Timofte, Van Gool, https://data.vision.ee.ethz.ch/cvl/rrothe/imdb-wiki/
+
+Before it: `portraits`. After it: `sample`.
 """
 
 import datetime as dt
