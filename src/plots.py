@@ -6,12 +6,13 @@ Before it: the tables that the other modules give.
 """
 
 import functools
+import io
 import itertools
 import textwrap
 
 import numpy as np
 import pandas as pd
-from IPython.display import display
+from IPython.display import Image, display
 from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -51,6 +52,13 @@ def styled(draw):
         return figure
 
     return in_style
+
+
+def as_photo(figure: plt.Figure) -> Image:
+    """A figure of photographs for a notebook, as JPEG: a fifth of the size that it has as PNG."""
+    content = io.BytesIO()
+    figure.savefig(content, format="jpeg", pil_kwargs={"quality": 85})
+    return Image(content.getvalue(), format="jpeg")
 
 
 @styled
