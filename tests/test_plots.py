@@ -1,5 +1,6 @@
 """The figures carry their data and draw without a warning; photos are annotated only where they should be."""
 
+import io
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from PIL import Image
 
 from src import annotate, calibrate, evaluate, plots
 from src.config import AGE_GROUPS, ROOT
@@ -369,3 +371,9 @@ def test_joint_curves_mark_the_best_epoch():
 
 def test_titled_leaves_unknown_names_alone():
     assert [plots.titled(name) for name in ("utkface", "sample", "mine")] == ["UTKFace", "drawn sample", "mine"]
+
+
+def test_a_figure_of_photographs_is_small():
+    figure = plots.gallery(list(np.random.default_rng(1).integers(0, 256, (4, 64, 64, 3), np.uint8)))
+    shown = plots.as_photo(figure)
+    assert Image.open(io.BytesIO(shown.data)).format == "JPEG" and shown._repr_mimebundle_()[0].keys() == {"image/jpeg"}
