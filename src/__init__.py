@@ -1,12 +1,19 @@
 """Age and gender from face photos with a two-level convolutional network.
 
-The modules, in the order that the data flows; each imports only from those before it:
+The modules, in the order that the data flows; each imports only from those before it (a test reads this list):
 
-`config` paths, age groups, sizes · `download`, `unpack`, `fetch` getting a data set · `tables` the table of faces, its
-ledger and its splits · `photos` reading a photo file · `datasets` one loader for each data set · `faces` detection,
-landmarks, alignment · `looking` many photos in several processes · `prepare` a table into cached aligned faces ·
-`duplicates` · `pictures` cleaning by what the files show · `network` the two-level CNN · `train` · `evaluate` · `protocol`
-IMDB-WIKI, then Adience's folds · `label_noise` labels that are likely wrong · `annotate` answers drawn on a photo · `plots`
-· `model_folder` saving and loading a trained model · `answers` faces into the table's columns · `explain` what a model looks
-at · `video` people followed · `predict` photos into answers · `demo` a page in the browser.
+- at the bottom: `config` paths, age groups, sizes · `files` written whole or not at all · `backend` Keras, set up
+- getting a data set: `download` · `unpack` · `fetch` · `landmark_file` dlib's 68 points
+- from a picture to an aligned face: `tables` the table of faces, its ledger and its splits · `face_space` drawn faces ·
+  `photos` reading a file · `datasets` one loader each · `faces` detection, landmarks, alignment · `looking` many photos in
+  several processes · `prepare` a table into cached aligned faces · `duplicates` and `pictures` cleaning by what files show
+- training: `network` the two-level CNN · `descriptor` dlib's descriptor network, the teacher · `joint` both tasks on one
+  trunk, and their losses · `train`
+- judging: `evaluate` · `protocol` IMDB-WIKI, then Adience's folds · `calibrate` · `label_noise` doubted labels · `assess`
+  results by group · `annotate` answers drawn on a photo · `plots` · `result_plots`
+- the models: `model_folder` saving and loading · `released` the training of the released ones · `findings` what is known
+  of them · `export` to ONNX and LiteRT
+- answering: `answers` faces into the table's columns · `explain` what a model looks at · `upload` · `table_file` a table that
+  grows · `tracks` people followed · `video` · `camera` · `predict` photos into answers · `demo` a page in the browser
+- about all of it: `model_card` · `run` the notebooks in turn
 """

@@ -19,8 +19,8 @@ from src.duplicates import near_duplicates
 from src.evaluate import Measure, answer
 from src.model_folder import ModelFolderError, TrainedModel, load
 from src.network import layer_table
-from src.plots import titled
 from src.prepare import prepare
+from src.result_plots import titled
 from src.tables import for_task, split
 from src.train import predict
 

@@ -20,7 +20,7 @@ from src.datasets import NAMES
 from src.evaluate import Measure
 from src.files import write_text, written_whole
 from src.model_folder import ModelFolderError, TrainedModel
-from src.plots import titled
+from src.result_plots import titled
 
 TARGET = config.ROOT / "docs" / "model_card.md"
 PICTURE = config.ROOT / "docs" / "figures" / "failures.png"

@@ -154,9 +154,11 @@ def _rebuilt(model: keras.Model, config: str) -> keras.Model:
 
 
 def layer_table(model: keras.Model) -> list[tuple[str, str, tuple, int]]:
-    """Rows of (level, layer, output shape, parameters), read from the model."""
+    """Rows of (level, layer or operation, output shape, parameters), read from the model."""
     rows = []
     for level in (model.get_layer("level_one"), model.get_layer("level_two")):
-        nested = [layer.layers[1:] if isinstance(layer, keras.Model) else [layer] for layer in level.layers]
-        rows += [(level.name, layer.name, tuple(layer.output.shape[1:]), layer.count_params()) for layer in sum(nested, [])]
+        nested = [step.operations[1:] if isinstance(step, keras.Model) else [step] for step in level.operations]
+        for step in sum(nested, []):
+            parameters = step.count_params() if isinstance(step, keras.Layer) else 0  # an operation has none
+            rows.append((level.name, step.name, tuple(step.output.shape[1:]), parameters))
     return rows

@@ -11,7 +11,7 @@ import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from src import annotate, calibrate, evaluate, plots
+from src import annotate, calibrate, evaluate, plots, result_plots
 from src.config import AGE_GROUPS, ROOT
 from src.tables import COLUMNS, Loaded, divide
 
@@ -167,13 +167,13 @@ def test_reliability_shows_each_task_beside_the_diagonal():
         "gender": calibrate.reliability([[0.9, 0.1]] * 4 + [[0.7, 0.3]] * 4, [0, 0, 0, 1, 0, 0, 1, 1]),
         "age": calibrate.reliability([[0.2, 0.8]] * 2, [1, 1], ordered=True),
     }
-    axes = plots.reliability(tables).axes[0]
+    axes = result_plots.reliability(tables).axes[0]
     diagonal, gender, age = axes.lines
     assert diagonal.get_xydata().tolist() == [[0, 0], [1, 1]]
     np.testing.assert_allclose(gender.get_xydata(), [[0.7, 0.5], [0.9, 0.75]])
     np.testing.assert_allclose(age.get_xydata(), [[0.8, 1]])
     assert {"gender (n = 8)", "age (n = 2)", "confidence", "accuracy"} <= set(texts(axes.figure))
-    few, many = plots.reliability({"age": tables["gender"].assign(n=[1, 7])}).axes[0].collections[0].get_sizes()
+    few, many = result_plots.reliability({"age": tables["gender"].assign(n=[1, 7])}).axes[0].collections[0].get_sizes()
     assert few < many
 
 
@@ -182,7 +182,7 @@ def test_accuracy_coverage_shows_each_curve_and_its_end():
         "gender": calibrate.coverage_curve([0.9, 0.8, 0.7, 0.6], [1, 1, 1, 0]),
         "age": calibrate.coverage_curve([0.9, 0.8], [1, 0]),
     }
-    axes = plots.accuracy_coverage(curves).axes[0]
+    axes = result_plots.accuracy_coverage(curves).axes[0]
     for line, curve in zip(axes.lines, curves.values()):
         np.testing.assert_allclose(line.get_xydata(), curve)
     assert {"gender: 75.0% of all", "age: 50.0% of all"} <= set(texts(axes.figure))
@@ -322,7 +322,7 @@ def group_results():
 
 
 def test_by_group_draws_a_panel_for_each_data_set_and_measure():
-    figure = plots.by_group(group_results(), ["gender accuracy", "absolute error"], {"absolute error": 4.0})
+    figure = result_plots.by_group(group_results(), ["gender accuracy", "absolute error"], {"absolute error": 4.0})
     assert [axes.get_title("left") for axes in figure.axes] == [
         "UTKFace: gender accuracy",
         "FairFace: gender accuracy",
@@ -334,12 +334,12 @@ def test_by_group_draws_a_panel_for_each_data_set_and_measure():
     assert [segment[:, 0].tolist() for segment in lines.get_segments()] == [[0.88, 0.92], [0.6, 0.8], [0.9, 0.92]]
     assert first.lines[0].get_xdata() == [0.9, 0.9] and error.lines[0].get_xdata() == [4.0, 4.0]
     assert {"all faces", "0–6 years", "female", "Latino Hispanic", "2,000", "years"} <= set(texts(figure))
-    assert len(plots.by_group(group_results(), "absolute error").axes) == 1
+    assert len(result_plots.by_group(group_results(), "absolute error").axes) == 1
 
 
 def test_by_group_names_the_measures_there_are():
     with pytest.raises(ValueError, match="one of beauty, got gender accuracy, absolute error"):
-        plots.by_group(group_results(), "beauty")
+        result_plots.by_group(group_results(), "beauty")
 
 
 def test_model_comparison_shows_each_model_where_it_has_a_value():
@@ -353,7 +353,7 @@ def test_model_comparison_shows_each_model_where_it_has_a_value():
         ],
         columns=["model", "kind", "column", "value", "low", "high", "unit"],
     )
-    figure = plots.model_comparison(compared, {"gender": "UTKFace\ngender", "years": "UTKFace\nyears off"})
+    figure = result_plots.model_comparison(compared, {"gender": "UTKFace\ngender", "years": "UTKFace\nyears off"})
     dots = [axes.collections[1].get_offsets().tolist() for axes in figure.axes]
     assert dots == [[[95, 0], [85, 1]], [[4.5, 0]]]
     assert {"released models", "other", "95.0", "85.0", "4.5", "%", "years"} <= set(texts(figure))
@@ -363,14 +363,14 @@ def test_joint_curves_mark_the_best_epoch():
     history = pd.DataFrame({"epoch": [1, 2, 3, 4], "loss": [4.0, 3, 2, 1], "val_loss": [3.0, 1.0, 2.0, 1.5]})
     for name, values in {"gender_accuracy": [0.7, 0.8, 0.85, 0.9], "absolute_error": [9.0, 8, 7, 6]}.items():
         history[name] = history[f"val_{name}"] = values
-    figure = plots.joint_curves(history)
+    figure = result_plots.joint_curves(history)
     titles = [axes.get_title("left").removesuffix(" on validation") for axes in figure.axes]
     assert titles == ["loss: 1.00", "gender accuracy: 80.0%", "years off: 8.00"]
     assert "training" in texts(figure)
 
 
 def test_titled_leaves_unknown_names_alone():
-    assert [plots.titled(name) for name in ("utkface", "sample", "mine")] == ["UTKFace", "drawn sample", "mine"]
+    assert [result_plots.titled(name) for name in ("utkface", "sample", "mine")] == ["UTKFace", "drawn sample", "mine"]
 
 
 def test_a_figure_of_photographs_is_small():

@@ -19,12 +19,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from src import calibrate, config, datasets, duplicates, findings, joint, plots, released
+from src import calibrate, config, datasets, duplicates, findings, joint, plots, released, result_plots
 from src.files import write_text
 from src.findings import ResultsMissing, brief, read_results
 from src.model_folder import ModelFolderError, TrainedModel
 from src.network import two_level_cnn
-from src.plots import titled
+from src.result_plots import titled
 from src.tables import Loaded
 from tools import diagrams, pdf
 
@@ -229,10 +229,10 @@ def figures(words: Words) -> dict[str, Callable[[], Figure]]:
     return {
         "funnel.svg": lambda: plots.funnel(_loaded(files["funnels"], "imdb_wiki")),
         "sample.jpg": drawn_sample,
-        "curves.svg": lambda: plots.joint_curves(files["released_history"]),
-        "models.svg": lambda: plots.model_comparison(compared, titles),
-        "groups.svg": lambda: plots.by_group(groups, "gender accuracy"),
-        "calibration.svg": lambda: plots.reliability(_by_task(files["released_reliability"])),
+        "curves.svg": lambda: result_plots.joint_curves(files["released_history"]),
+        "models.svg": lambda: result_plots.model_comparison(compared, titles),
+        "groups.svg": lambda: result_plots.by_group(groups, "gender accuracy"),
+        "calibration.svg": lambda: result_plots.reliability(_by_task(files["released_reliability"])),
     }
 
 
