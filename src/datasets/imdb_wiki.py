@@ -205,7 +205,7 @@ def _odd_births(path: list[str]) -> np.ndarray:
 
     One search through all names together finds the few that have to be read closely.
     """
-    ends = np.cumsum([len(name) + 1 for name in path])
+    ends = np.cumsum(np.fromiter(map(len, path), int, len(path)) + 1)
     found = [match.start() for match in ODD_BIRTH.finditer("\n".join(path))]
     odd = np.unique(np.searchsorted(ends, found, side="right"))
     births = np.full((3, len(path)), np.nan)

@@ -3,6 +3,7 @@
 Before it: nothing. After it: `imdb_wiki`.
 """
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -70,17 +71,18 @@ def decoded(value):
 def _texts(cells: np.ndarray) -> list[str]:
     try:
         found = [cell.item() if cell.size == 1 else text(cell) for cell in cells]
-        if set(map(type, found)) <= {str}:
-            "".join(found).encode("utf-8")
-            return found
-    except (AttributeError, ValueError):  # an odd cell or character among them: look at each closely
+        "".join(found).encode("utf-8")
+        return found
+    except (AttributeError, TypeError, ValueError):  # an odd cell or character among them: look at each closely
         pass
     return [text(cell) for cell in cells]
 
 
 def _boxes(cells: np.ndarray) -> np.ndarray:
-    if {getattr(cell, "shape", None) for cell in cells} == {(1, 4)}:
-        return np.concatenate(cells.tolist()).astype(float)
+    with contextlib.suppress(TypeError, ValueError):  # an odd cell among them: look at each closely
+        joined = np.concatenate(cells.tolist(), dtype=float)
+        if joined.shape == (len(cells), 4) and all(map(len, cells)):
+            return joined
     no_box = np.full(4, np.nan)
     boxes = [np.ravel(cell) for cell in cells]
     return np.array([box if box.size == 4 else no_box for box in boxes], float).reshape(-1, 4)
