@@ -3,6 +3,7 @@
 Before it: rows as `predict` gives them. After it: `plots` and `predict`, which show and write what is drawn here.
 """
 
+import functools
 from pathlib import Path
 
 import matplotlib
@@ -43,15 +44,11 @@ def annotate(photo, rows: pd.DataFrame) -> np.ndarray:
             pen.rectangle(place, outline=colour, width=max(1, max(picture.size) // 300))
     for colour, row, place in zip(colours, rows, places):
         text = _label(row)
-        font = _font(pen, text, picture.size, place[2] - place[0] if place else max(picture.size))
-        if font is None:
+        label = _written(text, colour, picture.size, place[2] - place[0] if place else max(picture.size))
+        if label is None:
             continue
-        pad = font.size // 4
-        right, bottom = pen.multiline_textbbox((pad, pad), text, font, spacing=pad)[2:]
-        spot = _spot((right + pad, bottom + pad), place or (0, 0, 0, 0), picture.size, taken)
-        x, y, right, bottom = spot
-        pen.rectangle((x, y, right - 1, bottom - 1), fill=colour)
-        pen.multiline_text((x + pad, y + pad), text, "black", font, spacing=pad)
+        spot = _spot(label.size, place or (0, 0, 0, 0), picture.size, taken)
+        picture.paste(label, spot[:2])
         taken.append(spot)
     return np.array(picture)
 
@@ -76,18 +73,27 @@ def _unsure(row: dict, task: str) -> bool:
     return pd.notna(message) and task in message.partition(UNSURE)[2].partition(";")[0].split()
 
 
-def _font(pen, text: str, photo: tuple[int, int], face_width: float) -> ImageFont.FreeTypeFont | None:
-    """A font that suits the face and is readable with the photo as wide as a page; smaller only to fit the photo.
+def _written(text: str, colour: str, photo: tuple[int, int], face_width: float) -> Image.Image | None:
+    """A label in a font that suits the face and is readable with the photo as wide as a page; smaller only to fit the photo.
 
-    None where the label would not fit at 7 pixels, the smallest that can be read.
+    None where it would not fit at 7 pixels, the smallest that can be read.
     """
     smallest = max(11, max(photo) / 60)
     for size in range(int(np.clip(face_width / 8, smallest, 2 * smallest)), 6, -1):
-        font, pad = ImageFont.truetype(str(FONT), size), size // 4
-        right, bottom = pen.multiline_textbbox((pad, pad), text, font, spacing=pad)[2:]
-        if right + pad <= photo[0] and bottom + pad <= photo[1]:
-            return font
+        label = _in_font(text, colour, size)
+        if label.width <= photo[0] and label.height <= photo[1]:
+            return label
     return None
+
+
+@functools.lru_cache(maxsize=256)  # in a video the same words stand in many frames
+def _in_font(text: str, colour: str, size: int) -> Image.Image:
+    font, pad = ImageFont.truetype(str(FONT), size), size // 4
+    pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    right, bottom = pen.multiline_textbbox((pad, pad), text, font, spacing=pad)[2:]
+    label = Image.new("RGB", (int(right + pad), int(bottom + pad)), colour)
+    ImageDraw.Draw(label).multiline_text((pad, pad), text, "black", font, spacing=pad)
+    return label
 
 
 def _spot(label: tuple, box, photo: tuple, taken: list) -> tuple:
@@ -96,7 +102,7 @@ def _spot(label: tuple, box, photo: tuple, taken: list) -> tuple:
     spots = []
     for x, y in ((left, top - height), (left, bottom), (right, top), (left - width, top)):
         x, y = int(max(0, min(x, photo[0] - width))), int(max(0, min(y, photo[1] - height)))
-        spots.append((x, y, int(x + width), int(y + height)))
+        spots.append((x, y, x + width, y + height))
     return min(spots, key=lambda spot: sum(_overlap(spot, other) for other in taken))
 
 
