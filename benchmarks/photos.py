@@ -1,6 +1,6 @@
 """New photos and videos: how many faces are found, and how long it takes, beside the original's pipeline, in one run.
 
-    python benchmarks/photos.py [DATA] [--n 300] [--only detectors photo fresh folder small original video] [--csv FILE]
+    python benchmarks/photos.py [DATA] [--n 300] [--only detectors photo fresh folder small many original video] [--csv FILE]
 
 DATA holds UTKFace/ and FairFace/; without it, detectors are measured on drawn photos only. `wall` is the time that went
 by, `cpu` the time that the cores worked on it: on a machine with other work beside, the second tells what the first would be
@@ -10,6 +10,7 @@ detector at full size, the same alignment, one `Model.predict` a face and model.
 """
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import subprocess
@@ -24,6 +25,7 @@ import dlib
 import imageio_ffmpeg
 import numpy as np
 import pandas as pd
+import psutil
 
 from src import faces as face_tools
 from src import looking, video
@@ -172,6 +174,37 @@ def small_photos(data, n: int, folder: Path):
            "photos a second of cpu": n / clock.cpu, "cpu ms a photo": ms(clock.cpu, paths)}  # fmt: skip
 
 
+def many(data, n: int, folder: Path):
+    """The command on a hundred times `n` photos, 10,000 for n = 100: its rate, and its memory on the way."""
+    drawn_once = written(drawn(n, (250, 250), 130), folder / "drawn")
+    (folder / "many").mkdir()
+    for i in range(100 * n):
+        os.link(drawn_once[i % n], folder / "many" / f"{i:06d}.jpg")
+    csv, memory = folder / "many.csv", []
+    command = [sys.executable, "-m", "src.predict", str(folder / "many"), "--csv", str(csv)]
+    with (
+        Clock() as clock,
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running,
+    ):
+        while running.poll() is None:
+            done = csv.read_bytes().count(b"\n") if csv.exists() else 0
+            memory.append((done, _mebibytes(psutil.Process(running.pid))))
+            time.sleep(1)
+    rows = pd.read_csv(csv)
+    done, used = np.array(memory).T
+    yield {"photos": "250x250", "way": "python -m src.predict FOLDER", "n": 100 * n, "photos a second": 100 * n / clock.wall,
+           "photos answered": rows["photo"].nunique(), "MiB, first half": np.median(used[(done > 0) & (done < 50 * n)]),
+           "MiB, second half": np.median(used[done >= 50 * n])}  # fmt: skip
+
+
+def _mebibytes(process: psutil.Process) -> float:
+    total = 0
+    for one in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            total += one.memory_info().rss
+    return total / 2**20
+
+
 def original(data, n: int, folder: Path):
     """Ours and the original's way on the same photos, in turn, on one core; the ratio is of CPU time."""
     one_core()
@@ -198,14 +231,15 @@ def original(data, n: int, folder: Path):
 
 
 def film(data, n: int, folder: Path):
-    """640x480, three people, from file to annotated file."""
-    frames, path, models = max(50, n), folder / "street.mp4", load_models()
+    """640x480, three people, from file to annotated file, in a process that has answered before."""
+    frames, path, models = max(100, 3 * n), folder / "street.mp4", load_models()
     _, pictures = scenes.street(FaceSpace.load(), np.random.default_rng(SEED), frames)
     writer = imageio_ffmpeg.write_frames(str(path), (640, 480), fps=25, codec="libx264")
     writer.send(None)
     for picture, _ in pictures:
         writer.send(np.ascontiguousarray(picture))
     writer.close()
+    video.process(path, folder / "before", models, progress=False)
     with Clock() as clock:
         video.process(path, folder / "out", models, progress=False)
     yield {"photos": "640x480 video", "way": "followed and drawn", "n": frames, "frames a second": frames / clock.wall,
@@ -222,7 +256,7 @@ def ms(seconds: float, photos: list) -> float:
 
 PARTS = {
     "detectors": detectors, "photo": one_photo, "fresh": fresh, "folder": whole_folder, "video": film, "small": small_photos,
-    "original": original,
+    "many": many, "original": original,
 }  # fmt: skip
 
 if __name__ == "__main__":

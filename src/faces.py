@@ -224,14 +224,29 @@ def _cut(photo: np.ndarray, eyes: np.ndarray, alignment: Alignment) -> np.ndarra
     (p, q), (u, v) = eyes @ (1, 1j), alignment.eyes @ (1, 1j)
     a = (v - u) / (q - p)
     if abs(a) < 0.5:  # bilinear sampling would skip pixels: average them first
-        step = max(2 * abs(a), 1 / min(photo.shape[:2]))  # a pixel at least is left
-        photo = cv2.resize(photo, None, fx=step, fy=step, interpolation=cv2.INTER_AREA)
+        step = int(np.ceil(0.5 / abs(a)))
+        photo, corner = _around(photo, (p + q) / 2, 1.5 * alignment.size / abs(a), step)
         half = 0.5 + 0.5j  # from a pixel's corner to its centre, where points are counted from
-        p, q, a = (p + half) * step - half, (q + half) * step - half, a / step
+        p, q, a = (p + half - corner) / step - half, (q + half - corner) / step - half, a * step
     b = u - a * p
     matrix = np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
     face = cv2.warpAffine(photo, matrix, (alignment.size,) * 2, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return _filtered(face, alignment)
+
+
+def _around(photo: np.ndarray, middle: complex, reach: float, step: int) -> tuple[np.ndarray, complex]:
+    """The part of a photo that lies within `reach` of a point, each step x step pixels averaged to one, and its corner.
+
+    The part's size is a multiple of the step; a thin rest at the photo's right or lower edge is left out.
+    """
+    ends = []
+    for at, side in ((middle.imag, photo.shape[0]), (middle.real, photo.shape[1])):
+        most = max(1, side // step)
+        first = int(np.clip((at - reach) // step, 0, most - 1))
+        ends.append((first, int(np.clip((at + reach) // step + 1, first + 1, most))))
+    (top, bottom), (left, right) = ends
+    part = photo[top * step : bottom * step, left * step : right * step]
+    return cv2.resize(part, (right - left, bottom - top), interpolation=cv2.INTER_AREA), step * complex(left, top)
 
 
 def _filtered(face: np.ndarray, alignment: Alignment) -> np.ndarray:
