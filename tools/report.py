@@ -44,8 +44,9 @@ FILES = findings.FILES | {
 OPTIONAL = {
     "ablations": "`python benchmarks/ablations.py DATA --seeds 1 2 --csv docs/results/ablations.csv`",
     "protocol": "`make protocol IMDB_WIKI=… ADIENCE=…`, whose `runs/protocol/protocol.csv` is put there",
-    "cross": "a training on one data set judged on another",
 }
+ONE_SET = ("only UTKFace", "only FairFace")  # variants of the ablations that learn from one data set
+COMPARED = ("gender accuracy", "gender accuracy of children", "absolute error", "nine ranges exact")  # of the variants
 # The rows of the table of results: the measure in the files, and how it is called.
 HEADLINE = {
     "gender accuracy": "gender",
@@ -145,13 +146,19 @@ class Words:
         return f"{findings.calibration_of(self.models[task]).unsure_below:.0%}"
 
     def ablations(self) -> str:
+        return self._variants(lambda variant: variant not in ONE_SET)
+
+    def cross(self) -> str:
+        return self._variants(lambda variant: variant in ONE_SET)
+
+    def _variants(self, wanted: Callable[[str], bool]) -> str:
         """Each variant's mean over seeds and its difference to what it is compared with."""
         file = self.folder / "ablations.csv"
         if not file.is_file():
             return self.optional("ablations")
         kinds = ["variant", "against", "dataset", "measure", "unit"]
         means = pd.read_csv(file).groupby(kinds, sort=False, dropna=False)[["value", "difference"]].mean().reset_index()
-        means = means[means["measure"].isin(["gender accuracy", "absolute error", "nine ranges exact"])]
+        means = means[means["measure"].isin(COMPARED) & means["variant"].map(wanted)]
         rows: dict[tuple, dict[str, str]] = {}
         for row in means.to_dict("records"):
             scale, digits = (100, 1) if row["unit"] == "share" else (1, 2)
