@@ -105,6 +105,11 @@ class Variant:
 VARIANTS = {
     RELEASED: Variant(against=""),
     UNTAUGHT: Variant(loss=joint_loss),
+    "answers with mirror image": Variant(mirror=True),
+    "no alignment": Variant(pictures="whole"),
+    "alignment on 68 landmarks": Variant(pictures="shape"),
+    "adaptive gamma": Variant(pictures="gamma"),
+    "denoised": Variant(pictures="denoised"),
     "teacher without descriptor": Variant(loss=probabilities_loss),
     "teacher without probabilities": Variant(loss=descriptor_loss),
     "children weighted": Variant(loss=children_loss),
@@ -117,11 +122,6 @@ VARIANTS = {
     "exact ages only": Variant(UNTAUGHT, joint_loss, unknown="ranges"),
     "ranges with soft ends": Variant(UNTAUGHT, soft_ends_loss),
     "plain level one": Variant(plain=True),
-    "no alignment": Variant(pictures="whole"),
-    "alignment on 68 landmarks": Variant(pictures="shape"),
-    "adaptive gamma": Variant(pictures="gamma"),
-    "denoised": Variant(pictures="denoised"),
-    "answers with mirror image": Variant(mirror=True),
 }
 
 

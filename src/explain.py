@@ -81,12 +81,12 @@ def overlaid(face: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return np.uint8(np.round(grey * (1 - strength) + colours * strength))
 
 
-def variants(photo: np.ndarray, landmarks: np.ndarray, alignment: Alignment) -> dict[str, np.ndarray]:
+def variants(photo: np.ndarray, found: face_tools.Face, alignment: Alignment) -> dict[str, np.ndarray]:
     """The same face aligned from changed photos: flipped, blurred, brighter, darker, cut tighter and wider.
 
-    photo: uint8 (height, width, 3), RGB; landmarks: (68, 2) in its pixels. Gives uint8 (size, size, 3), RGB, by name.
+    photo: uint8 (height, width, 3), RGB; found: a face in it. Gives uint8 (size, size, 3), RGB, by name.
     """
-    face = face_tools.align(photo, landmarks, alignment)
+    face = face_tools.align_face(photo, found, alignment)
     sizes = {"tighter": 1.15, "wider": 0.85}
     return {
         "as it is": face,
@@ -95,7 +95,7 @@ def variants(photo: np.ndarray, landmarks: np.ndarray, alignment: Alignment) -> 
         "brighter": np.uint8(np.clip(face * 1.4, 0, 255)),
         "darker": np.uint8(face * 0.6),
     } | {
-        name: face_tools.align(photo, landmarks, _zoomed(alignment, factor)) for name, factor in sizes.items()
+        name: face_tools.align_face(photo, found, _zoomed(alignment, factor)) for name, factor in sizes.items()
     }  # fmt: skip
 
 

@@ -22,9 +22,9 @@ CNN_THINNEST = 16  # pixels: dlib fails on strips that are thinner than its firs
 CLEAR_SCORE = 0.1  # of the detector; patterns that look a little like a face score between 0 and this
 EYES = (slice(36, 42), slice(42, 48))  # of the 68 landmarks: the eye on the picture's left, the one on its right
 
-# Where the eyes lie in a box of dlib's detector, as shares of the box's width: measured on UTKFace by
-# benchmarks/alignment.py, used where a face has a box but no landmarks.
-BOX_EYE_DISTANCE, BOX_EYE_HEIGHT = 0.43, 0.25
+# The distance of the eyes, and their height below the upper edge, in a box of each of dlib's detectors, as shares of the
+# box's width: measured on UTKFace by benchmarks/alignment.py.
+HOG_EYES, CNN_EYES = (0.43, 0.25), (0.45, 0.34)
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,20 @@ class Face(NamedTuple):
     box: tuple[float, float, float, float]  # left, top, right, bottom
     score: float  # the detector's, above 0; about 1 and more for a clear frontal face
     landmarks: np.ndarray  # float64 (68, 2), (x, y)
+    frontal: bool = True  # False: dlib's network found it, which finds turned and covered faces too
+
+    @property
+    def eyes(self) -> np.ndarray:
+        """The eye centres to align it by: float64 (2, 2), (x, y) in pixels, the picture's left eye first.
+
+        Of a face that may be turned, whose eyes seem too near each other, the landmarks tell only how it is tilted; where
+        eyes lie in such a box tells the rest.
+        """
+        eyes = _eye_centres(self.landmarks)
+        if self.frontal:
+            return eyes
+        (one, other) = eyes @ (1, 1j)
+        return _eyes_in_box(self.box, CNN_EYES, (other - one) / abs(other - one) if one != other else 1)
 
 
 class _Detectors(threading.local):
@@ -131,7 +145,8 @@ def _by_cnn(photo: np.ndarray) -> list[Face]:
         return []
     seen = _resized(photo, scale)
     found = [(one.rect, one.confidence) for one in _detectors.cnn(seen, 0) if one.confidence >= CLEAR_SCORE]
-    return _with_landmarks(cv2.cvtColor(seen, cv2.COLOR_RGB2GRAY), found, scale)
+    faces = _with_landmarks(cv2.cvtColor(seen, cv2.COLOR_RGB2GRAY), found, scale)
+    return [face._replace(frontal=False) for face in faces]
 
 
 def _resized(picture: np.ndarray, scale: float) -> np.ndarray | None:
@@ -192,17 +207,30 @@ def align(photo: np.ndarray, landmarks: np.ndarray, alignment: Alignment = Align
     photo: uint8 (height, width, 3), RGB. landmarks: (68, 2) in its pixels. Gives uint8 (size, size, 3), RGB, cut from the
     photo's own pixels; beyond the photo's edge its border is repeated.
     """
-    eyes = np.array([landmarks[eye].mean(axis=0) for eye in EYES])
-    return _cut(photo, eyes, alignment)
+    return _cut(photo, _eye_centres(landmarks), alignment)
+
+
+def align_face(photo: np.ndarray, face: Face, alignment: Alignment = Alignment()) -> np.ndarray:
+    """`align` for a face as `find_faces` gives it: by its landmarks, or where it may be turned by its `eyes`."""
+    return _cut(photo, face.eyes, alignment)
 
 
 def align_box(photo: np.ndarray, box: tuple, alignment: Alignment = Alignment()) -> np.ndarray:
     """A face of which only the box is known, cut as `align` would if its eyes lay level where eyes lie in such a box."""
-    left, top, right, _ = box
-    middle, width = (left + right) / 2, right - left
-    half = width * BOX_EYE_DISTANCE / 2
-    height = top + width * BOX_EYE_HEIGHT
-    return _cut(photo, np.array([[middle - half, height], [middle + half, height]]), alignment)
+    return _cut(photo, _eyes_in_box(box, HOG_EYES), alignment)
+
+
+def _eye_centres(landmarks: np.ndarray) -> np.ndarray:
+    return np.array([landmarks[eye].mean(axis=0) for eye in EYES])
+
+
+def _eyes_in_box(box: tuple, shares: tuple[float, float], turn: complex = 1) -> np.ndarray:
+    """Where eyes lie in a box, (2, 2), if the face is turned about the box's middle; turn: a number on the unit circle."""
+    (left, top, right, bottom), (distance, height) = box, shares
+    width = right - left
+    middle = complex(left + right, top + bottom) / 2 + turn * 1j * (width * height - (bottom - top) / 2)
+    both = middle + turn * width * distance / 2 * np.array([-1, 1])
+    return np.column_stack([both.real, both.imag])
 
 
 def whole_photo(photo: np.ndarray, alignment: Alignment = Alignment()) -> np.ndarray:

@@ -44,7 +44,7 @@ def look_at(photo: np.ndarray, name: str, alignments: dict[str, Alignment], fall
     found = face_tools.find_faces(photo, detector)
     rows = []
     for number, face in enumerate(found, start=1):
-        aligned = _aligned(alignments, lambda alignment, face=face: face_tools.align(photo, face.landmarks, alignment))
+        aligned = _aligned(alignments, lambda alignment, face=face: face_tools.align_face(photo, face, alignment))
         rows.append(_row(name, "ok", number, face.box, aligned) | {"detection_score": face.score})
     if not found and fallback == "whole-photo":
         box = (0, 0, photo.shape[1], photo.shape[0])

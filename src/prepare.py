@@ -158,7 +158,7 @@ def align_row(path: Path, box: tuple | None, alignment: Alignment) -> tuple[np.n
         face = face_tools.choose_face(face_tools.find_faces(photo), None, photo.shape)
         if face is None:
             return face_tools.whole_photo(photo, alignment), "none", ""
-        return face_tools.align(photo, face.landmarks, alignment), "landmarks", ""
+        return face_tools.align_face(photo, face, alignment), "landmarks", ""
     return _align_in_box(photo, box, alignment)
 
 
@@ -175,7 +175,7 @@ def _align_in_box(photo: np.ndarray, box: tuple, alignment: Alignment) -> tuple[
     face = face_tools.choose_face(face_tools.find_faces(near), box, near.shape)
     if face is None:
         return face_tools.align_box(near, box, alignment), "box", ""
-    return face_tools.align(near, face.landmarks, alignment), "landmarks", ""
+    return face_tools.align_face(near, face, alignment), "landmarks", ""
 
 
 def _prepare_chunk(

@@ -51,7 +51,7 @@ class Looks:
 
     def add(self, frame: np.ndarray, seen: list[tuple[Person, face_tools.Face]]) -> None:
         faces = [
-            {task: face_tools.align(frame, face.landmarks, how) for task, how in self.models.alignments.items()}
+            {task: face_tools.align_face(frame, face, how) for task, how in self.models.alignments.items()}
             for _, face in seen
         ]
         said = self.models.probabilities(faces)

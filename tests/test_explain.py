@@ -96,7 +96,7 @@ def test_overlays_keep_the_face_and_colour_the_heat():
 def test_variants_are_the_same_face_changed():
     photo = skimage.data.astronaut()
     (found,) = find_faces(photo)
-    faces = explain.variants(photo, found.landmarks, Alignment(size=SIZE))
+    faces = explain.variants(photo, found, Alignment(size=SIZE))
     plain = faces["as it is"].astype(int)
     assert all(face.shape == (SIZE, SIZE, 3) and face.dtype == np.uint8 for face in faces.values())
     assert (faces["flipped"] == plain[:, ::-1]).all()

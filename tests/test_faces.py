@@ -24,6 +24,7 @@ from src.faces import (
     adaptive_gamma,
     align,
     align_box,
+    align_face,
     choose_face,
     denoise,
     find_faces,
@@ -191,6 +192,17 @@ def test_a_tilted_face_ends_level(face, degrees):
     turned = math.degrees(math.atan2(before[1], before[0]) - math.atan2(*(right - left)[::-1]))
     assert turned == pytest.approx(degrees, abs=4)  # it was tilted indeed
     assert_eyes_on_template(align(tilted, found.landmarks), Alignment())
+
+
+@pytest.mark.parametrize("degrees", [0, 40])
+def test_a_face_that_the_network_found_is_aligned_by_its_box_and_tilt(degrees):
+    turn = cv2.getRotationMatrix2D((223, 127), degrees, 1)
+    tilted = cv2.warpAffine(PORTRAIT, turn, (512, 512), borderMode=cv2.BORDER_REPLICATE)
+    found = find_faces(tilted, "cnn")[0]
+    assert not found.frontal
+    assert likeness(align_face(tilted, found), align(tilted, found.landmarks)) > 0.7
+    narrow = found._replace(landmarks=found.landmarks.mean(axis=0) + (found.landmarks - found.landmarks.mean(axis=0)) * 0.5)
+    assert (align_face(tilted, narrow) == align_face(tilted, found)).all()  # however near each other its eyes are
 
 
 def test_sizes_differ_in_resolution_alone(face):
