@@ -102,6 +102,11 @@ def _predictor():
         raise ValueError(f"{file} is damaged: delete it and run: python -m src.landmark_file") from error
 
 
+def ready() -> None:
+    """Reads dlib's detector and landmarks, which takes a second, before they are asked for."""
+    _ = _detectors.hog, _predictor()
+
+
 def find_faces(photo: np.ndarray, detector: str = "hog") -> list[Face]:
     """All faces that a detector finds, largest first, each with its 68 landmarks.
 

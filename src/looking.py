@@ -4,7 +4,6 @@ Nothing here needs the models or TensorFlow, which other processes would take se
 asks the models.
 """
 
-import functools
 import itertools
 import multiprocessing
 import signal
@@ -86,12 +85,12 @@ def looked(
 ) -> Iterator[list[dict]]:
     """The rows of `look` for each photo, in order.
 
-    workers: processes, -1 for one a core. A few photos, or one worker, are looked at in this process. A file that ends the
-    process that reads it, as a fault in a decoder can, gives a row that says so.
+    workers: processes, -1 for one a core. A few photos, or one worker, are looked at in this process, unless the others
+    are `started`. A file that ends the process that reads it, as a fault in a decoder can, gives a row that says so.
     """
     workers = joblib.cpu_count() if workers == -1 else workers
     asked = (alignments, fallback, detector)
-    if workers == 1 or len(paths) < FEW:
+    if workers not in _pools and (workers == 1 or len(paths) < FEW):
         yield from (look(path, *asked) for path in paths)
         return
     waiting: deque[tuple[Path, Future]] = deque()
@@ -107,7 +106,7 @@ def looked(
             try:
                 yield future.result()
             except BrokenProcessPool:  # the others that waited there are lost too: each is looked at again alone
-                _pool.cache_clear()
+                _pools.clear()
                 lost = [path, *(other for other, _ in waiting)]
                 waiting.clear()
                 yield from (_look_alone(path, *asked) for path in lost)
@@ -117,19 +116,21 @@ def looked(
 
 
 def started(workers: int = -1) -> Executor:
-    """The processes that look at photos, started if they are not; they end after a while without work."""
-    return _pool(joblib.cpu_count() if workers == -1 else workers)
+    """The processes that look at photos, made ready if they are not there; they end after a while without work."""
+    workers = joblib.cpu_count() if workers == -1 else workers
+    if workers not in _pools:
+        # One of our own: the one that joblib and loky keep for everybody is made in two ways that do not go together.
+        _pools[workers] = ProcessPoolExecutor(workers, timeout=60, initializer=_start)
+        _pools[workers].submit(int)  # with the first task they all start
+    return _pools[workers]
 
 
-@functools.cache
-def _pool(workers: int) -> Executor:
-    # One of our own: the one that joblib and loky keep for everybody is made in two ways that do not go together.
-    return ProcessPoolExecutor(workers, timeout=60, initializer=_start)
+_pools: dict[int, Executor] = {}  # by the number of processes
 
 
 def kill() -> None:
     """Ends the processes at once, whatever they are doing; the next photos start new ones."""
-    _pool.cache_clear()
+    _pools.clear()
     for process in multiprocessing.active_children():
         process.terminate()
 
@@ -137,11 +138,12 @@ def kill() -> None:
 def _start() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that asked answers it
     cv2.setNumThreads(1)  # each core has a process
+    face_tools.ready()
 
 
 def _look_alone(path: Path, *asked) -> list[dict]:
     try:
         return started(1).submit(look, path, *asked).result()
     except BrokenProcessPool:
-        _pool.cache_clear()
+        _pools.clear()
         return [{"photo": str(path), "status": "unreadable", "message": "damaged picture (reading it ended the reader)"}]

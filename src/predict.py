@@ -20,6 +20,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import joblib
 import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
@@ -197,13 +198,13 @@ def _photos(options: argparse.Namespace) -> int:
     if options.csv and options.csv.is_dir():
         raise ValueError(f"--csv needs a file's name, got the folder {options.csv}")
     paths = list_photos(options.photos)
-    if len(paths) >= looking.FEW:
-        looking.started()  # they get ready while TensorFlow is imported
+    workers = min(len(paths), joblib.cpu_count())
+    if workers and joblib.cpu_count() > 1:
+        looking.started(workers)  # they get ready while TensorFlow is imported
     from src.answers import as_table, load_models
 
-    work = Work(
-        load_models(options.gender_model, options.age_model), options.fallback, options.annotate, options.detector or DETECTOR
-    )
+    models = load_models(options.gender_model, options.age_model)
+    work = Work(models, options.fallback, options.annotate, options.detector or DETECTOR, workers)
     if not options.csv:
         table = as_table(itertools.chain.from_iterable(work.batches(paths)))
         print(table.astype(object).where(table.notna(), "").to_string(index=False) if len(table) else "no photo found")
