@@ -42,7 +42,7 @@ FILES = findings.FILES | {
 }
 # What the report can do without, and the command that makes it.
 OPTIONAL = {
-    "ablations": "`python benchmarks/ablations.py DATA --seeds 1 2 --csv docs/results/ablations.csv`",
+    "ablations": "`python benchmarks/ablations.py DATA --csv docs/results/ablations.csv`",
     "protocol": "`make protocol IMDB_WIKI=… ADIENCE=…`, whose `runs/protocol/protocol.csv` is put there",
 }
 ONE_SET = ("only UTKFace", "only FairFace")  # variants of the ablations that learn from one data set
@@ -152,21 +152,21 @@ class Words:
         return self._variants(lambda variant: variant in ONE_SET)
 
     def _variants(self, wanted: Callable[[str], bool]) -> str:
-        """Each variant's mean over seeds and its difference to what it is compared with."""
+        """Each training's values and their differences to what it is compared with; a second seed is a row of its own."""
         file = self.folder / "ablations.csv"
         if not file.is_file():
             return self.optional("ablations")
-        kinds = ["variant", "against", "dataset", "measure", "unit"]
-        means = pd.read_csv(file).groupby(kinds, sort=False, dropna=False)[["value", "difference"]].mean().reset_index()
-        means = means[means["measure"].isin(COMPARED) & means["variant"].map(wanted)]
+        trained = pd.read_csv(file)
+        trained = trained[trained["measure"].isin(COMPARED) & trained["variant"].map(wanted)]
         rows: dict[tuple, dict[str, str]] = {}
-        for row in means.to_dict("records"):
+        for row in trained.to_dict("records"):
             scale, digits = (100, 1) if row["unit"] == "share" else (1, 2)
             text = f"{row['value'] * scale:.{digits}f}"
             if pd.notna(row["difference"]):
                 text += f" ({row['difference'] * scale:+.{digits}f})".replace("-", "−")
             against = row["against"] if isinstance(row["against"], str) else "–"
-            rows.setdefault((row["variant"], against), {})[f"{titled(row['dataset'])} {row['measure']}"] = text
+            name = row["variant"] if row["seed"] == config.SEED else f"{row['variant']}, seed {row['seed']}"
+            rows.setdefault((name, against), {})[f"{titled(row['dataset'])} {row['measure']}"] = text
         frame = pd.DataFrame([{"variant": key[0], "against": key[1], **texts} for key, texts in rows.items()])
         return table(frame)
 
