@@ -43,6 +43,7 @@ FILES = findings.FILES | {
 # What the report can do without, and the command that makes it.
 OPTIONAL = {
     "ablations": "`python benchmarks/ablations.py DATA --csv docs/results/ablations.csv`",
+    "scale": "`python -m benchmarks.scale FOLDER --faces 100000 --csv docs/results/scale.csv --plot docs/figures/scale.png`",
     "protocol": "`make protocol IMDB_WIKI=… ADIENCE=…`, whose `runs/protocol/protocol.csv` is put there",
 }
 ONE_SET = ("only UTKFace", "only FairFace")  # variants of the ablations that learn from one data set
