@@ -178,6 +178,12 @@ class Words:
             return f"*Not measured yet: `docs/results/{name}.csv` is missing; it comes from {OPTIONAL[name]}.*"
         return table(pd.read_csv(file))
 
+    def scale(self) -> str:
+        said = self.optional("scale")
+        if not (self.folder / "scale.csv").is_file():
+            return said
+        return f"{said}\n\n![the processor's time and the memory of the preparation, face by face](figures/scale.png)"
+
     def worst(self) -> list[str]:
         measures = {"utkface": ("gender accuracy", "absolute error"), "fairface": ("gender accuracy", "nine ranges exact")}
         asked = [(name, measure, by) for name, some in measures.items() for measure in some for by in ("age", "race")]
