@@ -165,7 +165,7 @@ def fresh(data, n: int, folder: Path):
 def whole_folder(data, n: int, folder: Path):
     """Processes against threads, all cores; started before the clock, as in a folder of ten thousand it hardly counts."""
     paths, models = written(drawn(n, (1280, 960), 360), folder / "folder"), load_models()
-    list(looking.looked(paths[: looking.FEW], models.alignments, "none", "hog", -1))
+    list(looking.looked(paths[:8], models.alignments, "none", "hog", -1))
     with Clock() as clock:
         rows = [row for some in looking.looked(paths, models.alignments, "none", "hog+cnn", -1) for row in some]
         answered(rows, models)

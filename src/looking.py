@@ -23,7 +23,6 @@ from src.faces import Alignment
 from src.photos import UnreadablePhoto, read_photo
 
 NO_FACE = "no face was found"
-FEW = 8  # photos: fewer are looked at before other processes have started
 AHEAD = 4  # photos a process that are looked at before they are asked for; bounds the memory
 
 
@@ -85,12 +84,12 @@ def looked(
 ) -> Iterator[list[dict]]:
     """The rows of `look` for each photo, in order.
 
-    workers: processes, -1 for one a core. A few photos, or one worker, are looked at in this process, unless the others
-    are `started`. A file that ends the process that reads it, as a fault in a decoder can, gives a row that says so.
+    workers: processes, -1 for one a core; a single one is this process, unless another is `started`. A file that ends
+    the process that reads it, as a fault in a decoder can, gives a row that says so.
     """
     workers = joblib.cpu_count() if workers == -1 else workers
     asked = (alignments, fallback, detector)
-    if workers not in _pools and (workers == 1 or len(paths) < FEW):
+    if workers == 1 and workers not in _pools:
         yield from (look(path, *asked) for path in paths)
         return
     waiting: deque[tuple[Path, Future]] = deque()

@@ -36,6 +36,7 @@ from src.photos import list_photos, read_photo
 
 FALLBACKS = ("none", "whole-photo")
 DETECTOR = "hog+cnn"  # finds most of what hog misses, and costs no more where that finds a face: benchmarks/photos.py
+FEW = 8  # photos: fewer are looked at before other processes have started
 TOGETHER = 32  # photos that are answered together; bounds the memory
 
 
@@ -54,7 +55,7 @@ def predict(
     photos: files and folders (see `photos.list_photos`). gender_model, age_model: model folders; None leaves that task's
     columns empty. fallback: what becomes of a photo in which no face is found: nothing, or its central square is judged
     as if it were a face. annotate: a folder to write copies of the photos to, with boxes and answers drawn in; the
-    photos themselves are never changed. detector: see `faces.find_faces`. workers: processes that look at photos, -1 for
+    photos themselves are never changed. detector: see `faces.find_faces`. workers: processes that look at many photos, -1 for
     one a core.
 
     Columns: `photo` path; `status` ok, no_face, whole_photo or unreadable; `face` 1, 2, … in the photo; `left, top, right,
@@ -70,7 +71,7 @@ def predict(
 
     paths = list_photos([photos] if isinstance(photos, (str, Path)) else list(photos))
     models = load_models(gender_model, age_model)
-    work = Work(models, fallback, annotate, detector, workers)
+    work = Work(models, fallback, annotate, detector, workers if len(paths) >= FEW else 1)
     return as_table(itertools.chain.from_iterable(work.batches(paths, progress)))
 
 
