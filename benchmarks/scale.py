@@ -183,6 +183,8 @@ def main() -> None:
     print(table.to_string(index=False, header=False))
     if options.csv:
         table.to_csv(options.csv, index=False, lineterminator="\n")
+    if "other bytes" in table["measured"].to_numpy():
+        sys.exit("error: the killed runs ended with other bytes than the quiet one")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def _written(text: str, colour: str, photo: tuple[int, int], face_width: float) 
     return None
 
 
-@functools.lru_cache(maxsize=256)  # in a video the same words stand in many frames
+@functools.lru_cache(maxsize=16)  # in a video the same words stand in many frames
 def _in_font(text: str, colour: str, size: int) -> Image.Image:
     font, pad = ImageFont.truetype(str(FONT), size), size // 4
     pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))

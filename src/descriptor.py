@@ -5,7 +5,7 @@ descriptors less than 0.6 apart: `anet_type` of https://github.com/davisking/dli
 dnn_face_recognition_ex.cpp. Its weights come with the package face_recognition_models, in dlib's own binary format
 (dlib/serialize.h, dlib/dnn/layers.h), which is read here without dlib.
 
-Before it: `landmark_file`, which finds the package's files. After it: `released`.
+Before it: `landmark_file`, which finds the package's files. After it: `released`, whose teacher starts from it, and `tracks`.
 """
 
 from pathlib import Path

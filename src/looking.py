@@ -4,6 +4,7 @@ Nothing here needs the models or TensorFlow, which other processes would take se
 asks the models.
 """
 
+import contextlib
 import itertools
 import multiprocessing
 import signal
@@ -96,9 +97,8 @@ def looked(
     left = iter(paths)
     try:
         while True:
-            pool = started(workers)
             for path in itertools.islice(left, workers * AHEAD - len(waiting)):
-                waiting.append((path, pool.submit(look, path, *asked)))
+                waiting.append((path, _submitted(workers, path, *asked)))
             if not waiting:
                 return
             path, future = waiting.popleft()
@@ -127,6 +127,14 @@ def started(workers: int = -1) -> Executor:
 _pools: dict[int, Executor] = {}  # by the number of processes
 
 
+def _submitted(workers: int, path: Path, *asked) -> Future:
+    try:
+        return started(workers).submit(look, path, *asked)
+    except BrokenProcessPool:  # since the last photo; what waited there says so too, and is looked at again
+        _pools.pop(workers, None)
+        return started(workers).submit(look, path, *asked)
+
+
 def kill() -> None:
     """Ends the processes at once, whatever they are doing; the next photos start new ones."""
     _pools.clear()
@@ -137,7 +145,8 @@ def kill() -> None:
 def _start() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that asked answers it
     cv2.setNumThreads(1)  # each core has a process
-    face_tools.ready()
+    with contextlib.suppress(Exception):  # the first photo asks again, and what is wrong is said there
+        face_tools.ready()
 
 
 def _look_alone(path: Path, *asked) -> list[dict]:

@@ -153,11 +153,15 @@ def _rebuilt(model: keras.Model, config: str) -> keras.Model:
     return copy
 
 
+def _steps(model: keras.Model) -> list:
+    return getattr(model, "operations", model.layers)  # of a Sequential model, the layers
+
+
 def layer_table(model: keras.Model) -> list[tuple[str, str, tuple, int]]:
     """Rows of (level, layer or operation, output shape, parameters), read from the model."""
     rows = []
     for level in (model.get_layer("level_one"), model.get_layer("level_two")):
-        nested = [step.operations[1:] if isinstance(step, keras.Model) else [step] for step in level.operations]
+        nested = [_steps(step)[1:] if isinstance(step, keras.Model) else [step] for step in _steps(level)]
         for step in sum(nested, []):
             parameters = step.count_params() if isinstance(step, keras.Layer) else 0  # an operation has none
             rows.append((level.name, step.name, tuple(step.output.shape[1:]), parameters))

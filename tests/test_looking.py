@@ -95,10 +95,14 @@ class Deadly(type(Path())):
         return os._exit, (1,)
 
 
-def test_a_file_that_ends_its_reader_gets_a_row_and_the_others_theirs(tmp_path):
+@pytest.mark.parametrize("pause", [0, 4])
+def test_a_file_that_ends_its_reader_gets_a_row_and_the_others_theirs(tmp_path, pause):
     photos = drawn(tmp_path, 20)
     photos[7] = Deadly(photos[7])
-    rows = rows_of(photos)
+    found = looking.looked(photos, ALIGNMENTS, "none", "hog", 2)
+    rows = [next(found)]
+    time.sleep(pause)  # the reader may end while nobody waits for it
+    rows += found
     assert [some[0]["photo"] for some in rows] == [str(path) for path in photos]
     assert rows[7][0]["status"] == "unreadable" and "ended the reader" in rows[7][0]["message"]
     assert {some[0]["status"] for some in rows[:7] + rows[8:]} == {"ok", "no_face"}

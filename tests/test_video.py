@@ -14,7 +14,7 @@ from src.answers import load_models
 from src.config import ROOT
 from src.datasets import scenes
 from src.face_space import FaceSpace
-from src.faces import overlap
+from src.faces import Face, overlap
 from src.predict import main
 
 FRAMES, RATE = 110, 25
@@ -97,7 +97,7 @@ def test_probabilities_are_averaged(models):
         pass
 
     person, frame = Someone(), np.random.default_rng(1).integers(0, 256, (300, 300, 3), np.uint8)
-    faces = [type("F", (), {"landmarks": np.random.default_rng(seed).uniform(50, 250, (68, 2))}) for seed in (1, 2)]
+    faces = [Face((50, 50, 250, 250), 1.0, np.random.default_rng(seed).uniform(50, 250, (68, 2))) for seed in (1, 2)]
     both, alone = video.Looks(models), [video.Looks(models), video.Looks(models)]
     for one, face in zip(alone, faces):
         one.add(frame, [(person, face)])

@@ -51,7 +51,7 @@ def walk(fps: int) -> list[np.ndarray]:
         top = height * walker.line - EYE_LINE * unit
         figures.append((portrait(space, person, walker.size, rng, (height - top) / unit + 0.2), unit, top))
     frames = []
-    for i in range(round(LENGTH * fps) + 1):  # one more: a fifth frame, at which faces are looked for, comes last
+    for i in range(round(LENGTH * fps) + 1):  # one more: a frame at which faces are looked for comes last
         frame, second = room.copy(), i / fps
         for walker, (figure, unit, top) in zip(WALKERS, figures, strict=True):
             share = np.clip((second - walker.begins) / (LENGTH - 1 - walker.begins), 0, 1)

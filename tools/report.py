@@ -168,6 +168,8 @@ class Words:
             against = row["against"] if isinstance(row["against"], str) else "–"
             name = row["variant"] if row["seed"] == config.SEED else f"{row['variant']}, seed {row['seed']}"
             rows.setdefault((name, against), {})[f"{titled(row['dataset'])} {row['measure']}"] = text
+        if not rows:
+            return self.optional("ablations")
         frame = pd.DataFrame([{"variant": key[0], "against": key[1], **texts} for key, texts in rows.items()])
         return table(frame)
 
