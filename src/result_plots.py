@@ -128,16 +128,19 @@ def joint_curves(history: pd.DataFrame) -> plt.Figure:
 
 
 @styled
-def reliability(tables: dict[str, pd.DataFrame]) -> plt.Figure:
+def reliability(tables: dict[str, pd.DataFrame], fewest: int = 10) -> plt.Figure:
     """Accuracy against confidence, one line a task; what is well calibrated lies on the diagonal.
 
-    tables: by task, as `calibrate.reliability` gives them; the more faces a dot stands for, the larger it is.
+    tables: by task, as `calibrate.reliability` gives them; the more faces a dot stands for, the larger it is. fewest: dots
+    of fewer faces are left out, since chance alone decides where they lie.
     """
     figure, axes = plt.subplots(figsize=(WIDTH * 0.6, WIDTH * 0.55))
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="as right as sure")
     for (task, table), colour in zip(tables.items(), itertools.cycle(LINES)):
-        axes.plot(table["confidence"], table["accuracy"], color=colour, label=f"{task} (n = {table['n'].sum():,})")
-        axes.scatter(table["confidence"], table["accuracy"], 10 + 150 * table["n"] / table["n"].sum(), colour)
+        count = table["n"].sum()
+        table = table[table["n"] >= fewest]
+        axes.plot(table["confidence"], table["accuracy"], color=colour, label=f"{task} (n = {count:,})")
+        axes.scatter(table["confidence"], table["accuracy"], 10 + 150 * table["n"] / count, colour)
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     _percent_grid(axes)
     axes.legend(loc="upper left")
