@@ -5,6 +5,7 @@ Before it: nothing. After it: every module that holds or trains a network.
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,9 +24,23 @@ def _silent_stderr() -> Iterator[None]:
         os.close(null)
 
 
+@contextmanager
+def _without(*packages: str) -> Iterator[None]:
+    """While it lasts, importing these packages fails, unless one has been imported already."""
+    hidden = [package for package in packages if sys.modules.setdefault(package, None) is None]
+    try:
+        yield
+    finally:
+        for package in hidden:
+            del sys.modules[package]
+
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 logging.getLogger("tensorflow").setLevel("ERROR")  # it warns of retracing where several models are trained in turn
-with _silent_stderr():
+# Keras imports scikit-learn, and TensorFlow JAX, where they can, for bridges that nothing here crosses: a quarter of the
+# time that the first answer waits for them.
+_NEEDLESS = ("sklearn",) if os.environ.setdefault("KERAS_BACKEND", "tensorflow") == "jax" else ("sklearn", "jax")
+with _silent_stderr(), _without(*_NEEDLESS):
     import keras
     from keras import layers, ops
 

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp, softmax
-from scipy.stats import beta
+from scipy.special import betainc, logsumexp, softmax
 
 from src.config import YEARS, AgeGroups
 from src.evaluate import answer, exact
@@ -78,6 +76,8 @@ def temperature(log_probability, truth, groups=None) -> float:
     def loss(log_temperature: float) -> float:
         logits = log_probability / np.exp(log_temperature)
         return float(np.mean(logsumexp(logits, axis=1) - logsumexp(logits, axis=1, b=right)))
+
+    from scipy.optimize import minimize_scalar  # here, as in `evaluate`
 
     edge = math.log(HOTTEST)
     return float(np.exp(minimize_scalar(loss, bounds=(-edge, edge), method="bounded").x))
@@ -192,7 +192,7 @@ def _held(away: np.ndarray, coverage: float) -> float:
     distribution Beta(r, n + 1 - r), and r rises until it falls short by more than `SHORT` in one case of a hundred only.
     """
     rank = math.ceil((len(away) + 1) * coverage)
-    while rank < len(away) and beta.cdf(coverage - SHORT, rank, len(away) + 1 - rank) > RISK:
+    while rank < len(away) and betainc(rank, len(away) + 1 - rank, coverage - SHORT) > RISK:
         rank += 1
     return float(np.sort(np.append(away, FURTHEST))[rank - 1])
 

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, bootstrap
 
 from src.config import SEED
 
@@ -94,6 +93,8 @@ def with_interval(scores, subjects=None, unit: str = "share", confidence: float 
     (Clopper and Pearson), counted over subjects. Low and high are NaN where the years of one face or subject are all
     there is; the value is NaN too where there is no face. Raises ValueError for NaN scores.
     """
+    from scipy.stats import binomtest, bootstrap  # here: whoever only predicts should not wait for it
+
     scores = np.asarray(scores, float)
     if scores.ndim != 1 or np.isnan(scores).any():
         raise ValueError(f"scores must be numbers of shape (n,), none of them NaN, got shape {scores.shape}")
