@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks import label_limits
 from src import duplicates
 from src.config import GENDERS
 from src.datasets import scenes
@@ -162,3 +163,16 @@ def test_a_stored_copy_has_nearly_the_same_hash_and_another_person_has_not(kind,
     group = alike(np.concatenate([first, copies]))
     assert len(set(group[:PEOPLE])) == PEOPLE
     assert np.mean(group[PEOPLE:] == group[:PEOPLE]) >= 0.9
+
+
+def test_labels_of_one_picture_are_compared_in_pairs_only(monkeypatch):
+    monkeypatch.setattr(label_limits, "FEWEST", 1)
+    rows = [("utkface", g, a, k) for g, a, k in (("male", 3, 0), ("female", 4, 0), ("male", 30, 1), ("male", 36, 1))]
+    rows += [("utkface", "male", 50, 2), *[("utkface", g, 20, 3) for g in ("male", "female", "male")]]  # no pairs
+    rows += [("fairface", "male", 20, 4), ("fairface", pd.NA, 20, 4)]  # a pair, but not of two genders
+    table = pd.DataFrame(rows, columns=["dataset", "gender", "age_low", "group"]).assign(age_high=lambda t: t["age_low"])
+    table["gender"] = table["gender"].astype("string")
+    found = {(row["dataset"], row["ages"], row["measure"]): row for row in label_limits.agreement(table)}
+    assert found["utkface", "all", "other gender"]["value"] == 0.5 and found["utkface", "0–6", "years apart"]["value"] == 1
+    assert found["utkface", "all", "years apart"]["value"] == 3.5 and found["utkface", "all", "years apart"]["n"] == 2
+    assert ("fairface", "all", "other gender") not in found and ("fairface", "all", "years apart") in found

@@ -43,6 +43,7 @@ FILES = findings.FILES | {
 # What the report can do without, and the command that makes it.
 OPTIONAL = {
     "ablations": "`python benchmarks/ablations.py DATA --csv docs/results/ablations.csv`",
+    "label_limits": "`python -m benchmarks.label_limits FOLDER --csv docs/results/label_limits.csv`",
     "scale": "`python -m benchmarks.scale FOLDER --faces 100000 --csv docs/results/scale.csv --plot docs/figures/scale.png`",
     "protocol": "`make protocol IMDB_WIKI=… ADIENCE=…`, whose `runs/protocol/protocol.csv` is put there",
 }
@@ -73,6 +74,14 @@ def table(frame: pd.DataFrame) -> str:
     rules = ["---:" if pd.api.types.is_numeric_dtype(frame[name]) else "---" for name in frame]
     rows = [[str(name).replace("\n", " ") for name in frame], rules, *texts.to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def agreed_at_best(differ: float) -> float:
+    """With how many labels (0-1) a judge who is never wrong agrees, where two labels of one face differ in a share of cases.
+
+    If labels are wrong at random in a share e, they differ in 2 e (1 - e).
+    """
+    return (1 + np.sqrt(1 - 2 * differ)) / 2
 
 
 class Words:
@@ -185,6 +194,21 @@ class Words:
         if not (self.folder / "scale.csv").is_file():
             return said
         return f"{said}\n\n![the processor's time and the memory of the preparation, face by face](figures/scale.png)"
+
+    def label_limits(self) -> str:
+        """How far the labels of one picture differ where it stands in a data set twice, a row for each band of ages."""
+        file = self.folder / "label_limits.csv"
+        if not file.is_file():
+            return self.optional("label_limits")
+        rows: dict[tuple, dict[str, str]] = {}
+        for row in pd.read_csv(file).to_dict("records"):
+            texts = rows.setdefault((row["dataset"], row["ages"]), {"pairs": f"{row['n']:,}"})
+            texts[row["measure"]] = brief(row)
+            if row["measure"] == "other gender":
+                texts["gender, at best"] = f"{agreed_at_best(row['value']):.1%}"
+        return table(
+            pd.DataFrame([{"data set": titled(name), "ages": ages, **texts} for (name, ages), texts in rows.items()])
+        )
 
     def worst(self) -> list[str]:
         measures = {"utkface": ("gender accuracy", "absolute error"), "fairface": ("gender accuracy", "nine ranges exact")}

@@ -1,0 +1,66 @@
+"""How far labels agree with themselves: pictures that stand in a data set twice, each time labelled anew.
+
+    python -m benchmarks.label_limits FOLDER [--runs cache] [--csv FILE]
+
+FOLDER holds UTKFace/ and FairFace/. Counted are pairs of near-duplicates, groups of three and more left out: of how many the
+two labels name another gender, and how many years lie between their ages.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from src.config import CACHE
+from src.evaluate import with_interval
+from src.released import load_data
+from src.tables import exact_years
+
+BANDS = {"0–6": (0, 6), "7 and older": (7, 100), "all": (0, 100)}  # years, both labels within
+FEWEST = 30  # pairs
+
+
+def pairs_of(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of both faces of each pair. table: with `group`, the number of a group of near-duplicates."""
+    places = table.groupby("group").indices.values()
+    return tuple(np.array([two for two in places if len(two) == 2], int).reshape(-1, 2).T)
+
+
+def agreement(table: pd.DataFrame) -> list[dict]:
+    """A row for each data set, band of ages and label, where there are enough pairs. table: as of `pairs_of`."""
+    rows = []
+    for name, mine in table.groupby("dataset", sort=False):
+        first, second = (mine.iloc[places].reset_index(drop=True) for places in pairs_of(mine))
+        compared = {
+            "other gender": (first["gender"] != second["gender"], "share"),  # NA where one of them is unknown
+            "years apart": (pd.Series(np.abs(exact_years(first) - exact_years(second))), "years"),
+        }
+        lowest = np.minimum(first["age_low"], second["age_low"])
+        highest = np.maximum(first["age_high"], second["age_high"])
+        for band, (low, high) in BANDS.items():
+            within = (lowest >= low) & (highest <= high)
+            for measure, (scores, unit) in compared.items():
+                known = scores[within.fillna(False)].dropna().to_numpy(float)
+                if len(known) >= FEWEST:
+                    found = with_interval(known, unit=unit)._asdict()
+                    rows.append({"dataset": name, "ages": band, "measure": measure, **found})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--runs", type=Path, default=CACHE, help="where aligned faces are kept")
+    parser.add_argument("--csv", type=Path)
+    options = parser.parse_args()
+    data = load_data(options.folder, options.runs)
+    group = np.load(data.folder / "near_duplicates.npy")
+    table = pd.DataFrame(agreement(data.table.assign(group=group)))
+    print(table.round(3).to_string(index=False))
+    if options.csv:
+        table.to_csv(options.csv, index=False, float_format="%.5f", lineterminator="\n")
+
+
+if __name__ == "__main__":
+    main()
