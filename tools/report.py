@@ -45,6 +45,7 @@ OPTIONAL = {
     "ablations": "`python benchmarks/ablations.py DATA --csv docs/results/ablations.csv`",
     "label_limits": "`python -m benchmarks.label_limits FOLDER --csv docs/results/label_limits.csv`",
     "scale": "`python -m benchmarks.scale FOLDER --faces 100000 --csv docs/results/scale.csv --plot docs/figures/scale.png`",
+    "other_seed": "`python -m src.released --data FOLDER --seed 2`, whose `results/released_results.csv` is put there",
     "protocol": "`make protocol IMDB_WIKI=… ADIENCE=…`, whose `runs/protocol/protocol.csv` is put there",
 }
 ONE_SET = ("only UTKFace", "only FairFace")  # variants of the ablations that learn from one data set
@@ -154,6 +155,19 @@ class Words:
 
     def unsure(self, task: str) -> str:
         return f"{findings.calibration_of(self.models[task]).unsure_below:.0%}"
+
+    def seeds(self) -> str:
+        """The released models' results beside those of a training with another seed."""
+        file = self.folder / "other_seed.csv"
+        if not file.is_file():
+            return self.optional("other_seed")
+        told = [
+            some[some["by"] == "all"].set_index(["dataset", "measure"]).apply(brief, axis=1)
+            for some in (self.results, pd.read_csv(file))
+        ]
+        both = pd.concat(told, axis=1, join="inner", keys=["as released", "another seed"])
+        both = both[both.index.isin(HEADLINE, level="measure")].rename(HEADLINE, level="measure").reset_index()
+        return table(both.assign(dataset=both["dataset"].map(titled)).rename(columns={"dataset": "data set"}))
 
     def ablations(self) -> str:
         return self._variants(lambda variant: variant not in ONE_SET)
