@@ -2,8 +2,8 @@
 
     python -m benchmarks.label_limits FOLDER [--runs cache] [--csv FILE]
 
-FOLDER holds UTKFace/ and FairFace/. Counted are pairs of near-duplicates, groups of three and more left out: of how many the
-two labels name another gender, and how many years lie between their ages.
+FOLDER holds UTKFace/ and FairFace/. Counted are pairs of near-duplicates, groups of three and more left out: in how many the
+two labels name different genders, and how many years lie between their ages.
 """
 
 import argparse

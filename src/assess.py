@@ -18,6 +18,7 @@ from src.tables import exact_years
 BANDS = ((0, 6), (7, 12), (13, 19), (20, 29), (30, 39), (40, 49), (50, 59), (60, 69), (70, 100))
 UTKFACE_RACES = ("White", "Black", "Asian", "Indian", "Other")
 YEARS_OF_CLASSES = [(year, year) for year in range(YEARS)]
+FEWEST = 30  # faces of a group that `worst` looks at
 COLUMNS = ("dataset", "measure", "by", "group", *Measure._fields)
 
 
@@ -124,11 +125,11 @@ def races(table: pd.DataFrame, folder: Path) -> np.ndarray:
 
 
 def worst(results: pd.DataFrame, measure: str, by: str) -> pd.Series:
-    """The row of the group that a measure is worst for; of at least 30 faces, since fewer say little.
+    """The row of the group that a measure is worst for; of at least `FEWEST` faces, since fewer say little.
 
     Errors and widths are worst where they are largest. Raises ValueError where no group is large enough.
     """
-    rows = results[(results["measure"] == measure) & (results["by"] == by) & (results["n"] >= 30)]
+    rows = results[(results["measure"] == measure) & (results["by"] == by) & (results["n"] >= FEWEST)]
     if rows.empty:
-        raise ValueError(f"{measure} has no group by {by} of at least 30 faces")
+        raise ValueError(f"{measure} has no group by {by} of at least {FEWEST} faces")
     return rows.loc[rows["value"].idxmax() if measure.endswith(("error", "width")) else rows["value"].idxmin()]

@@ -27,7 +27,8 @@ def _silent_stderr() -> Iterator[None]:
 @contextmanager
 def _without(*packages: str) -> Iterator[None]:
     """While it lasts, importing these packages fails, unless one has been imported already."""
-    hidden = [package for package in packages if sys.modules.setdefault(package, None) is None]
+    hidden = [package for package in packages if package not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: the way to forbid an import
     try:
         yield
     finally:

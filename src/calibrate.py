@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.special import betainc, logsumexp, softmax
+from scipy.special import betainc, logsumexp
 
 from src.config import YEARS, AgeGroups
 from src.evaluate import answer, exact
@@ -81,14 +81,6 @@ def temperature(log_probability, truth, groups=None) -> float:
 
     edge = math.log(HOTTEST)
     return float(np.exp(minimize_scalar(loss, bounds=(-edge, edge), method="bounded").x))
-
-
-def scaled(probability, temperature: float) -> np.ndarray:
-    """The probabilities after a temperature: flatter above 1, sharper below; float64 (n, classes), rows summing to 1."""
-    if not 0 < temperature < np.inf:
-        raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
-    with np.errstate(divide="ignore"):  # log 0 is -inf, which stays probability 0
-        return softmax(np.log(np.asarray(probability, float)) / temperature, axis=1)
 
 
 def reliability(probability, truth, bins: int = 15, ordered: bool = False) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """The view of a camera with answers drawn in: in a window, or in a notebook.
 
-The camera is one of the machine that Python runs on. In a browser on another machine, `make demo` takes its camera.
+The camera is one of the machine that Python runs on. From another machine, the page of `make demo`, by
+way of an ssh tunnel, takes the camera of that one.
 
 Before it: `video`. After it: `predict` and notebooks 3 and 4.
 """
@@ -16,8 +17,9 @@ from PIL import Image
 
 from src.annotate import annotate
 from src.answers import Models, load_models
+from src.tables import BOX
 from src.tracks import SURE, Tracks
-from src.video import ANSWERS, BOX, Looks
+from src.video import ANSWERS, Looks
 
 
 class NoCamera(OSError):

@@ -82,6 +82,7 @@ def answer_photo(upload: str | None, models: Models) -> str:
 
 
 def of_pixels(photo: np.ndarray, models: Models) -> str:
+    """The answer as HTML for one photo: uint8 (height, width, 3), RGB."""
     table = as_table(answered(look_at(photo, "photo", models.alignments, "none", "hog+cnn"), models))
     if (table["status"] == "no_face").all():
         words = "No face was found. One that is larger, from the front and well lit is easier to find."
@@ -114,6 +115,7 @@ def answer_video(upload: str | None, models: Models) -> tuple[str | None, str]:
 
 
 def told(words: str) -> str:
+    """A paragraph of HTML; what stands in the words as markup is shown, not obeyed."""
     return f"<p>{html.escape(words)}</p>"
 
 
@@ -190,6 +192,7 @@ uploads = Uploads()
 
 
 def page(models: Models) -> gr.Blocks:
+    """The page with its three tabs, not yet served."""
     # What a browser still loads is deleted when it is ten minutes old.
     at_once = {"concurrency_id": "models", "concurrency_limit": 32}  # which then wait for `working`
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 600)) as blocks:

@@ -1,7 +1,8 @@
 """Near-duplicates: one picture that stands in a data set twice, re-encoded, re-cropped, recoloured or turned a little.
 
 Two searches: `near_duplicates` compares every aligned face with every other, which finds most but takes the square of their
-number; `alike` looks up 64-bit hashes of pictures, half a million in a minute, and finds what was only re-encoded or resized.
+number; `alike` looks up 64-bit hashes of pictures, half a million in about a second, and finds what was only
+re-encoded or resized.
 
 Before it: `prepare`. After it: `tables.split`, which keeps a subject on one side.
 """

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from src import config, datasets, plots
-from src.assess import YEARS_OF_CLASSES, assess, races, worst
+from src.assess import FEWEST, YEARS_OF_CLASSES, assess, races, worst
 from src.calibrate import Calibration, in_groups
 from src.config import AGE_GROUPS, GENDERS
 from src.duplicates import near_duplicates
@@ -52,7 +52,6 @@ COMPARED = {
     "fairface_9": ("FairFace\nnine ranges", "fairface", "nine ranges exact", "share"),
 }
 OURS = "released models"
-FEWEST = 30  # faces of a group that `assess.worst` looks at
 
 
 class ResultsMissing(ValueError):

@@ -1,4 +1,4 @@
-"""Both tasks on one trunk: labels of every kind, the losses that learn from them, and the two models cut out at the end.
+"""Both tasks on one trunk: labels of every kind, the losses that learn from them, and the heads.
 
 A network of this module gives logits: two of gender (female, male), then one for each year of age from 0 to 100, then,
 while it is taught, 128 numbers that imitate a face descriptor. Before it: `network`. After it: `train`.

@@ -150,7 +150,8 @@ def _data(models) -> str:
 
 Pictures are split by a hash of their file name, which does not change with anything else; pictures that are nearly the
 same, within a set or across the two, are first found and put on one side together. Nothing was trained,
-stopped or calibrated on the test part. All pictures stay with their owners and none is part of this repository.
+stopped or calibrated on the test part; one rule, that of age intervals where few faces calibrate, was made more careful after
+a look at it. All pictures stay with their owners and none is part of this repository.
 
 - **UTKFace** (age in years, gender, race of five kinds): for **non-commercial research** only.
 - **FairFace** (nine age ranges, gender, race of seven kinds, balanced over those): CC BY 4.0.
@@ -171,7 +172,7 @@ faces for {released.TEACHER.epochs} epochs; it also learns to imitate that netwo
 second round, {released.AGAIN.epochs} epochs, what the network itself said after the first counts as much as the teacher.
 An age range on a label counts as "somewhere in here". The weights kept are those of the lowest loss on the validation
 part; its two heads are then cut out as two models. `python -m src.released --data FOLDER --release` does all of it again;
-only that the first round of the present weights was taught by a teacher of 8 epochs, and on another machine."""
+but the first round of the present weights was made on another machine, taught by a teacher of 8 epochs."""
 
 
 def _results(results, plain, others) -> str:
@@ -206,7 +207,7 @@ def _groups(results: pd.DataFrame, dataset: str) -> str:
     wanted = [measure for measure in ("gender accuracy", "absolute error", "nine ranges exact") if measure in shown]
     kinds = [by for by in ("age", "gender", "race") if by in set(table["by"])]
     worst = [f"- {findings.worst_words(results, dataset, measure, by)}" for measure in wanted for by in kinds]
-    lead = "Groups of fewer than 30 faces are left out where the worst is named."
+    lead = f"Groups of fewer than {findings.FEWEST} faces are left out where the worst is named."
     return "\n".join([f"### For whom: {titled(dataset)}", "", _markdown(rows), "", lead, "", *worst])
 
 
@@ -261,8 +262,8 @@ now and then the drawing is what went wrong. The tables above are about real fac
 def _limits() -> str:
     return f"""## Limits
 
-- **Children**: a small child's gender is often not to be seen in a face at all; the freely available models above told
-  it right for 54 to 75% of those under six.
+- **Children**: a small child's gender is often not to be seen in a face at all, and labels of one picture that stands in
+  UTKFace twice differ more often there than elsewhere (see the report).
 - **Turned, covered, badly lit and very small faces** are rarer in the data than in life, and a face that dlib does not find
   gets no answer at all.
 - **Groups**: the data sets' words for race are coarse and were given by annotators. A group with few faces has a long

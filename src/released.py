@@ -1,8 +1,9 @@
 """The training of the released models, from the pictures of UTKFace and FairFace to `models/gender` and `models/age`.
 
-    python -m src.released --data FOLDER [--seed 1] [--runs cache]
+    python -m src.released --data FOLDER [--seed 1] [--runs cache] [--release]
 
-FOLDER holds UTKFace/ and FairFace/. A teacher, dlib's face descriptor network refined on the training faces, answers for
+FOLDER holds UTKFace/ and FairFace/; without --release, what is made goes to released-SEED/ below --runs. A teacher, dlib's
+face descriptor network refined on the training faces (always with the seed of `config`: other seeds share it), answers for
 every face; a small network trained from scratch learns from labels and teacher alike. Each step is kept under --runs and
 is not done again.
 
@@ -161,6 +162,7 @@ def again(model: keras.Model, data: Data, taught: np.ndarray, seed: int, runs: P
 def a_round(
     model: keras.Model, data: Data, taught: np.ndarray, settings: Settings, runs: Path
 ) -> tuple[keras.Model, pd.DataFrame]:
+    """Trains a copy of the small network on labels and a teacher's answers, float32 (n, 231), as of `train.fit`."""
     labels, rows = joint_labels(data.table, taught), np.arange(len(data.table))
     return fit(model, data.faces, rows, labels, data.part, settings, told, runs / "training", taught_loss, METRICS)
 

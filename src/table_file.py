@@ -58,6 +58,7 @@ class TableFile:
             return dict(Counter(row["status"] for row in csv.DictReader(file)).most_common())
 
     def finish(self) -> None:
+        """Takes away the note by which a run goes on: all is answered."""
         self.note.unlink(missing_ok=True)
 
 

@@ -49,6 +49,7 @@ class Person:
 
     @property
     def box(self) -> tuple:
+        """Left, top, right and bottom in pixels, floats, of whoever is in sight."""
         place = self.tracker.get_position()
         return place.left(), place.top(), place.right(), place.bottom()
 
@@ -66,6 +67,7 @@ class Tracks:
 
     @property
     def in_sight(self) -> list[Person]:
+        """Those who are followed at present."""
         return [person for person in self.people if person.tracker]
 
     def update(self, frame: np.ndarray) -> list[tuple[Person, Face]]:

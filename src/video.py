@@ -20,6 +20,7 @@ from src import faces as face_tools
 from src.annotate import annotate
 from src.answers import Models
 from src.files import written_whole
+from src.tables import BOX
 from src.tracks import Person, Tracks
 
 LONGEST = 1920  # pixels: larger frames are scaled down, on reading
@@ -27,7 +28,6 @@ FASTEST = 60  # frames a second; more are left out
 # What is inside counts, not the name: lists of other files to read, as HLS has them, must not be followed.
 FORMATS = "mov,matroska,webm,avi,mpeg,mpegts,asf,flv,gif,ogg,mpegvideo"
 ANSWERS = ["gender", "p_male", "age_group", "age_group_probability", "age_years", "age_low", "age_high", "message"]
-BOX = ["left", "top", "right", "bottom"]
 
 
 class UnreadableVideo(ValueError):
@@ -50,6 +50,7 @@ class Looks:
         self.counts: dict[int, int] = {}
 
     def add(self, frame: np.ndarray, seen: list[tuple[Person, face_tools.Face]]) -> None:
+        """Asks the models about those detected in a frame, uint8 (height, width, 3), RGB, and remembers their answers."""
         faces = [
             {task: face_tools.align_face(frame, face, how) for task, how in self.models.alignments.items()}
             for _, face in seen
