@@ -152,6 +152,7 @@ def interval(probability, quantiles, bands: tuple[int, ...] = BANDS) -> np.ndarr
     """The lowest and the highest year that may be a face's age by `quantiles`; int64 (n, 2), inclusive.
 
     A year may be the age where its distance from the median, in spreads, is at most the quantile of the year's band.
+    Raises ValueError where there is not one quantile for each band.
     """
     if len(quantiles) != len(bands):
         raise ValueError(f"quantiles must be {len(bands)}, one for each band, got {len(quantiles)}")
@@ -163,7 +164,7 @@ def coverage_curve(confidence, score) -> pd.DataFrame:
     """What answering only the surest faces would give: about 100 rows of coverage and score.
 
     confidence, score: floats (n,), n at least 1; faces of equal confidence stay in the order given. coverage: the share of
-    faces answered, the most confident ones (0-1); score: their mean score.
+    faces answered, the most confident ones (0-1); score: their mean score. Raises ValueError for other shapes and for NaN.
     """
     confidence, score = np.asarray(confidence, float), np.asarray(score, float)
     if confidence.shape != score.shape or score.ndim != 1 or not len(score):

@@ -210,7 +210,8 @@ def align(photo: np.ndarray, landmarks: np.ndarray, alignment: Alignment = Align
     """The face turned, scaled and moved (a similarity) so that its eye centres lie on the template's.
 
     photo: uint8 (height, width, 3), RGB. landmarks: (68, 2) in its pixels. Gives uint8 (size, size, 3), RGB, cut from the
-    photo's own pixels; beyond the photo's edge its border is repeated.
+    photo's own pixels; beyond the photo's edge its border is repeated. Raises ValueError where the eye centres are not two
+    distinct, finite points.
     """
     return _cut(photo, _eye_centres(landmarks), alignment)
 

@@ -19,6 +19,7 @@ def doubts(table: pd.DataFrame, gender: np.ndarray, age: np.ndarray, unlikely: f
     years 0 to 100, (n, 101). gender_doubt is the probability of the other gender, by which confident learning ranks two
     classes too (Northcutt, Jiang, Chuang, JAIR 2021). age_doubt says how far out in the tails of the model's distribution
     of years the label lies: 0 at its median, 1 where it has no weight beyond the label. suspect: one of them is `unlikely`.
+    Raises ValueError for probabilities of other shapes.
     """
     gender, age = np.asarray(gender, float), np.asarray(age, float)
     wanted = (len(table), len(GENDERS)), (len(table), YEARS)

@@ -125,7 +125,7 @@ def two_level_cnn(
     """The whole network: uint8 faces (batch, size, size, 3), RGB, 0-255, to probabilities (batch, classes).
 
     first: another level one, of the user's own or from a trained model (`model.get_layer("level_one")`); set its
-    `trainable` to False to freeze it.
+    `trainable` to False to freeze it. Raises ValueError for fewer than 2 classes, or a size too small for `level_one`.
     """
     if classes < 2:
         raise ValueError(f"a classifier needs at least 2 classes, got {classes}")

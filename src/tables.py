@@ -72,7 +72,8 @@ def for_task(table: pd.DataFrame, task: str, groups: AgeGroups | None = None) ->
     """The faces that have a label for one task, with that label, and a ledger of the others.
 
     task: "gender" or "age"; `groups` are the age classes. The table gains `label`, an int64 class index: for gender 0 is
-    female and 1 is male. An age range that touches several classes is no label.
+    female and 1 is male. An age range that touches several classes is no label. Raises ValueError for another task,
+    and for age without groups.
     """
     if task not in ("gender", "age"):
         raise ValueError(f"task must be gender or age, got {task!r}")
