@@ -430,6 +430,7 @@ def test_a_copy_that_was_cut_short_leaves_nothing_behind(tmp_path, how):
     copying = subprocess.Popen(
         [sys.executable, "-c", code + "install(Path(sys.argv[2]))", tmp_path / "site", target],
         cwd=config.ROOT, stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which the background jobs of a shell ignore
     )  # fmt: skip
     with pipe.open("wb") as feed:
         feed.write(b"x" * 20_000_000)  # returns once all but the pipe's 64 kB are read
