@@ -38,9 +38,10 @@ def _without(*packages: str) -> Iterator[None]:
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 logging.getLogger("tensorflow").setLevel("ERROR")  # it warns of retracing where several models are trained in turn
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 # Keras imports scikit-learn, and TensorFlow JAX, where they can, for bridges that nothing here crosses: a quarter of the
 # time that the first answer waits for them.
-_NEEDLESS = ("sklearn",) if os.environ.setdefault("KERAS_BACKEND", "tensorflow") == "jax" else ("sklearn", "jax")
+_NEEDLESS = {"sklearn", "jax"} - {os.environ["KERAS_BACKEND"]}
 with _silent_stderr(), _without(*_NEEDLESS):
     import keras
     from keras import layers, ops

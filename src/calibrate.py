@@ -60,6 +60,8 @@ def temperature(log_probability, truth, groups=None) -> float:
 
     Source: temperature scaling, Guo et al., "On calibration of modern neural networks", ICML 2017.
     """
+    from scipy.optimize import minimize_scalar  # here: whoever only predicts should not wait for it
+
     log_probability, truth = np.asarray(log_probability, float), np.asarray(truth)
     if log_probability.ndim != 2 or truth.shape != log_probability.shape[:1] or not len(truth):
         raise ValueError(
@@ -76,8 +78,6 @@ def temperature(log_probability, truth, groups=None) -> float:
     def loss(log_temperature: float) -> float:
         logits = log_probability / np.exp(log_temperature)
         return float(np.mean(logsumexp(logits, axis=1) - logsumexp(logits, axis=1, b=right)))
-
-    from scipy.optimize import minimize_scalar  # here, as in `evaluate`
 
     edge = math.log(HOTTEST)
     return float(np.exp(minimize_scalar(loss, bounds=(-edge, edge), method="bounded").x))

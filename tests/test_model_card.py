@@ -34,6 +34,10 @@ def drawn(monkeypatch):
     return asked
 
 
+def test_the_committed_card_is_what_the_command_writes():
+    assert model_card.TARGET.read_text(encoding="utf-8") == model_card.card(findings.load_released())
+
+
 def test_it_says_what_the_models_are_not_for(text):
     for words in (
         "Not for decisions about people",

@@ -158,30 +158,25 @@ class Words:
 
     def seeds(self) -> str:
         """The released models' results beside those of a training with another seed."""
-        file = self.folder / "other_seed.csv"
-        if not file.is_file():
-            return self.optional("other_seed")
+        return self.optional("other_seed", self._seeds)
+
+    def _seeds(self, other: pd.DataFrame) -> str:
         told = [
-            some[some["by"] == "all"].set_index(["dataset", "measure"]).apply(brief, axis=1)
-            for some in (self.results, pd.read_csv(file))
+            some[some["by"] == "all"].set_index(["dataset", "measure"]).apply(brief, axis=1) for some in (self.results, other)
         ]
         both = pd.concat(told, axis=1, join="inner", keys=["as released", "another seed"])
         both = both[both.index.isin(HEADLINE, level="measure")].rename(HEADLINE, level="measure").reset_index()
         return table(both.assign(dataset=both["dataset"].map(titled)).rename(columns={"dataset": "data set"}))
 
     def ablations(self) -> str:
-        return self._variants(lambda variant: variant not in ONE_SET)
+        return self.optional("ablations", lambda trained: self._variants(trained[~trained["variant"].isin(ONE_SET)]))
 
     def cross(self) -> str:
-        return self._variants(lambda variant: variant in ONE_SET)
+        return self.optional("ablations", lambda trained: self._variants(trained[trained["variant"].isin(ONE_SET)]))
 
-    def _variants(self, wanted: Callable[[str], bool]) -> str:
+    def _variants(self, trained: pd.DataFrame) -> str:
         """Each training's values and their differences to what it is compared with; a second seed is a row of its own."""
-        file = self.folder / "ablations.csv"
-        if not file.is_file():
-            return self.optional("ablations")
-        trained = pd.read_csv(file)
-        trained = trained[trained["measure"].isin(COMPARED) & trained["variant"].map(wanted)]
+        trained = trained[trained["measure"].isin(COMPARED)]
         rows: dict[tuple, dict[str, str]] = {}
         for row in trained.to_dict("records"):
             scale, digits = (100, 1) if row["unit"] == "share" else (1, 2)
@@ -192,30 +187,31 @@ class Words:
             name = row["variant"] if row["seed"] == config.SEED else f"{row['variant']}, seed {row['seed']}"
             rows.setdefault((name, against), {})[f"{titled(row['dataset'])} {row['measure']}"] = text
         if not rows:
-            return self.optional("ablations")
+            return self._missing("ablations")
         frame = pd.DataFrame([{"variant": key[0], "against": key[1], **texts} for key, texts in rows.items()])
         return table(frame)
 
-    def optional(self, name: str) -> str:
-        """A result file as it is, or one line on what is missing."""
+    def optional(self, name: str, shown: Callable[[pd.DataFrame], str] = table) -> str:
+        """A result file, as a table unless `shown` in another way, or one line on what is missing."""
         file = self.folder / f"{name}.csv"
         if not file.is_file():
-            return f"*Not measured yet: `docs/results/{name}.csv` is missing; it comes from {OPTIONAL[name]}.*"
-        return table(pd.read_csv(file))
+            return self._missing(name)
+        return shown(pd.read_csv(file))
+
+    def _missing(self, name: str) -> str:
+        return f"*Not measured yet: `docs/results/{name}.csv` is missing; it comes from {OPTIONAL[name]}.*"
 
     def scale(self) -> str:
-        said = self.optional("scale")
-        if not (self.folder / "scale.csv").is_file():
-            return said
-        return f"{said}\n\n![the processor's time and the memory of the preparation, face by face](figures/scale.png)"
+        plot = "![the processor's time and the memory of the preparation, face by face](figures/scale.png)"
+        return self.optional("scale", lambda rows: f"{table(rows)}\n\n{plot}")
 
     def label_limits(self) -> str:
         """How far the labels of one picture differ where it stands in a data set twice, a row for each band of ages."""
-        file = self.folder / "label_limits.csv"
-        if not file.is_file():
-            return self.optional("label_limits")
+        return self.optional("label_limits", self._label_limits)
+
+    def _label_limits(self, measured: pd.DataFrame) -> str:
         rows: dict[tuple, dict[str, str]] = {}
-        for row in pd.read_csv(file).to_dict("records"):
+        for row in measured.to_dict("records"):
             texts = rows.setdefault((row["dataset"], row["ages"]), {"pairs": f"{row['n']:,}"})
             texts[row["measure"]] = brief(row)
             if row["measure"] == "other gender":
