@@ -17,7 +17,6 @@ from src.datasets import disk
 from src.tables import Loaded, divide
 
 LABEL_FILES = ("fairface_label_train.csv", "fairface_label_val.csv")
-FIELDS = ("file", "age", "gender")
 EXPECTED = "fairface_label_train.csv beside the folder train/ (and fairface_label_val.csv beside val/, if wanted)"
 GENDERS = {"Female": "female", "Male": "male"}
 AGES = {f"{low}-{high}": (low, high) for low, high in AGE_GROUPS["fairface"].years[:-1]}
@@ -32,13 +31,7 @@ def load(folder: str | Path) -> Loaded:
 
     Raises ValueError for a label file without its columns, FileNotFoundError where files are missing.
     """
-    folder = disk.opened(folder, EXPECTED)
-    place = disk.place_of("fairface_label_*.csv", folder, ("FairFace", "fairface"))
-    present = [name for name in LABEL_FILES if place is not None and (place / name).is_file()]
-    if place is None or not present:
-        raise disk.absent(folder, "holds no label file", EXPECTED)
-    source = pd.concat([disk.label_table(place / name, ",", FIELDS) for name in present], ignore_index=True)
-
+    folder, place, source = _labels(folder, ("file", "age", "gender"))
     named = source["file"].str.strip()
     on_disk = disk.listing(place, named)
     path = disk.prefix(folder, place) + _as_on_disk(named, on_disk)
@@ -61,21 +54,29 @@ def load(folder: str | Path) -> Loaded:
 
 def races(folder: str | Path, paths: pd.Series) -> np.ndarray:
     """The race that the label files name for each path of the table; object (n,), None where they name none."""
+    folder, place, source = _labels(folder, ("file", "race"))
+    by_stem = dict(zip(_stem(source["file"].str.strip()), source["race"].str.strip(), strict=True))
+    stems = _stem(paths.str.removeprefix(disk.prefix(folder, place)))
+    return np.array([by_stem.get(stem) or None for stem in stems], object)
+
+
+def _labels(folder: str | Path, fields: tuple[str, ...]) -> tuple[Path, Path, pd.DataFrame]:
+    """The folder, the folder of the label files in it, and what these say: one row a face."""
     folder = disk.opened(folder, EXPECTED)
     place = disk.place_of("fairface_label_*.csv", folder, ("FairFace", "fairface"))
     files = [place / name for name in LABEL_FILES if place is not None and (place / name).is_file()]
     if place is None or not files:
         raise disk.absent(folder, "holds no label file", EXPECTED)
-    source = pd.concat([disk.label_table(file, ",", ("file", "race")) for file in files], ignore_index=True)
-    file, race = source["file"].str.strip(), source["race"].str.strip()
-    by_stem = dict(zip(file.str.replace(r"\.[^./]*$", "", regex=True), race, strict=True))
-    stems = paths.str.removeprefix(disk.prefix(folder, place)).str.replace(r"\.[^./]*$", "", regex=True)
-    return np.array([by_stem.get(stem) or None for stem in stems], object)
+    return folder, place, pd.concat([disk.label_table(file, ",", fields) for file in files], ignore_index=True)
+
+
+def _stem(path: pd.Series) -> pd.Series:
+    return path.str.replace(r"\.[^./]*$", "", regex=True)
 
 
 def _as_on_disk(named: pd.Series, present: set[str]) -> pd.Series:
     """The names with the suffix that they have on disk; those without a picture stay as they are."""
     pictures = sorted(name for name in present if name.lower().endswith(IMAGE_SUFFIXES))
     by_stem = {os.path.splitext(name)[0]: name for name in pictures}
-    other = named.str.replace(r"\.[^./]*$", "", regex=True).map(by_stem)
+    other = _stem(named).map(by_stem)
     return named.where(named.isin(present) | other.isna(), other)
