@@ -1,10 +1,10 @@
 """The models from photo file to answer, through `predict` as a user has them, on the test part that they never saw.
 
-    python benchmarks/held_out.py DATA [--runs FOLDER] [--gender-model FOLDER] [--age-model FOLDER]
+    python benchmarks/held_out.py DATA [--runs FOLDER] [--gender-model FOLDER] [--age-model FOLDER] [--csv FILE]
 
 DATA holds UTKFace/ and FairFace/, as for `python -m src.released`, and perhaps adience/, whose pictures are all judged as a
 check on photos of another kind. The largest face of each photo counts, or the whole photo
-where none is found. Headline figures with their 95% bootstrap intervals.
+where none is found. Headline figures with their 95% bootstrap intervals, named as in `docs/results/released_results.csv`.
 """
 
 import argparse
@@ -25,26 +25,39 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=CACHE)
     parser.add_argument("--gender-model", type=Path, default=MODELS / "gender")
     parser.add_argument("--age-model", type=Path, default=MODELS / "age")
+    parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
     data = load_data(options.data, options.runs)
     photos_of = dict(list(data.table[data.part == "test"].groupby("dataset")))
     if (options.data / "adience").is_dir():
         photos = datasets.load("adience", options.data / "adience").table
         photos_of["adience"] = photos.assign(path="adience/" + photos["path"])
+    rows = []
     for name, photos in photos_of.items():
         photos = photos.reset_index(drop=True)
         files = [options.data / path for path in photos["path"]]
         answers = predict.predict(files, options.gender_model, options.age_model, "whole-photo")
         answers = answers[answers["face"].isin([1]) | answers["face"].isna()].reset_index(drop=True)
         print(name, answers["status"].value_counts().to_dict())
-        print(pd.Series({what: str(measure) for what, measure in measured(photos, answers).items()}).to_string())
+        rows += [{"dataset": name, **row} for row in measured(photos, answers)]
+    table = pd.DataFrame(rows)
+    print(table.round(4).to_string(index=False))
+    if options.csv:
+        table.to_csv(options.csv, index=False, float_format="%.5f", lineterminator="\n")
 
 
-def measured(photos: pd.DataFrame, answers: pd.DataFrame) -> dict:
+def measured(photos: pd.DataFrame, answers: pd.DataFrame) -> list[dict]:
     """Gender; the eight groups as answered; FairFace's nine ranges as the answered years fall into them; years off."""
+    rows = []
+
+    def row(measure: str, scores: np.ndarray, unit: str = "share", by: str = "all", group: str = "all") -> None:
+        found = with_interval(scores, unit=unit)._asdict()
+        rows.append({"measure": measure, "by": by, "group": group} | found)
+
     known = photos["gender"].notna().to_numpy()
     right = (answers["gender"] == photos["gender"]).to_numpy(bool, na_value=False)
-    measures = {"gender": with_interval(right[known])}
+    row("gender accuracy", right[known])
+    low, high = (photos[name].to_numpy(float, na_value=np.nan) for name in ("age_low", "age_high"))
     years = answers["age_years"].to_numpy(float, na_value=np.nan)
     eight, nine = AGE_GROUPS["adience"], AGE_GROUPS["fairface"]
     said = {
@@ -52,19 +65,18 @@ def measured(photos: pd.DataFrame, answers: pd.DataFrame) -> dict:
         "nine ranges": (nine, nine.index(np.round(years), np.round(years))),
     }
     for what, (groups, answer) in said.items():
-        truth = groups.index(
-            photos["age_low"].to_numpy(float, na_value=np.nan), photos["age_high"].to_numpy(float, na_value=np.nan)
-        )
+        truth = groups.index(low, high)
         labelled = truth >= 0
         if labelled.mean() > 0.5:  # the other data set's groups cut across its labels
-            measures[f"{what}, exact"] = with_interval((answer == truth)[labelled].astype(float))
-            measures[f"{what}, one-off"] = with_interval((np.abs(answer - truth) <= 1)[labelled].astype(float))
-    error = np.abs(years - tables.exact_years(photos))
-    if np.isfinite(error).any():
-        measures["years off"] = with_interval(error[np.isfinite(error)], unit="years")
+            row(f"{what} exact", (answer == truth)[labelled])
+            row(f"{what} 1-off", (np.abs(answer - truth) <= 1)[labelled])
+    exact = np.isfinite(tables.exact_years(photos))
+    if exact.any():
+        row("gender accuracy", right[known & exact & (low < 7)], by="age", group="0-6")
+        row("absolute error", np.abs(years - low)[exact], "years")
         covered = (answers["age_low"] <= photos["age_low"]) & (photos["age_low"].clip(upper=100) <= answers["age_high"])
-        measures["90% interval covers"] = with_interval(covered.to_numpy(bool, na_value=False)[np.isfinite(error)])
-    return measures
+        row("90% interval covers", covered.to_numpy(bool, na_value=False)[exact])
+    return rows
 
 
 if __name__ == "__main__":

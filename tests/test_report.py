@@ -119,14 +119,17 @@ def test_limits_of_labels_are_a_row_for_each_band_of_ages(models, results, tmp_p
     assert said[2:] == ["| UTKFace | 0–6 | 1,050 | 18.0% (10.0–30.0) | 90.0% | 0.50 (0.25–1.00) |"]
 
 
-def test_another_seed_stands_beside_the_released_models(models, results, tmp_path):
+@pytest.mark.parametrize(
+    ("file", "word", "names"),
+    [("other_seed", "seeds", "as released | another seed"), ("held_out", "from_photos", "prepared faces | photo files")],
+)
+def test_other_results_stand_beside_the_released_models(models, results, tmp_path, file, word, names):
     shutil.copytree(results, tmp_path / "results")
     released = pd.read_csv(tmp_path / "results" / "released_results.csv")
     other = released.assign(value=released["value"] / 2, low=None, high=None)
-    other.to_csv(tmp_path / "results" / "other_seed.csv", index=False)
-    words = report.Words(models, tmp_path / "results")
-    said = words.seeds().splitlines()
-    assert said[0] == "| data set | measure | as released | another seed |"
+    other.to_csv(tmp_path / "results" / f"{file}.csv", index=False)
+    said = getattr(report.Words(models, tmp_path / "results"), word)().splitlines()
+    assert said[0] == f"| data set | measure | {names} |"
     gender = released.query("dataset == 'utkface' and measure == 'gender accuracy' and by == 'all'").iloc[0]
     assert f"| UTKFace | gender | {findings.brief(gender)} | {gender['value'] / 2:.1%} |" in said
     assert len(said) == 2 + len(released.query("by == 'all' and measure in @report.HEADLINE"))

@@ -42,6 +42,7 @@ FILES = findings.FILES | {
 }
 # What the report can do without, and the command that makes it.
 OPTIONAL = {
+    "held_out": "`python benchmarks/held_out.py FOLDER --csv docs/results/held_out.csv`",
     "ablations": "`python benchmarks/ablations.py DATA --csv docs/results/ablations.csv`",
     "label_limits": "`python -m benchmarks.label_limits FOLDER --csv docs/results/label_limits.csv`",
     "scale": "`python -m benchmarks.scale FOLDER --faces 100000 --csv docs/results/scale.csv --plot docs/figures/scale.png`",
@@ -158,13 +159,18 @@ class Words:
 
     def seeds(self) -> str:
         """The released models' results beside those of a training with another seed."""
-        return self.optional("other_seed", self._seeds)
+        return self.optional("other_seed", lambda other: self._compared(other, ("as released", "another seed")))
 
-    def _seeds(self, other: pd.DataFrame) -> str:
+    def from_photos(self) -> str:
+        """The released models' results from prepared faces beside those from the photo files."""
+        return self.optional("held_out", lambda other: self._compared(other, ("prepared faces", "photo files")))
+
+    def _compared(self, other: pd.DataFrame, names: tuple[str, str]) -> str:
+        """The released models' results, and others of the same measures, a column each."""
         told = [
             some[some["by"] == "all"].set_index(["dataset", "measure"]).apply(brief, axis=1) for some in (self.results, other)
         ]
-        both = pd.concat(told, axis=1, join="inner", keys=["as released", "another seed"])
+        both = pd.concat(told, axis=1, join="inner", keys=names)
         both = both[both.index.isin(HEADLINE, level="measure")].rename(HEADLINE, level="measure").reset_index()
         return table(both.assign(dataset=both["dataset"].map(titled)).rename(columns={"dataset": "data set"}))
 
