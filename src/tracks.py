@@ -19,8 +19,8 @@ from src import faces as face_tools
 from src.descriptor import SIZE, descriptor_network
 from src.faces import Face
 
-FOLLOWED = 2  # frames from one look of the trackers to the next; between them a box lies halfway
-EVERY = 3 * FOLLOWED  # frames from one detection to the next
+QUICK = 15.0  # frames a second from which the trackers look at every second frame alone; between two looks a box lies halfway
+EVERY = 0.24  # seconds from one detection to the next
 SAME_PLACE = 0.2  # intersection over union: a detection and a track that may be one face
 CROSSING = 0.15  # the same for two tracks: one may soon hide the other
 SAME_PERSON = 0.45  # distance of two descriptors; for photos of years apart dlib says 0.6
@@ -57,11 +57,13 @@ class Person:
 class Tracks:
     """Everybody seen so far; `update` takes the next frame.
 
-    detector: see `faces.find_faces`.
+    detector: see `faces.find_faces`. fps: frames a second.
     """
 
-    def __init__(self, detector: str = "hog"):
+    def __init__(self, detector: str = "hog", fps: float = 25):
         self.detector = detector
+        self.followed = 2 if fps >= QUICK else 1  # frames from one look of the trackers to the next
+        self.every = self.followed * max(1, round(EVERY * fps / self.followed))  # frames from one detection to the next
         self.people: list[Person] = []
         self.frame = -1
 
@@ -73,12 +75,12 @@ class Tracks:
     def update(self, frame: np.ndarray) -> list[tuple[Person, Face]]:
         """Follows everybody into the next frame, uint8 (height, width, 3), RGB; gives who was detected there anew."""
         self.frame += 1
-        if self.frame % FOLLOWED:
+        if self.frame % self.followed:
             return []
         for person in self.in_sight:
             if person.tracker.update(frame) < STEADY or not _inside(person.box, frame.shape):
                 self._lose(person)
-        seen = self._detect(frame) if self.frame % EVERY == 0 else []
+        seen = self._detect(frame) if self.frame % self.every == 0 else []
         for person in self.in_sight:
             person.boxes[self.frame] = person.box
         return seen
@@ -89,7 +91,7 @@ class Tracks:
             self._lose(person)
         people = [person for person in self.people if person.detections >= SURE]
         for number, person in enumerate(people, start=1):
-            person.number, person.boxes = number, _without_gaps(person.boxes)
+            person.number, person.boxes = number, _without_gaps(person.boxes, self.followed)
         return people
 
     def _detect(self, frame: np.ndarray) -> list[tuple[Person, Face]]:
@@ -160,14 +162,14 @@ def descriptor(frame: np.ndarray, face: Face) -> np.ndarray:
     return _descriptors().predict_on_batch(chip[None])[0]
 
 
-def _without_gaps(boxes: dict[int, tuple]) -> dict[int, tuple]:
-    """Boxes by frame, also of the frames between two looks of the tracker."""
+def _without_gaps(boxes: dict[int, tuple], followed: int) -> dict[int, tuple]:
+    """Boxes by frame, also of the frames between two looks of the trackers."""
     filled = {}
     for frame, box in boxes.items():
-        for between in range(1, FOLLOWED):
-            if (before := boxes.get(frame - FOLLOWED)) is not None:
-                share = between / FOLLOWED
-                filled[frame - FOLLOWED + between] = tuple((1 - share) * np.array(before) + share * np.array(box))
+        if (before := boxes.get(frame - followed)) is not None:
+            for between in range(1, followed):
+                share = between / followed
+                filled[frame - followed + between] = tuple((1 - share) * np.array(before) + share * np.array(box))
         filled[frame] = box
     return filled
 

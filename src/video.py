@@ -100,8 +100,9 @@ def watch(
     path: str | Path, models: Models, detector: str = "hog", progress: bool = True, seconds: float | None = None
 ) -> Watched:
     """The tables of a video, or of its first seconds. detector: see `faces.find_faces`."""
-    tracks, looks, count = Tracks(detector), Looks(models), 0
+    looks, count = Looks(models), 0
     with opened(path, seconds) as (facts, frames):
+        tracks = Tracks(detector, facts["fps"])
         total = round(facts["duration"] * facts["fps"]) or None
         for frame in tqdm(frames, total=total, desc="following", unit=" frames", disable=not progress):
             looks.add(frame, tracks.update(frame))

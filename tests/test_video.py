@@ -35,9 +35,9 @@ def street(tmp_path_factory):
     return file, pictures, places
 
 
-def write(file, pictures):
+def write(file, pictures, rate=RATE):
     height, width = pictures[0].shape[:2]
-    writer = imageio_ffmpeg.write_frames(str(file), (width, height), fps=RATE, codec="libx264", macro_block_size=2)
+    writer = imageio_ffmpeg.write_frames(str(file), (width, height), fps=rate, codec="libx264", macro_block_size=2)
     writer.send(None)
     for picture in pictures:
         writer.send(np.ascontiguousarray(picture))
@@ -51,6 +51,16 @@ def made(street, standins, tmp_path_factory):
     models = ["--gender-model", str(standins.gender), "--age-model", str(standins.age)]
     assert main([f"{street[0].parent}/{street[0].name}", "--annotate", str(folder), *models]) == 0
     return folder
+
+
+@pytest.mark.parametrize("apart", [3, 5])
+def test_people_are_followed_at_few_frames_a_second(street, models, tmp_path, apart):
+    """The film with most of its frames left out, as of a slow camera: nobody is missed, and nobody counted twice."""
+    write(tmp_path / "slow.mp4", street[1][::apart], RATE / apart)
+    frames, people = video.watch(tmp_path / "slow.mp4", models, progress=False)
+    assert len(people) == 3
+    visible = sum(box is not None for boxes in street[2][::apart] for box in boxes)
+    assert len(frames) > 0.7 * visible
 
 
 def test_three_people_are_three_tracks(street, made):
