@@ -1,8 +1,9 @@
-"""Training on several devices at once: four that the CPU pretends to be, with the JAX backend, in a process of its own."""
+"""Training on several devices at once, with the JAX backend: four that the CPU pretends to be, and two processes as hosts."""
 
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -19,6 +20,10 @@ import numpy as np
 from src.backend import devices, keras, layers, over_all_devices
 from src.train import FaceBatches, Settings, fit, predict
 
+hosts, number = sys.argv[3], int(sys.argv[4])
+if hosts:
+    keras.distribution.initialize(hosts, hosts.count(",") + 1, number)
+    keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
 rng = np.random.default_rng(1)
 labels = np.arange(71) % 2
 faces = np.uint8(np.clip(rng.normal(110, 30, (71, 24, 24, 3)) + 90 * labels[:, None, None, None], 0, 255))
@@ -28,29 +33,36 @@ start = keras.initializers.HeNormal(1)
 x = layers.Conv2D(4, 5, 3, activation="relu", kernel_initializer=start)(layers.Rescaling(1 / 127.5, offset=-1)(face))
 x = layers.BatchNormalization(momentum=0.5)(layers.Flatten()(x))
 model = keras.Model(face, layers.Dense(2, activation="softmax", kernel_initializer=start)(x))
-settings = Settings(epochs=int(sys.argv[2]), batch_size=16, learning_rate=2e-2, patience=99)
-model, history = fit(model, faces, np.arange(71), labels, part, settings, states=Path(sys.argv[1]))
+settings = Settings(epochs=int(sys.argv[2]), batch_size=16 // (hosts.count(",") + 1), learning_rate=2e-2, patience=99)
+rows = np.arange(71)
+mine = rows[rows // 2 % (hosts.count(",") + 1) == number]
+model, history = fit(model, faces, mine, labels[mine], part[mine], settings, states=Path(sys.argv[1]))
+found = {"history": history.to_dict("list"), "weights": [weights.tolist() for weights in model.get_weights()]}
 with over_all_devices():
-    several = devices()
-    across = predict(keras.models.clone_model(model), faces, np.arange(71), 16).shape
-probability = predict(model, faces, np.arange(71), 16)
-print(json.dumps({"devices": several, "across": across, "history": history.to_dict("list"), "said": probability.tolist()}))
+    found["devices"] = devices()
+    if not hosts:
+        found["across"] = predict(keras.models.clone_model(model), faces, rows, 16).shape
+if not hosts:
+    found["said"] = predict(model, faces, rows, 16).tolist()
+print(json.dumps(found))
 """
 
 
-def train(folder, devices, epochs=6):
+def start(folder, devices, epochs=6, hosts="", number=0):
     env = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
-    done = subprocess.run(
-        [sys.executable, "-c", TRAIN, str(folder), str(epochs)],
-        cwd=ROOT,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    command = [sys.executable, "-c", TRAIN, str(folder), str(epochs), hosts, str(number)]
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def told(running):
+    said, errors = running.communicate(timeout=300)
+    assert running.returncode == 0, errors[-3000:]
+    return json.loads(said.splitlines()[-1])
+
+
+def train(folder, devices):
+    return told(start(folder, devices))
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +102,18 @@ def test_four_devices_go_on_where_they_stopped(four, states):
     again = train(states, 4)
     assert np.allclose(again["history"]["loss"], four["history"]["loss"], atol=1e-3)
     assert np.allclose(again["said"], four["said"], atol=1e-3)
+
+
+def test_two_hosts_train_one_network(tmp_path):
+    """Two processes as two hosts, as README says: each with half of the faces, both with the same network in the end."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        hosts = ",".join(f"127.0.0.1:{place.getsockname()[1]}" for place in (one, other))
+    first, second = [told(host) for host in [start(tmp_path / f"{i}", 1, 6, hosts, i) for i in (0, 1)]]
+    assert first["devices"] == second["devices"] == 2
+    assert first["weights"] == second["weights"]
+    seconds = first["history"].pop("seconds"), second["history"].pop("seconds")
+    assert all(seconds) and first["history"] == second["history"]
+    assert first["history"]["loss"][-1] < first["history"]["loss"][0] and first["history"]["val_accuracy"][-1] > 0.9
 
 
 def test_batches_for_several_devices(monkeypatch):
