@@ -9,7 +9,6 @@ Before it: `mat_file` and `disk`. After it: `pictures`, `prepare` and notebook 5
 """
 
 import contextlib
-import re
 import unicodedata
 from pathlib import Path
 
@@ -30,8 +29,6 @@ EPOCH = np.datetime64("1970-01-01", "D")
 EPOCH_NUMBER = 719529  # Matlab's date number of that day
 FIRST_NUMBER, LAST_NUMBER = 367, 3652425  # 1 January of year 1, 31 December of year 9999
 BIRTH_TEXT = r"_([0-9]{1,4})-([0-9]{1,2})-([0-9]{1,3})"  # a few days have a digit too many, as in 1929-10-012
-# A month of 00 or above 12, a day of 00, above 31 or of three digits, as they may stand in such a text.
-ODD_BIRTH = re.compile(r"-(?:0?0|1[3-9]|[2-9]\d)-|-(?:0?0(?!\d)|3[2-9]|[4-9]\d|\d{3})")
 PHOTO_DAY = 701  # 1 July as month * 100 + day: when the owners say to take each picture as made
 
 
@@ -203,11 +200,18 @@ def _ages(dob: np.ndarray, photo_taken: np.ndarray, path: list[str]) -> tuple[np
 def _odd_births(path: list[str]) -> np.ndarray:
     """Year, month and day of birth as the names give them: float (3, n), NaN where there is nothing odd about them.
 
-    One search through all names together finds the few that have to be read closely.
+    Odd is a number after a dash that is 0, above 31, of three digits, or above 12 where another dash follows: a month. All
+    names are looked through at once for these few, which are then read closely.
     """
     ends = np.cumsum(np.fromiter(map(len, path), int, len(path)) + 1)
-    found = [match.start() for match in ODD_BIRTH.finditer("\n".join(path))]
-    odd = np.unique(np.searchsorted(ends, found, side="right"))
+    letters = np.frombuffer("\n".join([*path, "", "", ""]).encode("latin-1", "replace"), np.uint8)
+    dash = np.flatnonzero(letters == ord("-"))
+    first, second, third = (letters[dash + k] - ord("0") for k in (1, 2, 3))  # what is no digit becomes more than 9
+    two = second <= 9
+    value = np.where(two, 10 * first + second, first)
+    month = letters[dash + 2 + two] == ord("-")
+    odd = (value == 0) | two & ((value > 31) | (third <= 9)) | month & (value > 12)
+    odd = np.unique(np.searchsorted(ends, dash[odd & (first <= 9)], side="right"))
     births = np.full((3, len(path)), np.nan)
     if len(odd):
         texts = pd.Series([path[place] for place in odd], dtype="str")
