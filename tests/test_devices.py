@@ -111,9 +111,9 @@ def test_two_hosts_train_one_network(tmp_path):
     first, second = [told(host) for host in [start(tmp_path / f"{i}", 1, 6, hosts, i) for i in (0, 1)]]
     assert first["devices"] == second["devices"] == 2
     assert first["weights"] == second["weights"]
-    seconds = first["history"].pop("seconds"), second["history"].pop("seconds")
-    assert all(seconds) and first["history"] == second["history"]
-    assert first["history"]["loss"][-1] < first["history"]["loss"][0] and first["history"]["val_accuracy"][-1] > 0.9
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        assert first["history"][name] == second["history"][name], name
+    assert first["history"]["val_accuracy"][-1] > 0.9
 
 
 def test_batches_for_several_devices(monkeypatch):
