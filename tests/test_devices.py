@@ -20,9 +20,10 @@ import numpy as np
 from src.backend import devices, keras, layers, over_all_devices
 from src.train import FaceBatches, Settings, fit, predict
 
-hosts, number = sys.argv[3], int(sys.argv[4])
+hosts, number = sys.argv[2], int(sys.argv[3])
+count = hosts.count(",") + 1
 if hosts:
-    keras.distribution.initialize(hosts, hosts.count(",") + 1, number)
+    keras.distribution.initialize(hosts, count, number)
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
 rng = np.random.default_rng(1)
 labels = np.arange(71) % 2
@@ -33,9 +34,9 @@ start = keras.initializers.HeNormal(1)
 x = layers.Conv2D(4, 5, 3, activation="relu", kernel_initializer=start)(layers.Rescaling(1 / 127.5, offset=-1)(face))
 x = layers.BatchNormalization(momentum=0.5)(layers.Flatten()(x))
 model = keras.Model(face, layers.Dense(2, activation="softmax", kernel_initializer=start)(x))
-settings = Settings(epochs=int(sys.argv[2]), batch_size=16 // (hosts.count(",") + 1), learning_rate=2e-2, patience=99)
+settings = Settings(epochs=6, batch_size=16 // count, learning_rate=2e-2, patience=99)
 rows = np.arange(71)
-mine = rows[rows // 2 % (hosts.count(",") + 1) == number]
+mine = rows[rows // 2 % count == number]
 model, history = fit(model, faces, mine, labels[mine], part[mine], settings, states=Path(sys.argv[1]))
 found = {"history": history.to_dict("list"), "weights": [weights.tolist() for weights in model.get_weights()]}
 with over_all_devices():
@@ -48,10 +49,10 @@ print(json.dumps(found))
 """
 
 
-def start(folder, devices, epochs=6, hosts="", number=0):
+def start(folder, devices, hosts="", number=0):
     env = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
-    command = [sys.executable, "-c", TRAIN, str(folder), str(epochs), hosts, str(number)]
+    command = [sys.executable, "-c", TRAIN, str(folder), hosts, str(number)]
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -108,7 +109,7 @@ def test_two_hosts_train_one_network(tmp_path):
     """Two processes as two hosts, as README says: each with half of the faces, both with the same network in the end."""
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
         hosts = ",".join(f"127.0.0.1:{place.getsockname()[1]}" for place in (one, other))
-    first, second = [told(host) for host in [start(tmp_path / f"{i}", 1, 6, hosts, i) for i in (0, 1)]]
+    first, second = [told(host) for host in [start(tmp_path / f"{i}", 1, hosts, i) for i in (0, 1)]]
     assert first["devices"] == second["devices"] == 2
     assert first["weights"] == second["weights"]
     for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
