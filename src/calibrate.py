@@ -123,8 +123,8 @@ def in_groups(probability, class_years, groups: AgeGroups) -> np.ndarray:
 def quantiles(probability, years, bands: tuple[int, ...] = BANDS, coverage: float = 0.9) -> tuple[float, ...]:
     """How many spreads from the median the ages lie of the share `coverage` of each band's faces.
 
-    years: the exact true ages of faces that the model has not seen, floats (n,), NaN where not known; above 100 counts as
-    100. bands: the first year of each band of true age. One quantile a band; a face's spread is the standard deviation of
+    years: the exact labelled ages of faces that the model has not seen, floats (n,), NaN where not known; above 100 counts as
+    100. bands: the first year of each band of labelled age. One quantile a band; a face's spread is the standard deviation of
     its probabilities plus two years. A band with fewer than 20 faces takes the quantile over all faces.
 
     Split-conformal prediction, label-conditional: of n faces the ceil((n + 1) * coverage)-th smallest distance, or a larger

@@ -243,7 +243,7 @@ def _interval(results: pd.DataFrame, dataset: str) -> str:
     covered = _value(results, dataset, "90% interval covers")
     worst = findings.worst_words(results, dataset, "90% interval covers", "age")
     return f"""
-**The age interval.** `age_low` to `age_high` is made to hold the true age of nine faces in ten *of each age band*
+**The age interval.** `age_low` to `age_high` is made to hold the labelled age of nine faces in ten *of each age band*
 (conformal prediction, on the validation part). On {titled(dataset)}'s test part it held {covered} and was
 {width["value"].iloc[0]:.1f} years wide on average. {worst}"""
 

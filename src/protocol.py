@@ -72,6 +72,16 @@ def on_sample(epochs: int = 1, seed: int = SEED, cache: Path = CACHE) -> Plan:
     return Plan(folder / "imdb_wiki", folder / "adience", Alignment(size=SMALLEST), settings, gentle, cache)
 
 
+def plan_of(imdb_wiki: str = "", adience: str = "", seed: int = SEED, epochs: int = 1) -> Plan:
+    """The plan for both folders or, where neither is named, for the sample with so many epochs; ValueError for one alone."""
+    if not imdb_wiki and not adience:
+        return on_sample(epochs, seed)
+    if not (imdb_wiki and adience):
+        raise ValueError("both folders are needed, IMDB-WIKI's and Adience's, or neither: the drawn sample")
+    plan = Plan(Path(imdb_wiki), Path(adience))
+    return replace(plan, first=replace(plan.first, seed=seed), then=replace(plan.then, seed=seed))
+
+
 def run(
     plan: Plan,
     experiments: tuple[str, ...] = tuple(EXPERIMENTS),
@@ -197,13 +207,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--experiments", nargs="+", default=list(EXPERIMENTS), choices=list(EXPERIMENTS), metavar="NAME")
     parser.add_argument("--seed", type=int, default=SEED)
     options = parser.parse_args(arguments)
-    drawn = not options.imdb_wiki and not options.adience
-    if not drawn and not (options.imdb_wiki and options.adience):
-        print("error: both folders are needed: make protocol IMDB_WIKI=/path ADIENCE=/path", file=sys.stderr)
-        return 2
+    drawn = not options.imdb_wiki
     try:
-        plan = on_sample(seed=options.seed) if drawn else Plan(Path(options.imdb_wiki), Path(options.adience))
-        plan = replace(plan, first=replace(plan.first, seed=options.seed), then=replace(plan.then, seed=options.seed))
+        plan = plan_of(options.imdb_wiki, options.adience, options.seed)
         results = run(plan, tuple(options.experiments), tuple(options.folds), lambda line: print(line, flush=True))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

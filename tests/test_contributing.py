@@ -11,11 +11,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from src import datasets, model_folder, train
-from src.config import ROOT
+from src import model_folder, train
+from src.config import LANDMARK_FILE, ROOT
 from src.datasets import sample
 from src.faces import Alignment
-from src.prepare import prepare
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 BLOCKS = dict(enumerate(re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)))
@@ -38,21 +37,36 @@ def mine(tmp_path):
     return tmp_path
 
 
-def test_the_example_of_a_data_set_loads_and_can_be_prepared(mine, monkeypatch, tmp_path):
-    monkeypatch.setattr(datasets, "LOADERS", dict(datasets.LOADERS))
-    names = {"LOADERS": datasets.LOADERS}
-    exec(BLOCKS[0], names)
-    exec(BLOCKS[1], names)
-    table, ledger = datasets.load("mine", mine)
-    assert list(table["path"]) == ["one_face.jpg", "three_faces.jpg"] and list(table["age_low"]) == [30, 41]
-    assert ledger["reason"].value_counts().to_dict() == {"gender unknown": 1, "image missing": 1}
-    prepared = prepare(table, mine, Alignment(size=128), tmp_path / "cache")
-    assert list(prepared.how) == ["landmarks", "landmarks"]
+ASKED = """
+import sys
+from src import datasets
+from src.faces import Alignment
+from src.prepare import prepare
+table, ledger = datasets.load("mine", sys.argv[1])
+prepared = prepare(table, sys.argv[1], Alignment(size=128), sys.argv[2], workers=1)
+print(datasets.NAMES[-1], *table["path"], *table["age_low"], *ledger["reason"], *prepared.how, sep="; ")
+"""
+
+
+def test_the_example_of_a_data_set_loads_and_can_be_prepared(mine, tmp_path):
+    """In a copy of the package that was changed as the text says."""
+    copy, entry = tmp_path / "copy", '"mine": mine.load,'
+    shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / LANDMARK_FILE.name).symlink_to(LANDMARK_FILE)
+    (copy / "src" / "datasets" / "mine.py").write_text(BLOCKS[0], encoding="utf-8")
+    listed = copy / "src" / "datasets" / "__init__.py"
+    text = listed.read_text(encoding="utf-8").replace("imdb_wiki, sample", "imdb_wiki, mine, sample")
+    assert f"`{entry}` in `LOADERS`" in " ".join(TEXT.split())
+    listed.write_text(text.replace("}\nNAMES", f"    {entry}\n}}\nNAMES"), encoding="utf-8")
+    command = [sys.executable, "-c", ASKED, mine, tmp_path / "cache"]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+    said = "mine; one_face.jpg; three_faces.jpg; 30; 41; image missing; gender unknown; landmarks; landmarks"
+    assert done.stdout.strip() == said, done.stderr
 
 
 def test_the_example_of_a_level_one_trains_and_is_saved_and_loaded(tmp_path):
     names = {}
-    exec(BLOCKS[2], names)
+    exec(BLOCKS[1], names)
     faces = np.random.default_rng(1).integers(0, 256, (12, 128, 128, 3), np.uint8)
     part = np.array(["train"] * 8 + ["validation"] * 4)
     settings = train.Settings(epochs=1, batch_size=4)
@@ -66,8 +80,8 @@ def test_the_example_of_a_level_one_trains_and_is_saved_and_loaded(tmp_path):
     assert np.allclose(loaded.model.predict(faces, verbose=0).sum(axis=1), 1, atol=1e-5)
 
 
-def test_there_are_three_examples_and_commands_of_each_kind():
-    assert len(BLOCKS) == 3
+def test_there_are_two_examples_and_commands_of_each_kind():
+    assert len(BLOCKS) == 2
     assert any(line.startswith("make check") for line in COMMANDS) and any(PYTEST in line for line in COMMANDS)
 
 

@@ -69,8 +69,10 @@ def test_the_table_sets_ours_beside_the_published(results):
 
 
 def test_one_folder_alone_is_one_sentence(tmp_path, capsys):
-    assert main(["--adience", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "error: both folders are needed: make protocol IMDB_WIKI=/path ADIENCE=/path\n"
+    for option in ("--adience", "--imdb-wiki"):
+        assert main([option, str(tmp_path)]) == 1
+        said = "error: both folders are needed, IMDB-WIKI's and Adience's, or neither: the drawn sample\n"
+        assert capsys.readouterr().err == said
 
 
 def test_an_unknown_experiment_is_refused(plan):

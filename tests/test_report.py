@@ -135,6 +135,17 @@ def test_other_results_stand_beside_the_released_models(models, results, tmp_pat
     assert len(said) == 2 + len(released.query("by == 'all' and measure in @report.HEADLINE"))
 
 
+def test_on_how_many_photos_no_face_was_found(models, results, tmp_path):
+    shutil.copytree(results, tmp_path / "results")
+    rows = [("utkface", 0.005, 0.002, 0.009), ("fairface", 0.05, 0.04, 0.06)]
+    table = pd.DataFrame(rows, columns=["dataset", "value", "low", "high"])
+    table.assign(measure="no face found", by="all", group="all", n=2000, unit="share").to_csv(
+        tmp_path / "results" / "held_out.csv", index=False
+    )
+    said = report.Words(models, tmp_path / "results").faceless()
+    assert said == "Photos on which no face was found: UTKFace 0.5% (0.2–0.9), FairFace 5.0% (4.0–6.0)."
+
+
 def test_what_is_optional_is_said_in_a_line_or_shown(models, results, tmp_path, text):
     for name in report.OPTIONAL:
         assert (f"`docs/results/{name}.csv` is missing" in text) == (not (results / f"{name}.csv").exists())

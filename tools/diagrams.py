@@ -53,7 +53,7 @@ WIDE = 2.8
 SYSTEM = {
     "set": Box((), "a data set:\npictures, labels", COLUMNS[0], DATA, GREY),
     "loader": Box(("datasets",), "one loader each,\na reason for every\nrow left out", COLUMNS[1], DATA),
-    "table": Box(("tables", "duplicates"), "table of faces;\nno person in two\nparts of the split", COLUMNS[2], DATA),
+    "table": Box(("tables", "duplicates"), "table of faces;\nno known person in\ntwo parts of the split", COLUMNS[2], DATA),
     "prepare": Box(("prepare",), "aligned once, in\nparallel; goes on\nwhere it stopped", COLUMNS[3], DATA),
     "train": Box(("network", "joint", "train"), "two-level CNN,\ncurves as it learns", COLUMNS[4], DATA),
     "judge": Box(("evaluate", "assess", "calibrate"), "how right, for\nwhom, how sure", COLUMNS[5], DATA),

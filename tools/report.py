@@ -60,7 +60,7 @@ HEADLINE = {
     "eight groups 1-off": "eight age groups, at most one off",
     "nine ranges exact": "nine age ranges, exact",
     "nine ranges 1-off": "nine age ranges, at most one off",
-    "90% interval covers": "the 90% age interval holds the true age",
+    "90% interval covers": "the 90% age interval holds the labelled age",
     "gender calibration error": "calibration error, gender",
     "age group calibration error": "calibration error, age groups",
 }
@@ -164,6 +164,16 @@ class Words:
     def from_photos(self) -> str:
         """The released models' results from prepared faces beside those from the photo files."""
         return self.optional("held_out", lambda other: self._compared(other, ("prepared faces", "photo files")))
+
+    def faceless(self) -> str:
+        """On how many photo files no face was found, and what became of them."""
+
+        def said(measured: pd.DataFrame) -> str:
+            rows = measured[measured["measure"] == "no face found"].iterrows()
+            shares = ", ".join(f"{titled(row['dataset'])} {brief(row)}" for _, row in rows)
+            return f"Photos on which no face was found: {shares}."
+
+        return self.optional("held_out", said)
 
     def _compared(self, other: pd.DataFrame, names: tuple[str, str]) -> str:
         """The released models' results, and others of the same measures, a column each."""

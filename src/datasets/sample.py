@@ -16,7 +16,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import skimage.data
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
@@ -87,9 +86,8 @@ def draw(folder: str | Path = SAMPLE, faces: int = 1000, seed: int = SEED) -> Pa
 
 
 def photos() -> list[Path]:
-    """The sample's composed photos and, as one real photo, the public-domain portrait of the astronaut Eileen Collins
-    that scikit-image carries."""
-    return [*list_photos([draw() / "photos"]), Path(skimage.data.__file__).parent / "astronaut.png"]
+    """The sample's composed photos."""
+    return list_photos([draw() / "photos"])
 
 
 def _is_drawn(part: Path, settings: dict) -> bool:
