@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from src.calibrate import Calibration, expected_calibration_error, in_groups, interval
-from src.config import AGE_GROUPS, GENDERS, YEARS
+from src.config import AGE_GROUPS, GENDERS, YEARS, AgeGroups
 from src.datasets import AGE_GROUPS_OF, fairface
 from src.evaluate import Measure, answer, exact, one_off, with_interval
 from src.tables import exact_years
@@ -53,10 +53,8 @@ def assess(
 
 def _scores(table, gender, age, calibration, groups) -> dict[str, tuple[np.ndarray, str]]:
     """Each measure's score of each face, NaN where the face has no label for it, and its unit."""
-    truth = table["gender"].map({name: i for i, name in enumerate(GENDERS)}).astype(float).to_numpy()
+    truth, group = _truths(table, groups)
     scores = {"gender accuracy": (_where_known(truth, lambda known: exact(truth[known].astype(int), gender[known])), "share")}
-    group = groups.index(*(table[name].to_numpy(float, na_value=np.nan) for name in ("age_low", "age_high"))).astype(float)
-    group[group < 0] = np.nan
     summed = in_groups(age, YEARS_OF_CLASSES, groups)
     name = {8: "eight groups", 9: "nine ranges"}[len(groups.names)]
     scores[f"{name} exact"] = (
@@ -76,15 +74,22 @@ def _scores(table, gender, age, calibration, groups) -> dict[str, tuple[np.ndarr
     return scores
 
 
+def _truths(table: pd.DataFrame, groups: AgeGroups) -> tuple[np.ndarray, np.ndarray]:
+    """Each face's gender and age group as class indices, float (n,), NaN where not known."""
+    gender = table["gender"].map({name: i for i, name in enumerate(GENDERS)}).astype(float).to_numpy()
+    group = groups.index(*(table[name].to_numpy(float, na_value=np.nan) for name in ("age_low", "age_high"))).astype(float)
+    group[group < 0] = np.nan
+    return gender, group
+
+
 def _calibration_rows(dataset, table, gender, age) -> list[tuple]:
-    truth = table["gender"].map({name: i for i, name in enumerate(GENDERS)}).astype(float).to_numpy()
     groups = AGE_GROUPS[AGE_GROUPS_OF[dataset]]
-    group = groups.index(*(table[name].to_numpy(float, na_value=np.nan) for name in ("age_low", "age_high")))
+    truth, group = _truths(table, groups)
     rows = []
     summed = in_groups(age, YEARS_OF_CLASSES, groups)
     for name, known, probability, right, ordered in (
         ("gender calibration error", np.isfinite(truth), gender, truth, False),
-        ("age group calibration error", group >= 0, summed, group, True),
+        ("age group calibration error", np.isfinite(group), summed, group, True),
     ):
         if known.any():
             error = expected_calibration_error(probability[known], right[known].astype(int), ordered=ordered)

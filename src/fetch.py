@@ -18,11 +18,12 @@ import pooch
 
 from src.config import DATA
 from src.download import DownloadError, download
-from src.files import write_text
+from src.files import alone, write_text
 from src.unpack import unpack
 
 ADDRESSES = DATA / "addresses.json"
 GIGABYTE = 10**9
+CHECKSUMS, UNPACKED = "checksums.json", "unpacked.json"  # in the folder of downloads: what is known and done of each
 
 
 def fetch(name: str, folder: Path, addresses: Path = ADDRESSES) -> None:
@@ -36,25 +37,31 @@ def fetch(name: str, folder: Path, addresses: Path = ADDRESSES) -> None:
     if name not in known:
         raise ValueError(f"data set must be one of {', '.join(known)}, got {name!r}")
     entry, downloads = known[name], folder / "downloads"
-    checksums, unpacked = downloads / "checksums.json", downloads / "unpacked.json"
-    todo = [file for file in entry["files"] if file["file"] not in _read(unpacked)]
+    todo = [file for file in entry["files"] if file["file"] not in _read(downloads / UNPACKED)]
     missing = [file["file"] for file in todo if "url" not in file and not (downloads / file["file"]).is_file()]
     if missing:
         raise FileNotFoundError(
             f"{name} comes from {entry['page']} by hand: {entry['by_hand']}, put {', '.join(missing)} into {downloads}/ "
             "and run this again"
         )
-    for file in todo:
-        target, at_most = downloads / file["file"], int(file["at_most_gigabytes"] * GIGABYTE)
-        expected = file.get("sha256") or _read(checksums).get(file["file"])
-        if "url" in file:
-            download(file["url"], target, at_most, expected)
-        found = pooch.file_hash(str(target))
-        if expected and found != expected:
-            raise DownloadError(f"{target} is another file than expected: its SHA-256 is {found}, not {expected}")
-        made = unpack(target, folder, at_most)
-        _add(checksums, file["file"], found)
-        _add(unpacked, file["file"], [path.name for path in made])
+    with alone(downloads):
+        for file in todo:
+            if file["file"] not in _read(downloads / UNPACKED):  # by a run that was waited for
+                _fetch(file, folder, downloads)
+
+
+def _fetch(file: dict, folder: Path, downloads: Path) -> None:
+    target, at_most = downloads / file["file"], int(file["at_most_gigabytes"] * GIGABYTE)
+    checksums = downloads / CHECKSUMS
+    expected = file.get("sha256") or _read(checksums).get(file["file"])
+    if "url" in file:
+        download(file["url"], target, at_most, expected)
+    found = pooch.file_hash(str(target))
+    if expected and found != expected:
+        raise DownloadError(f"{target} is another file than expected: its SHA-256 is {found}, not {expected}")
+    made = unpack(target, folder, at_most)
+    _add(checksums, file["file"], found)
+    _add(downloads / UNPACKED, file["file"], [path.name for path in made])
 
 
 def _read(file: Path) -> dict:

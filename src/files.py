@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 HIDDEN = ".writing-"  # how temporary names begin; short, so that they fit where the final name does
 
 
@@ -56,3 +58,19 @@ def write_text(target: Path, text: str) -> None:
     """A UTF-8 text file, written whole."""
     with written_whole(target) as path:
         path.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Waits, and says so, while another process is in here with the same folder, which is made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")  # the system's: one of a process that was killed is free
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another run works in {folder}: waiting for its end", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from src.config import LANDMARK_FILE, LANDMARK_SHA256
@@ -63,6 +64,9 @@ def _verify(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    path = install()
-    _verify(path)
+    try:
+        path = install()
+        _verify(path)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
     print(f"{path.name}: in place, SHA-256 verified")

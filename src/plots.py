@@ -21,7 +21,7 @@ from src.config import AgeGroups
 from src.evaluate import over_folds
 from src.tables import SPLITS, Loaded
 
-BLUE, ORANGE, GREEN, SKY, PURPLE, YELLOW, GREY = ["#0072B2", "#E69F00", "#009E73", "#56B4E9", "#CC79A7", "#F0E442", "#999999"]
+BLUE, ORANGE, GREEN, SKY, PURPLE, GREY = ["#0072B2", "#E69F00", "#009E73", "#56B4E9", "#CC79A7", "#999999"]
 GENDER_COLOURS = {"female": ORANGE, "male": BLUE, "unknown": GREY}
 LINES = (BLUE, ORANGE, GREEN, PURPLE)  # one a task, in turn
 WIDTH = 9  # inches, of a notebook's output

@@ -64,15 +64,17 @@ def predict(
     of; `age_low`, `age_high`: years between which, ends included, the labelled age of nine faces in ten lies, where the age
     model knows single years and its card holds the quantiles for that. What does not apply is NA.
 
-    Raises ValueError for another fallback or detector, and ModelFolderError for a model folder that can't be used. A bad
-    photo raises nothing: its row says what is wrong.
+    Raises ValueError for another fallback, detector or number of workers, and ModelFolderError for a model folder that can't
+    be used. A bad photo raises nothing: its row says what is wrong.
     """
     from src.answers import as_table, load_models
 
+    if workers != -1 and workers < 1:
+        raise ValueError(f"workers must be -1, for one a core, or at least 1, got {workers}")
     paths = list_photos([photos] if isinstance(photos, (str, Path)) else list(photos))
     models = load_models(gender_model, age_model)
-    work = Work(models, fallback, annotate, detector, workers if len(paths) >= FEW else 1)
-    return as_table(itertools.chain.from_iterable(work.batches(paths, progress)))
+    work = Work(paths, models, fallback, annotate, detector, workers if len(paths) >= FEW else 1)
+    return as_table(itertools.chain.from_iterable(work.batches(progress=progress)))
 
 
 def in_words(table: pd.DataFrame) -> str:
@@ -91,50 +93,58 @@ def in_words(table: pd.DataFrame) -> str:
 class Work:
     """How photos are answered; see `predict`, whose arguments it takes, with models that are loaded."""
 
-    def __init__(self, models, fallback: str, annotate: str | Path | None, detector: str, workers: int = -1):
+    def __init__(self, paths: list[Path], models, fallback: str, annotate: str | Path | None, detector: str, workers: int):
         for name, allowed, given in (("fallback", FALLBACKS, fallback), ("detector", DETECTORS, detector)):
             if given not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {given!r}")
-        self.models, self.fallback, self.detector, self.workers = models, fallback, detector, workers
-        self.copies = Path(annotate) if annotate is not None else None
+        self.paths, self.models, self.workers = paths, models, workers
+        self.fallback, self.detector = fallback, detector
+        self.targets = targets(paths, Path(annotate)) if annotate is not None else None
 
-    def batches(self, paths: list[Path], progress: bool = True, left: list[Path] | None = None) -> Iterator[list[dict]]:
-        """The finished rows, a batch of whole photos at a time. left: those of the paths that are still to be done."""
+    def batches(self, done: int = 0, progress: bool = True) -> Iterator[list[dict]]:
+        """The finished rows, a batch of whole photos at a time. done: so many of the photos are left out."""
         from src.answers import answered
 
-        targets = _targets(paths, self.copies) if self.copies else None
-        left = paths if left is None else left
+        left = self.paths[done:]
         looked = looking.looked(left, self.models.alignments, self.fallback, self.detector, self.workers)
-        counts = {"total": len(paths), "initial": len(paths) - len(left)}
+        counts = {"total": len(self.paths), "initial": done}
         with tqdm(**counts, unit=" photos", desc="looking", disable=not progress) as bar:
             for start in range(0, len(left), TOGETHER):
                 some = left[start : start + TOGETHER]
                 rows = list(itertools.chain.from_iterable(itertools.islice(looked, len(some))))
                 rows = answered(rows, self.models)
-                if targets:
-                    _annotate(some, targets, rows)
+                if self.targets:
+                    _annotate(some, self.targets, rows)
                 yield rows
                 bar.update(len(some))
 
 
-def _targets(paths: list[Path], folder: Path) -> dict[Path, Path]:
-    """Where each photo's annotated copy goes; photos of the same name get a number."""
+def targets(paths: list[Path], folder: Path) -> dict[Path, Path]:
+    """Where the annotated copy of each photo or video goes; those of the same name get a number.
+
+    ValueError where a copy would replace a photo or a video.
+    """
     originals = {path.resolve() for path in paths}
     taken: set[str] = set()  # in small letters: some file systems can't tell A.jpg from a.jpg
-    targets = {}
+    chosen = {}
     for path in dict.fromkeys(paths):
-        suffix = "" if path.suffix.lower() in (".jpg", ".jpeg", ".png") else ".jpg"
-        target = folder / (path.name + suffix)
-        for number in itertools.count(2):
-            if target.name.casefold() not in taken:
-                break
-            target = folder / f"{path.stem}-{number}{path.suffix}{suffix}"
-        if target.resolve() in originals:
-            raise ValueError(f"annotated copies must not replace the photos: name another folder than {folder}")
+        names = (_copy_name(path, number) for number in itertools.count(1))
+        target = folder / next(name for name in names if name.casefold() not in taken)
+        beside = _is_video(path) and target.exists() and folder.resolve() == path.resolve().parent  # clip.mov and clip.mp4
+        if target.resolve() in originals or beside:
+            kind = "videos" if _is_video(path) else "photos"
+            raise ValueError(f"annotated copies must not replace the {kind}: name another folder than {folder}")
         taken.add(target.name.casefold())
-        targets[path] = target
+        chosen[path] = target
     folder.mkdir(parents=True, exist_ok=True)
-    return targets
+    return chosen
+
+
+def _copy_name(path: Path, number: int) -> str:
+    stem = path.stem if number == 1 else f"{path.stem}-{number}"
+    if _is_video(path):
+        return f"{stem}.mp4"
+    return stem + path.suffix + ("" if path.suffix.lower() in (".jpg", ".jpeg", ".png") else ".jpg")
 
 
 def _annotate(paths: list[Path], targets: dict[Path, Path], rows: list[dict]) -> None:
@@ -199,22 +209,24 @@ def _photos(options: argparse.Namespace) -> int:
     if options.csv and options.csv.is_dir():
         raise ValueError(f"--csv needs a file's name, got the folder {options.csv}")
     paths = list_photos(options.photos)
-    workers = min(len(paths), joblib.cpu_count())
-    if workers and joblib.cpu_count() > 1:
+    if options.csv and (_is_video(options.csv) or options.csv.suffix.lower() in IMAGE_SUFFIXES or options.csv in paths):
+        raise ValueError(f"--csv needs the name of a table, such as faces.csv, got the picture {options.csv}")
+    workers = max(1, min(len(paths), joblib.cpu_count()))
+    if paths and joblib.cpu_count() > 1:
         looking.started(workers)  # they get ready while TensorFlow is imported
     from src.answers import as_table, load_models
 
     models = load_models(options.gender_model, options.age_model)
-    work = Work(models, options.fallback, options.annotate, options.detector or DETECTOR, workers)
+    work = Work(paths, models, options.fallback, options.annotate, options.detector or DETECTOR, workers)
     if not options.csv:
-        table = as_table(itertools.chain.from_iterable(work.batches(paths)))
+        table = as_table(itertools.chain.from_iterable(work.batches()))
         print(table.astype(object).where(table.notna(), "").to_string(index=False) if len(table) else "no photo found")
         return 0
-    return _to_csv(work, paths, options)
+    return _to_csv(work, options)
 
 
-def _to_csv(work: Work, paths: list[Path], options: argparse.Namespace) -> int:
-    from src.table_file import TableFile, left_to_do
+def _to_csv(work: Work, options: argparse.Namespace) -> int:
+    from src.table_file import TableFile
 
     settings = {
         "photos": [str(Path(place).absolute()) for place in options.photos],
@@ -223,11 +235,10 @@ def _to_csv(work: Work, paths: list[Path], options: argparse.Namespace) -> int:
         "fallback": options.fallback,
         "detector": options.detector or DETECTOR,
     }
-    table = TableFile(options.csv, json.loads(json.dumps(settings)))
-    left = left_to_do(paths, table.done)
-    if len(left) < len(paths):
-        print(f"going on with {options.csv}: {len(paths) - len(left):,} of {len(paths):,} photos are done", file=sys.stderr)
-    for rows in work.batches(paths, left=left):
+    table = TableFile(options.csv, work.paths, json.loads(json.dumps(settings)))
+    if table.done:
+        print(f"going on with {options.csv}: {table.done:,} of {len(work.paths):,} photos are done", file=sys.stderr)
+    for rows in work.batches(table.done):
         try:
             table.add(rows)
         except OSError as error:
@@ -239,7 +250,7 @@ def _to_csv(work: Work, paths: list[Path], options: argparse.Namespace) -> int:
     table.finish()
     counts = table.counts()
     told = ", ".join(f"{count:,} {status}" for status, count in counts.items()) or "no photo found"
-    print(f"{len(paths):,} photos, {sum(counts.values()):,} rows ({told}) written to {options.csv}")
+    print(f"{len(work.paths):,} photos, {sum(counts.values()):,} rows ({told}) written to {options.csv}")
     return 0
 
 
@@ -261,10 +272,11 @@ def _moving(options: argparse.Namespace) -> int:
     from src import video
     from src.answers import load_models
 
+    copies = targets([Path(name) for name in options.photos], options.annotate or RUNS / "videos")
     models, failed = load_models(options.gender_model, options.age_model), 0
-    for place in options.photos:
+    for path, target in copies.items():
         try:
-            made = video.process(place, options.annotate or RUNS / "videos", models, detector)
+            made = video.process(path, target, models, detector)
             print("made:", *made, sep="\n  ")
         except video.UnreadableVideo as error:
             print(f"error: {error}", file=sys.stderr)
@@ -272,7 +284,7 @@ def _moving(options: argparse.Namespace) -> int:
     return 2 if failed else 0
 
 
-def _is_video(name: str) -> bool:
+def _is_video(name: str | Path) -> bool:
     return Path(name).suffix.lower() in VIDEO_SUFFIXES
 
 

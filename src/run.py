@@ -26,10 +26,10 @@ QUIET = ["--IPKernelApp.log_level=40"]  # each kernel would warn that it talks t
 
 def run(dataset: str, data: str, numbers: list[int], save: bool = False) -> None:
     """Executes notebooks by their numbers; papermill's error shows the failing cell where one fails."""
+    parameters = {} if dataset == "sample" else {"DATASET": dataset, "DATA": data and str(Path(data).expanduser().resolve())}
     os.chdir(ROOT)  # so that the paths papermill notes are relative ones
     target = (RUNS / dataset).relative_to(ROOT)
     target.mkdir(parents=True, exist_ok=True)
-    parameters = {} if dataset == "sample" else {"DATASET": dataset, "DATA": data and str(Path(data).expanduser().resolve())}
     made, began = [], time.time()
     for notebook in find(numbers):
         start = time.monotonic()

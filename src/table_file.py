@@ -8,6 +8,7 @@ Before it: `answers`. After it: `predict`.
 
 import csv
 import errno
+import itertools
 import json
 import os
 from collections import Counter
@@ -22,17 +23,18 @@ from src.files import write_text
 class TableFile:
     """The CSV file at `path`; settings: what must be the same for an unfinished table to be gone on with.
 
-    `done` counts how often each photo, by its name as written, is in the table already.
+    photos: all that the table is for, in order. `done`: how many of these, from the first on, are in the table already. Where
+    the photos have changed meanwhile, what comes after the first that differs is taken out of it.
     """
 
-    def __init__(self, path: Path, settings: dict):
+    def __init__(self, path: Path, photos: list[Path], settings: dict):
         self.path = path
         self.note = path.with_name(f".{path.name}.unfinished")
-        self.done: Counter[str] = Counter()
+        self.done = 0
         path.parent.mkdir(parents=True, exist_ok=True)
         told = json.dumps(settings | {"columns": COLUMNS}, sort_keys=True)
         if _content(self.note) == told and path.is_file():
-            self.done = _cut_to_whole_photos(path)
+            self.done = _cut_to_begin_of(path, photos)
         if not self.done:
             write_text(path, ",".join(COLUMNS) + "\n")  # before the note: an older table is never gone on with
             write_text(self.note, told)
@@ -67,18 +69,6 @@ def as_written(name: str) -> str:
     return name.encode(errors="backslashreplace").decode().replace("\r", "\\r")
 
 
-def left_to_do(paths: list[Path], done: Counter) -> list[Path]:
-    """The photos that are not in the table; one that is to be there twice counts twice."""
-    done, left = done.copy(), []
-    for path in paths:
-        name = as_written(str(path))
-        if done[name]:
-            done[name] -= 1
-        else:
-            left.append(path)
-    return left
-
-
 def _as_csv(table: pd.DataFrame) -> bytes:
     table = table.assign(photo=table["photo"].map(as_written))
     return table.to_csv(index=False, header=False, lineterminator="\n").encode()
@@ -91,8 +81,8 @@ def _content(path: Path) -> str | None:
         return None
 
 
-def _cut_to_whole_photos(path: Path) -> Counter:
-    """Takes a last photo off that a kill or a power cut may have left half written; counts the photos that stay."""
+def _cut_to_begin_of(path: Path, photos: list[Path]) -> int:
+    """Takes off what does not begin `photos`, and a last photo that a kill may have left half written; counts what stays."""
     position, begin = 0, 0
     starts, names = [], []  # of each photo's first row
     with path.open("rb") as file:
@@ -108,7 +98,10 @@ def _cut_to_whole_photos(path: Path) -> Counter:
                 starts.append(begin)
                 names.append(record[COLUMNS.index("photo")])
             begin = position
+    expected = (as_written(str(photo)) for photo in photos)
+    alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(names[:-1], expected))
+    done = sum(1 for _ in alike)
     if names:
         with path.open("r+b") as file:
-            file.truncate(starts[-1])
-    return Counter(names[:-1])
+            file.truncate(starts[done])
+    return done

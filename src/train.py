@@ -18,7 +18,7 @@ import pandas as pd
 
 from src.backend import devices, fused_normalisation, keras, over_all_devices
 from src.config import CACHE, SEED
-from src.files import HIDDEN, folder_written_whole, write_text
+from src.files import HIDDEN, alone, folder_written_whole, write_text
 from src.network import copied, in_full_precision
 
 
@@ -148,17 +148,18 @@ def fit(
     and val_accuracy), seconds. loss, metrics: as Keras takes them; metrics also as classes, made anew here.
 
     After each epoch the state is saved in a folder under `states` named by a hash of the network, its weights, the
-    settings and the data; the same call finds it there and goes on, or gives at once what was trained to the end. With the
-    JAX backend, all devices of this machine share the work.
+    settings and the data; the same call finds it there and goes on, or gives at once what was trained to the end. A second
+    run of the same training waits for the first. With the JAX backend, all devices of this machine share the work.
     """
     with over_all_devices():
-        return _fit(copied(model), faces, np.asarray(rows), np.asarray(labels), np.asarray(part), settings, on_epoch, states,
-                    loss, metrics)  # fmt: skip
+        model, rows, labels, part = copied(model), np.asarray(rows), np.asarray(labels), np.asarray(part)
+        folder = states / _state_name(model, faces, rows, labels, part, settings, loss)
+        with alone(folder):
+            return _fit(model, faces, rows, labels, part, settings, on_epoch, folder, loss, metrics)
 
 
-def _fit(model, faces, rows, labels, part, settings, on_epoch, states, loss, metrics) -> tuple[keras.Model, pd.DataFrame]:
+def _fit(model, faces, rows, labels, part, settings, on_epoch, folder, loss, metrics) -> tuple[keras.Model, pd.DataFrame]:
     training, validation = (np.flatnonzero(part == name) for name in ("train", "validation"))
-    folder = states / _state_name(model, faces, rows, labels, part, settings, loss)
     keeper = _Keeper(folder, settings.patience, on_epoch)
     keras.utils.set_random_seed(settings.seed)
     if keeper.history:

@@ -40,6 +40,8 @@ def unpack(archive: Path, folder: Path, at_most: int) -> list[Path]:
     already. A file of another kind is copied as it is.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(f"{HIDDEN}*"):  # by a run that was killed
+        shutil.rmtree(old, ignore_errors=True)
     new = Path(tempfile.mkdtemp(dir=folder, prefix=HIDDEN))
     try:
         try:
@@ -55,11 +57,22 @@ def unpack(archive: Path, folder: Path, at_most: int) -> list[Path]:
         there = [entry.name for entry in entries if (folder / entry.name).exists()]
         if there:
             raise ArchiveError(f"{folder / there[0]} is there already: move it away, or leave out {archive.name}")
-        for entry in entries:
-            os.replace(entry, folder / entry.name)
-        return [folder / entry.name for entry in entries]
+        return _moved(entries, folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _moved(entries: list[Path], folder: Path) -> list[Path]:
+    moved: list[Path] = []
+    try:
+        for entry in entries:
+            os.replace(entry, folder / entry.name)
+            moved.append(entry)
+    except OSError:
+        for entry in moved:
+            os.replace(folder / entry.name, entry)
+        raise
+    return [folder / entry.name for entry in entries]
 
 
 def _fill(place: Path, archive: Path, at_most: int) -> None:

@@ -7,7 +7,7 @@ Before it: `tracks` and `answers`. After it: `camera`, `predict`, `demo`.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from src.tables import BOX
 from src.tracks import Person, Tracks
 
 LONGEST = 1920  # pixels: larger frames are scaled down, on reading
-FASTEST = 60  # frames a second; more are left out
+USUAL, FASTEST = 25, 60  # frames a second: where a video does not say, and the most; more are left out
 # What is inside counts, not the name: lists of other files to read, as HLS has them, must not be followed.
 FORMATS = "mov,matroska,webm,avi,mpeg,mpegts,asf,flv,gif,ogg,mpegvideo"
 ANSWERS = ["gender", "p_male", "age_group", "age_group_probability", "age_years", "age_low", "age_high", "message"]
@@ -80,20 +80,35 @@ def opened(path: str | Path, seconds: float | None = None) -> Iterator[tuple[dic
     path = Path(path)
     if not path.is_file():
         raise UnreadableVideo(f"{path}: no such file")
+    with contextlib.closing(_reader(path)) as reader, _readable(path):
+        fps = min(next(reader)["fps"] or USUAL, FASTEST)  # the mean: a phone's frames come unevenly
+    with contextlib.closing(_reader(path, "-r", str(fps), *(["-t", str(seconds)] if seconds else []))) as reader:
+        with _readable(path):
+            facts = next(reader) | {"fps": fps}
+        yield facts, _frames(path, reader, facts["size"])
+
+
+def _reader(path: Path, *how: str) -> Generator:
     smaller = f"scale=w='min({LONGEST},iw)':h='min({LONGEST},ih)':force_original_aspect_ratio=decrease:force_divisible_by=2"
-    reader = imageio_ffmpeg.read_frames(
+    return imageio_ffmpeg.read_frames(
         str(path.absolute()),
         input_params=["-protocol_whitelist", "file", "-format_whitelist", FORMATS],
-        output_params=["-vf", smaller, "-fpsmax", str(FASTEST), *(["-t", str(seconds)] if seconds else [])],
+        output_params=["-vf", smaller, *how],
     )
+
+
+def _frames(path: Path, reader: Iterator[bytes], size: tuple[int, int]) -> Iterator[np.ndarray]:
+    with _readable(path):
+        for raw in reader:
+            yield np.frombuffer(raw, np.uint8).reshape(size[1], size[0], 3)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        facts = next(reader)
-        width, height = facts["size"]
-        yield facts, (np.frombuffer(raw, np.uint8).reshape(height, width, 3) for raw in reader)
+        yield
     except (OSError, RuntimeError, KeyError, IndexError, ZeroDivisionError) as error:
         raise UnreadableVideo(f"{path}: damaged, or no video in a format that can be read") from error
-    finally:
-        reader.close()
 
 
 def watch(
@@ -153,17 +168,16 @@ def as_rows(places: pd.DataFrame) -> pd.DataFrame:
     return places.assign(status="ok")
 
 
-def process(path: str | Path, folder: Path, models: Models, detector: str = "hog", progress: bool = True) -> list[Path]:
-    """Writes NAME.mp4, NAME-frames.csv and NAME-people.csv into the folder; gives their paths. The video stays as it is."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = Path(path).stem
-    target = folder / f"{stem}.mp4"
-    if target.exists() and Path(path).exists() and target.samefile(path):
-        raise ValueError(f"the annotated copy must not replace the video: name another folder than {folder}")
+def process(path: str | Path, target: Path, models: Models, detector: str = "hog", progress: bool = True) -> list[Path]:
+    """Writes the annotated copy NAME.mp4, which is `target`, and beside it NAME-frames.csv and NAME-people.csv.
+
+    Gives their paths.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
     watched = watch(path, models, detector, progress)
     tables = []
     for name, table in zip(("frames", "people"), watched):
-        tables.append(folder / f"{stem}-{name}.csv")
+        tables.append(target.with_name(f"{target.stem}-{name}.csv"))
         with written_whole(tables[-1]) as new:
             table.to_csv(new, index=False)
     draw(path, watched, target, progress)

@@ -508,6 +508,17 @@ def test_utkface_names(tmp_path):
     assert loaded.table[["subject", "fold", *BOX]].isna().all(axis=None)
 
 
+def test_utkface_links_stay_inside(tmp_path):
+    outside, folder = tmp_path / "outside.jpg", tmp_path / "faces"
+    touch(outside)
+    touch(folder / "26_0_2_2017.jpg")
+    for name, target in (("27", outside), ("28", tmp_path / "nowhere"), ("29", folder / "26_0_2_2017.jpg")):
+        (folder / f"{name}_0_2_2017.jpg").symlink_to(target)
+    loaded = utkface.load(folder)
+    assert reasons(loaded) == {f"{name}_0_2_2017.jpg": "image missing" for name in ("27", "28")}
+    assert loaded.table["path"].tolist() == ["26_0_2_2017.jpg", "29_0_2_2017.jpg"]
+
+
 def test_utkface_prefers_its_own_folder(tmp_path):
     touch(tmp_path / "FairFace" / "train" / "1.jpg")
     touch(tmp_path / "UTKFace" / "26_0_2_20170116184028385.jpg")

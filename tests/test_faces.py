@@ -413,6 +413,14 @@ def test_a_damaged_landmark_file_is_refused(tmp_path, monkeypatch):
     assert not list((tmp_path / "here").iterdir())
 
 
+def test_the_command_tells_of_a_damaged_landmark_file_in_one_sentence(tmp_path):
+    shutil.copytree(config.ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / NAME).write_bytes(b"not landmarks")
+    done = subprocess.run([sys.executable, "-m", "src.landmark_file"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert "delete it and run: python -m src.landmark_file" in done.stderr
+
+
 def test_without_its_package_the_way_out_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [p for p in sys.path if "site-packages" not in p])
     with pytest.raises(FileNotFoundError, match="pip install -r requirements.txt"):

@@ -1,5 +1,6 @@
 """Getting data over bad connections and from bad archives: against a server on this machine that misbehaves on purpose."""
 
+import errno
 import hashlib
 import io
 import json
@@ -288,6 +289,26 @@ def test_what_is_there_is_not_written_over(tmp_path):
     with pytest.raises(ArchiveError, match="crop is there already"):
         unpack(tar_of(tmp_path / "set.tar", GOOD), tmp_path / "to", 4000)
     assert not list((tmp_path / "to/crop").iterdir())
+
+
+def test_what_cannot_be_moved_leaves_nothing_and_what_a_kill_left_goes(tmp_path, monkeypatch):
+    archive = tar_of(tmp_path / "set.tar", [("one/a.jpg", b"1"), ("two/b.jpg", b"2")])
+    folder = tmp_path / "to"
+    (folder / ".writing-of-a-killed-run" / "one").mkdir(parents=True)
+    replace, moved = os.replace, []
+
+    def once(source, target):
+        moved.append(target)
+        if len(moved) == 2:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", once)
+        with pytest.raises(PermissionError):
+            unpack(archive, folder, 100)
+    assert not list(folder.iterdir())
+    assert [path.name for path in unpack(archive, folder, 100)] == ["one", "two"]
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------

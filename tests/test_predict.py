@@ -160,6 +160,12 @@ def test_photos_keep_the_order_given_and_folders_are_sorted(models, tmp_path):
     assert (table["status"] == "no_face").all()
 
 
+@pytest.mark.parametrize("workers", [0, -2])
+def test_the_number_of_workers_is_checked(models, workers):
+    with pytest.raises(ValueError, match=f"workers must be -1, for one a core, or at least 1, got {workers}"):
+        table_of([], models, workers=workers)
+
+
 def test_no_photos_give_an_empty_table(models, tmp_path):
     table = table_of([tmp_path], models)
     assert len(table) == 0 and table_of([], models).dtypes.equals(table.dtypes)
@@ -449,12 +455,14 @@ def test_names_that_a_terminal_or_a_file_cannot_hold(models, tmp_path, monkeypat
         (["--age-model", "GENDER"], "the age model's folder holds a model for gender"),
         (["--annotate", "PHOTOS"], "must not replace the photos"),
         (["--csv", "PHOTOS"], "PHOTOS"),
+        (["--csv", "WALL"], "the picture"),
+        (["--csv", "other.JPG"], "the picture other.JPG"),
         (["--wrong"], "--wrong"),
     ],
 )
 def test_mistakes_are_told_in_one_line(models, tmp_path, capfd, change, said):
     photo = save(tmp_path / "wall.png", flat(shape=(20, 20)))
-    places = {"AGE": models["age_model"], "GENDER": models["gender_model"], "PHOTOS": tmp_path}
+    places = {"AGE": models["age_model"], "GENDER": models["gender_model"], "PHOTOS": tmp_path, "WALL": photo}
     code, out, err = told(capfd, [photo, *command(models), *[places.get(word, word) for word in change]])
     err = [line for line in err.splitlines() if "looking:" not in line and line.strip()]  # the progress bar's lines
     assert code == 2 and out == ""

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src import camera, video
+from src import camera, predict, video
 from src.answers import load_models
 from src.config import ROOT
 from src.datasets import scenes
@@ -125,7 +125,7 @@ def test_probabilities_are_averaged(models):
 def test_files_that_are_no_video(tmp_path, models, content):
     (tmp_path / "a.mp4").write_bytes(content)
     with pytest.raises(video.UnreadableVideo, match="damaged, or no video in a format that can be read|no picture in it"):
-        video.process(tmp_path / "a.mp4", tmp_path / "out", models, progress=False)
+        video.process(tmp_path / "a.mp4", tmp_path / "out" / "a.mp4", models, progress=False)
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -137,6 +137,48 @@ def test_a_video_that_ends_early_is_read_as_far_as_it_goes(tmp_path, street, mod
     assert 5 < watched.frames["frame"].max() < 30
 
 
+@pytest.mark.parametrize(("rate", "seconds"), [(120, 0.9), (9.5, 2), (1, 3)])
+def test_time_is_the_videos_own_at_any_rate(tmp_path, street, rate, seconds):
+    write(tmp_path / "a.mp4", street[1][: round(rate * seconds)], rate)
+    with video.opened(tmp_path / "a.mp4") as (facts, frames):
+        count = sum(1 for _ in frames)
+    assert facts["fps"] == pytest.approx(min(rate, video.FASTEST), rel=0.01)
+    assert count / facts["fps"] == pytest.approx(seconds, abs=3 / facts["fps"])
+
+
+def test_time_is_the_videos_own_where_frames_come_unevenly(tmp_path, street):
+    """As of a phone's or a screen's recording: a second at 30 frames a second, then one frame that stays for three."""
+    write(tmp_path / "even.mp4", street[1][:31], 30)
+    uneven = ["-vf", "setpts='if(gte(N,30),4/TB,N/30/TB)'", "-fps_mode", "vfr", "-enc_time_base", "1/1000"]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", tmp_path / "even.mp4", *uneven, tmp_path / "uneven.mp4"]
+    subprocess.run(command, check=True, capture_output=True)
+    with video.opened(tmp_path / "uneven.mp4") as (facts, frames):
+        count = sum(1 for _ in frames)
+    assert count / facts["fps"] == pytest.approx(4, abs=0.3)
+
+
+def test_what_goes_wrong_elsewhere_is_not_laid_on_the_video(street):
+    with pytest.raises(OSError, match="No space left"), video.opened(street[0]) as (_, frames):
+        next(frames)
+        raise OSError(28, "No space left")
+
+
+def test_videos_of_one_name_have_copies_of_their_own_and_no_video_is_replaced(tmp_path):
+    names = ["a/film.mp4", "b/film.mov", "b/clip.mov", "c/clip.mp4"]
+    paths = [tmp_path / name for name in names]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    copies = predict.targets(paths, tmp_path / "out")
+    assert [copy.name for copy in copies.values()] == ["film.mp4", "film-2.mp4", "clip.mp4", "clip-2.mp4"]
+    for some, folder in ((paths[2:], "c"), (paths[:1], "a")):
+        with pytest.raises(ValueError, match="must not replace the videos"):
+            predict.targets(some, tmp_path / folder)
+    (tmp_path / "b" / "clip.mp4").touch()  # not named in the command
+    with pytest.raises(ValueError, match="must not replace the videos"):
+        predict.targets(paths[2:3], tmp_path / "b")
+
+
 def test_mistakes_are_told_in_one_sentence(tmp_path, standins, street, capfd):
     models = ["--gender-model", str(standins.gender), "--age-model", str(standins.age)]
     film = str(street[0].absolute())
@@ -144,7 +186,7 @@ def test_mistakes_are_told_in_one_sentence(tmp_path, standins, street, capfd):
         ([str(tmp_path / "missing.mp4")], "no such file"),
         ([film, "photo.jpg"], "give them in two commands"),
         ([film, "--csv", "x.csv"], "name a folder for them with --annotate"),
-        ([film, "--annotate", str(street[0].parent)], "must not replace the video"),
+        ([film, "--annotate", str(street[0].parent)], "must not replace the videos"),
         (["--camera", "7"], "camera 7 gives no picture: there is none, or another program has taken it"),
         (["--camera", "0", "a.jpg"], "--camera watches a camera"),
     ):

@@ -6,6 +6,7 @@ oddities), `imdb_wiki/` (IMDB-WIKI's, with every kind of bad record) and `photos
 Before it: `scenes` and `sample_imdb_wiki`. After it: whatever runs on the sample, the notebooks first of all.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -100,7 +101,8 @@ def _is_drawn(part: Path, settings: dict) -> bool:
 def _install(new: Path, target: Path, settings: dict) -> None:
     """Puts a finished part in place, unless another process has put the same there meanwhile."""
     if target.exists() and not _is_drawn(target, settings):
-        os.replace(target, new.with_name(f"{new.name}-old"))  # goes when the temporary folder goes
+        with contextlib.suppress(FileNotFoundError):  # another process was quicker
+            os.replace(target, new.with_name(f"{new.name}-old"))  # goes when the temporary folder goes
     try:
         if not target.exists():
             os.replace(new, target)

@@ -25,7 +25,8 @@ def load(folder: str | Path) -> Loaded:
     """The faces of UTKFace, found at any depth and in the order of their paths; ages are exact, nobody is named.
 
     folder: the folder of the pictures, or one that holds them in UTKFace/.
-    Names that lack a part, ages above 120 and genders other than 0 and 1 go to the ledger.
+    Names that lack a part, ages above 120, genders other than 0 and 1, and links that lead nowhere or out of the folder go
+    to the ledger.
 
     Raises FileNotFoundError where there are no pictures.
     """
@@ -44,6 +45,7 @@ def load(folder: str | Path) -> Loaded:
         "malformed name": age.isna(),
         "age out of range": age.gt(OLDEST).fillna(False),
         "gender not 0 or 1": rows["gender"].isna(),
+        "image missing": disk.missing(folder, rows["path"], disk.listing(folder, rows["path"])),
     }
     return divide(rows, reasons, "utkface")
 
