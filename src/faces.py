@@ -16,6 +16,7 @@ from src.config import FACE_SIZE
 from src.landmark_file import install, packaged_file
 
 DETECTORS = ("hog", "cnn", "hog+cnn")
+DETECTOR = "hog+cnn"  # of photos: finds most of what hog misses, costs no more where that finds a face; benchmarks/photos.py
 SEARCH_SIDE = 800  # pixels: the longest side at which a photo is first searched; dlib's detector sees faces from 80 up
 CNN_SIDE = 480  # the same for the network, which takes seven times as long a pixel, and sees faces from about 40 up
 CNN_THINNEST = 16  # pixels: dlib fails on strips that are thinner than its first filters

@@ -27,7 +27,9 @@ NO_FACE = "no face was found"
 AHEAD = 4  # photos a process that are looked at before they are asked for; bounds the memory
 
 
-def look(path: Path, alignments: dict[str, Alignment], fallback: str = "none", detector: str = "hog+cnn") -> list[dict]:
+def look(
+    path: Path, alignments: dict[str, Alignment], fallback: str = "none", detector: str = face_tools.DETECTOR
+) -> list[dict]:
     """One photo's rows before the models have spoken; a row with a face carries it, aligned for each task, in `aligned`.
 
     alignments: by task. fallback, detector: as in `predict`. A file that can't be read raises nothing and gives a row.

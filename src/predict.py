@@ -28,14 +28,13 @@ from tqdm.auto import tqdm
 from src import looking
 from src.annotate import annotate as draw_answers
 from src.config import IMAGE_SUFFIXES, MODELS, RUNS, VIDEO_SUFFIXES
-from src.faces import DETECTORS
+from src.faces import DETECTOR, DETECTORS
 from src.files import written_whole
 from src.photos import list_photos, read_photo
 
 # TensorFlow takes seconds to import: what needs it is imported where it is used, after all else has been checked.
 
 FALLBACKS = ("none", "whole-photo")
-DETECTOR = "hog+cnn"  # finds most of what hog misses, and costs no more where that finds a face: benchmarks/photos.py
 FEW = 8  # photos: fewer are looked at before other processes have started
 TOGETHER = 32  # photos that are answered together; bounds the memory
 
