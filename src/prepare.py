@@ -36,7 +36,7 @@ from src.landmark_file import install
 from src.photos import UnreadablePhoto, read_photo
 from src.tables import BOX
 
-VERSION = 3  # of what this module writes: counted up when aligned faces change
+VERSION = 2  # of what this module writes: counted up when aligned faces change
 CHUNK = 64  # rows that one task aligns: about a second of work, and the most that a kill loses a worker
 CONNECT = 30  # seconds that a Dask cluster has to answer
 SMALLEST = 16  # pixels: a picture below this holds no face that could be judged
@@ -45,9 +45,8 @@ SMALLEST = 16  # pixels: a picture below this holds no face that could be judged
 class Prepared(NamedTuple):
     """Aligned faces in the order of their table.
 
-    faces: uint8 (n, size, size, 3), RGB, memory-mapped, zeros where there is none. how: object (n,), `landmarks` (of a face
-    that was found), `box`, `none` (the picture as it is) or "" where there is no face. reason: object (n,), why not, "" where
-    there is a face.
+    faces: uint8 (n, size, size, 3), RGB, memory-mapped, zeros where there is none. how: object (n,), `landmarks`, `box`,
+    `none` (the picture as it is) or "" where there is no face. reason: object (n,), why not, "" where there is a face.
     """
 
     faces: np.ndarray
@@ -66,11 +65,11 @@ def prepare(
 ) -> Prepared:
     """Aligns every face of a table and keeps the result in the cache; what the cache has already is not done again.
 
-    table: a table of faces whose paths are relative to `folder`; a face without a box is found as `predict` finds it.
-    workers: processes, -1 for one a core. scheduler: the address of a Dask cluster that does the work instead; its machines
-    see `folder` and `cache` at the same places, and what a machine that dies was doing is done by another. Raises ValueError
-    where the table is empty, no cluster answers, or its dlib is another version, and OSError where the cache cannot be
-    written or the disk is full; what was prepared until then stays and is used by the next run.
+    table: a table of faces whose paths are relative to `folder`. workers: processes, -1 for one a core. scheduler: the
+    address of a Dask cluster that does the work instead; its machines see `folder` and `cache` at the same places, and what
+    a machine that dies was doing is done by another. Raises ValueError where the table is empty, no cluster answers, or its
+    dlib is another version, and OSError where the cache cannot be written or the disk is full; what was prepared until
+    then stays and is used by the next run.
     """
     if not len(table):
         raise ValueError("the table of faces is empty: there is nothing to prepare")
@@ -156,7 +155,7 @@ def align_row(path: Path, box: tuple | None, alignment: Alignment) -> tuple[np.n
     if min(photo.shape[:2]) < SMALLEST:
         return None, "", "picture too small"
     if box is None:
-        face = face_tools.choose_face(face_tools.find_faces(photo, face_tools.DETECTOR), None, photo.shape)
+        face = face_tools.choose_face(face_tools.find_faces(photo), None, photo.shape)
         if face is None:
             return face_tools.whole_photo(photo, alignment), "none", ""
         return face_tools.align_face(photo, face, alignment), "landmarks", ""
