@@ -166,11 +166,12 @@ class Words:
         return self.optional("held_out", lambda other: self._compared(other, ("prepared faces", "photo files")))
 
     def faceless(self) -> str:
-        """On how many photo files no face was found, and what became of them."""
+        """On how many photo files of the test part no face was found."""
 
         def said(measured: pd.DataFrame) -> str:
-            rows = measured[measured["measure"] == "no face found"].iterrows()
-            shares = ", ".join(f"{titled(row['dataset'])} {brief(row)}" for _, row in rows)
+            rows = measured[measured["measure"] == "no face found"].set_index("dataset")
+            names = [name for name in self.results["dataset"].unique() if name in rows.index]
+            shares = ", ".join(f"{titled(name)} {brief(rows.loc[name])}" for name in names)
             return f"Photos on which no face was found: {shares}."
 
         return self.optional("held_out", said)
