@@ -54,7 +54,7 @@ def measured(photos: pd.DataFrame, answers: pd.DataFrame) -> list[dict]:
         found = with_interval(scores, unit=unit)._asdict()
         rows.append({"measure": measure, "by": by, "group": group} | found)
 
-    row("no face found", (answers["status"] != "ok").to_numpy(float))
+    row("no face found", (answers["status"] == "whole_photo").to_numpy(float))
     known = photos["gender"].notna().to_numpy()
     right = (answers["gender"] == photos["gender"]).to_numpy(bool, na_value=False)
     row("gender accuracy", right[known])

@@ -44,7 +44,7 @@ def fetch(name: str, folder: Path, addresses: Path = ADDRESSES) -> None:
             f"{name} comes from {entry['page']} by hand: {entry['by_hand']}, put {', '.join(missing)} into {downloads}/ "
             "and run this again"
         )
-    with alone(downloads):
+    with alone(folder):
         for file in todo:
             if file["file"] not in _read(downloads / UNPACKED):  # by a run that was waited for
                 _fetch(file, folder, downloads)

@@ -62,7 +62,10 @@ def write_text(target: Path, text: str) -> None:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Waits, and says so, while another process is in here with the same folder, which is made if need be."""
+    """Waits, and says so, while another process is in here with the same folder, which is made if need be.
+
+    What a killed one left half written there is removed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")  # the system's: one of a process that was killed is free
     try:
@@ -71,6 +74,8 @@ def alone(folder: Path) -> Iterator[None]:
         print(f"another run works in {folder}: waiting for its end", flush=True)
         lock.acquire()
     try:
+        for half_written in folder.glob(f"{HIDDEN}*/"):
+            shutil.rmtree(half_written, ignore_errors=True)
         yield
     finally:
         lock.release()

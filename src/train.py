@@ -18,7 +18,7 @@ import pandas as pd
 
 from src.backend import devices, fused_normalisation, keras, over_all_devices
 from src.config import CACHE, SEED
-from src.files import HIDDEN, alone, folder_written_whole, write_text
+from src.files import alone, folder_written_whole, write_text
 from src.network import copied, in_full_precision
 
 
@@ -243,8 +243,6 @@ class _Keeper(keras.callbacks.Callback):
     def __init__(self, folder: Path, patience: int, on_epoch: Callable[[pd.DataFrame], None]):
         super().__init__()
         self.folder, self.patience, self.on_epoch = folder, patience, on_epoch
-        for half_written in folder.glob(f"{HIDDEN}*"):  # by a run that was killed meanwhile
-            shutil.rmtree(half_written)
         saved = sorted(folder.glob("epoch-*/history.json"))
         self.history = json.loads(saved[-1].read_text()) if saved else []
 

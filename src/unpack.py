@@ -40,8 +40,6 @@ def unpack(archive: Path, folder: Path, at_most: int) -> list[Path]:
     already. A file of another kind is copied as it is.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob(f"{HIDDEN}*"):  # by a run that was killed
-        shutil.rmtree(old, ignore_errors=True)
     new = Path(tempfile.mkdtemp(dir=folder, prefix=HIDDEN))
     try:
         try:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from src.files import alone, folder_written_whole, write_text, written_whole
+from src.files import HIDDEN, alone, folder_written_whole, write_text, written_whole
 
 
 def test_a_failed_writing_leaves_the_old_file(tmp_path):
@@ -42,7 +42,9 @@ with alone(Path(sys.argv[1])):
 def test_of_several_processes_one_at_a_time_is_alone(tmp_path):
     folder = tmp_path / "states"
     command = [sys.executable, "-c", COUNTS, str(folder)]
+    (folder / f"{HIDDEN}of-a-killed-run" / "epoch").mkdir(parents=True)
     with alone(folder):
+        assert [path.name for path in folder.iterdir()] == [".lock"], "what a kill left is removed"
         running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
         assert [process.stdout.readline() for process in running] == [
             f"another run works in {folder}: waiting for its end\n"
