@@ -182,7 +182,8 @@ def _held(away: np.ndarray, coverage: float) -> float:
     """The conformal quantile. A new face may lie further off than any seen: the furthest stands for it.
 
     Few faces may by chance be nearer than most: the share of new faces within their r-th smallest distance has the
-    distribution Beta(r, n + 1 - r), and r rises until it falls short by more than `SHORT` in one case of a hundred only.
+    distribution Beta(r, n + 1 - r), and r rises until it falls short by more than `SHORT` in one case of a hundred only, or
+    to the furthest seen, which of fewer than 29 faces is a little less sure.
     """
     rank = math.ceil((len(away) + 1) * coverage)
     while rank < len(away) and betainc(rank, len(away) + 1 - rank, coverage - SHORT) > RISK:

@@ -259,7 +259,7 @@ def main() -> int:
                 print(f"the page is at http://{options.host}:{taken.getsockname()[1]} (Ctrl-C ends it)", flush=True)
                 server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
                 server.run(sockets=[taken])
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, OverflowError) as error:  # the last of a port that cannot be
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

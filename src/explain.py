@@ -63,7 +63,8 @@ def occlusion(model: keras.Model, face: np.ndarray, classes: list[int], share: f
     Source: Zeiler and Fergus, "Visualizing and understanding convolutional networks", ECCV 2014.
     """
     size = face.shape[0]
-    side, corners = round(share * size), np.round(np.linspace(-share / 2, 1 - share / 2, steps) * size).astype(int)
+    side, middles = round(share * size), (np.arange(steps) + 0.5) / steps * size  # where `_full_size` takes the values to be
+    corners = np.round(middles - side / 2).astype(int)
     hidden = np.repeat(face[None], steps * steps, axis=0)
     for picture, (top, left) in zip(hidden, ((top, left) for top in corners for left in corners)):
         picture[max(0, top) : top + side, max(0, left) : left + side] = GREY

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.config import AGE_GROUPS, GENDERS, SAMPLE
+from src.config import AGE_GROUPS, GENDERS, ROOT, SAMPLE
 
 FILE = SAMPLE / "face_space.npz"
 GROUPS = AGE_GROUPS["adience"]
@@ -40,7 +40,8 @@ class FaceSpace:
     def load(cls, path: Path = FILE) -> "FaceSpace":
         """Reads the file; FileNotFoundError says how to get it back where it is missing."""
         if not Path(path).is_file():
-            raise FileNotFoundError(f"no face space at {path}; it is part of the repository: git checkout {FILE.name}")
+            ours = FILE.relative_to(ROOT).as_posix()
+            raise FileNotFoundError(f"no face space at {path}; it is part of the repository: git checkout {ours}")
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name].astype(np.float32) for name in file.files}
         components = arrays["components"] * arrays["scales"][:, None]

@@ -247,7 +247,8 @@ def unseen(table: pd.DataFrame, faces: np.ndarray) -> np.ndarray:
     """Which faces are in the test part; bool (n,). The first fold or, where a data set has none, the part that is drawn.
 
     Where nobody is named, a face with a near-duplicate is left out: its twin may have been trained on, since the released
-    models' split puts such twins on one side, whichever that is.
+    models' split puts such twins on one side, whichever that is. Twins in another data set are not looked for: UTKFace and
+    FairFace have one pair, and no face of it is drawn here.
     """
     test = split(table, 0 if table["fold"].notna().any() else None) == "test"
     if table["subject"].isna().all():

@@ -29,7 +29,7 @@ from src import looking
 from src.annotate import annotate as draw_answers
 from src.config import IMAGE_SUFFIXES, MODELS, RUNS, VIDEO_SUFFIXES
 from src.faces import DETECTOR, DETECTORS
-from src.files import written_whole
+from src.files import write_text, written_whole
 from src.photos import list_photos, read_photo
 
 # TensorFlow takes seconds to import: what needs it is imported where it is used, after all else has been checked.
@@ -37,6 +37,7 @@ from src.photos import list_photos, read_photo
 FALLBACKS = ("none", "whole-photo")
 FEW = 8  # photos: fewer are looked at before other processes have started
 TOGETHER = 32  # photos that are answered together; bounds the memory
+COPIES = ".annotated-copies.json"  # in a folder of annotated copies: their names
 
 
 def predict(
@@ -54,8 +55,8 @@ def predict(
     photos: files and folders (see `photos.list_photos`). gender_model, age_model: model folders; None leaves that task's
     columns empty. fallback: what becomes of a photo in which no face is found: nothing, or its central square is judged
     as if it were a face. annotate: a folder to write copies of the photos to, with boxes and answers drawn in; the
-    photos themselves are never changed. detector: see `faces.find_faces`. workers: processes that look at many photos, -1 for
-    one a core.
+    photos themselves are never changed, and no file is replaced but the copies of an earlier call. detector: see
+    `faces.find_faces`. workers: processes that look at many photos, -1 for one a core.
 
     Columns: `photo` path; `status` ok, no_face, whole_photo or unreadable; `face` 1, 2, … in the photo; `left, top, right,
     bottom` in pixels of the upright photo; `detection_score`; `gender` female or male; `p_male` and
@@ -70,7 +71,7 @@ def predict(
 
     if workers != -1 and workers < 1:
         raise ValueError(f"workers must be -1, for one a core, or at least 1, got {workers}")
-    paths = list_photos([photos] if isinstance(photos, (str, Path)) else list(photos))
+    paths = _listed([photos] if isinstance(photos, (str, Path)) else list(photos), annotate)
     models = load_models(gender_model, age_model)
     work = Work(paths, models, fallback, annotate, detector, workers if len(paths) >= FEW else 1)
     return as_table(itertools.chain.from_iterable(work.batches(progress=progress)))
@@ -121,22 +122,41 @@ class Work:
 def targets(paths: list[Path], folder: Path) -> dict[Path, Path]:
     """Where the annotated copy of each photo or video goes; those of the same name get a number.
 
-    ValueError where a copy would replace a photo or a video.
+    The folder is made, and a hidden file in it tells which names are copies. ValueError where a copy would replace any
+    file that is not one of an earlier call.
     """
     originals = {path.resolve() for path in paths}
+    earlier = _copies(folder)
     taken: set[str] = set()  # in small letters: some file systems can't tell A.jpg from a.jpg
     chosen = {}
     for path in dict.fromkeys(paths):
         names = (_copy_name(path, number) for number in itertools.count(1))
         target = folder / next(name for name in names if name.casefold() not in taken)
-        beside = _is_video(path) and target.exists() and folder.resolve() == path.resolve().parent  # clip.mov and clip.mp4
-        if target.resolve() in originals or beside:
-            kind = "videos" if _is_video(path) else "photos"
-            raise ValueError(f"annotated copies must not replace the {kind}: name another folder than {folder}")
+        if target.resolve() in originals or (target.exists() and target.name not in earlier):
+            raise ValueError(f"an annotated copy must not replace {target}: name another folder than {folder}")
         taken.add(target.name.casefold())
         chosen[path] = target
     folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / COPIES, json.dumps(sorted(earlier.union(target.name for target in chosen.values()))))
     return chosen
+
+
+def _copies(folder: Path) -> set[str]:
+    """The names of the annotated copies in a folder."""
+    try:
+        return set(json.loads((folder / COPIES).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return set()
+
+
+def _listed(photos: list[str | Path], annotate: str | Path | None) -> list[Path]:
+    """The photos of files and folders, but for the copies that an earlier call has drawn into a folder among them."""
+    paths = list_photos(photos)
+    drawn = {Path(annotate, name).resolve() for name in _copies(Path(annotate))} if annotate is not None else set()
+    if not drawn:
+        return paths
+    named = {Path(os.path.expanduser(place)) for place in photos}
+    return [path for path in paths if path in named or path.resolve() not in drawn]
 
 
 def _copy_name(path: Path, number: int) -> str:
@@ -175,9 +195,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        on = f"; what is done is in {options.csv}, and the same command goes on from there" if options.csv else ""
-        print(f"\nstopped{on}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop}" if stop.args else "\nstopped", file=sys.stderr, flush=True)
         looking.kill()
         os._exit(130)  # a common exit would wait for the processes that were interrupted too
 
@@ -199,6 +218,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--age-model", type=Path, default=MODELS / "age", metavar="FOLDER")
     parser.error = lambda message: parser.exit(2, f"error: {message}; --help tells more\n")
     options = parser.parse_args(arguments)
+    for name in ("csv", "annotate"):  # as `list_photos` does; make passes ~ on as it is
+        path = getattr(options, name)
+        setattr(options, name, path and Path(os.path.expanduser(path)))
     if not options.photos and options.camera is None:
         parser.error("the following arguments are required: PHOTO_OR_FOLDER")
     return options
@@ -207,7 +229,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 def _photos(options: argparse.Namespace) -> int:
     if options.csv and options.csv.is_dir():
         raise ValueError(f"--csv needs a file's name, got the folder {options.csv}")
-    paths = list_photos(options.photos)
+    paths = _listed(options.photos, options.annotate)
     if options.csv and (_is_video(options.csv) or options.csv.suffix.lower() in IMAGE_SUFFIXES or options.csv in paths):
         raise ValueError(f"--csv needs the name of a table, such as faces.csv, got the picture {options.csv}")
     workers = max(1, min(len(paths), joblib.cpu_count()))
@@ -237,20 +259,29 @@ def _to_csv(work: Work, options: argparse.Namespace) -> int:
     table = TableFile(options.csv, work.paths, json.loads(json.dumps(settings)))
     if table.done:
         print(f"going on with {options.csv}: {table.done:,} of {len(work.paths):,} photos are done", file=sys.stderr)
-    for rows in work.batches(table.done):
-        try:
-            table.add(rows)
-        except OSError as error:
-            looking.kill()
-            raise OSError(
-                f"{options.csv} cannot be written ({error.strerror}); what is in it is whole: make room and give the same "
-                "command again, which goes on from there"
-            ) from error
+    try:
+        for rows in work.batches(table.done):
+            _add(table, rows)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"stopped; what is done is in {options.csv}, and the same command goes on from there"
+        ) from None
     table.finish()
     counts = table.counts()
     told = ", ".join(f"{count:,} {status}" for status, count in counts.items()) or "no photo found"
     print(f"{len(work.paths):,} photos, {sum(counts.values()):,} rows ({told}) written to {options.csv}")
     return 0
+
+
+def _add(table, rows: list[dict]) -> None:
+    try:
+        table.add(rows)
+    except OSError as error:
+        looking.kill()
+        raise OSError(
+            f"{table.path} cannot be written ({error.strerror}); what is in it is whole: make room and give the same "
+            "command again, which goes on from there"
+        ) from error
 
 
 def _moving(options: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -39,6 +40,9 @@ from src.tables import BOX
 VERSION = 2  # of what this module writes: counted up when aligned faces change
 CHUNK = 64  # rows that one task aligns: about a second of work, and the most that a kill loses a worker
 CONNECT = 30  # seconds that a Dask cluster has to answer
+DIED = (
+    "what aligned the pictures died: memory ran out, or one of them ends whatever reads it. What was done is kept: run again"
+)
 SMALLEST = 16  # pixels: a picture below this holds no face that could be judged
 
 
@@ -67,14 +71,15 @@ def prepare(
 
     table: a table of faces whose paths are relative to `folder`. workers: processes, -1 for one a core. scheduler: the
     address of a Dask cluster that does the work instead; its machines see `folder` and `cache` at the same places, and what
-    a machine that dies was doing is done by another. Raises ValueError where the table is empty, no cluster answers, or its
-    dlib is another version, and OSError where the cache cannot be written or the disk is full; what was prepared until
-    then stays and is used by the next run.
+    a machine that dies was doing is done by another. Raises ValueError where the table is empty, no cluster answers, its
+    dlib is another version, workers die, or pictures vanish meanwhile, and OSError where the cache cannot be written or the
+    disk is full; what was prepared until then stays and is used by the next run.
     """
     if not len(table):
         raise ValueError("the table of faces is empty: there is nothing to prepare")
     folder = Path(folder).expanduser()
-    target = Path(cache).absolute() / _cache_name(table, folder, alignment)
+    seen = stamps(folder, table["path"])
+    target = Path(cache).absolute() / _cache_name(table, folder, alignment, seen)
     chunks = range(0, len(table), CHUNK)
     if not (target / "faces.npy").exists():  # somebody made room: records of faces that are gone are worth nothing
         for record in (target / "chunks").glob("*.json"):
@@ -83,7 +88,7 @@ def prepare(
     if todo:
         install()  # here, so that its errors are not taken for the cache's, and once for all workers
         left_over = list((target / "chunks").glob(".*"))  # records that a kill caught half written
-        settings, rows = _settings(alignment), table[["path", *BOX]]
+        settings, rows = _settings(alignment), table[["path", *BOX]].assign(there=seen.any(axis=1))
         try:
             with _pool(workers, scheduler) as work:
                 offset = _start(target, len(table), alignment)
@@ -110,8 +115,7 @@ def prepare(
 def _pool(workers: int, scheduler: str | None) -> Iterator[Callable]:
     """Gives a function that prepares chunks, here in processes or on a scheduler's cluster, and yields their sizes."""
     if scheduler is None:
-        pool = Parallel(n_jobs=workers, return_as="generator_unordered")
-        yield lambda tasks: pool(delayed(_prepare_chunk)(*task) for task in tasks)
+        yield lambda tasks: _in_processes(workers, tasks)
         return
     from distributed import Client  # here: few need it, and it takes a while to import
 
@@ -127,23 +131,34 @@ def _pool(workers: int, scheduler: str | None) -> Iterator[Callable]:
         yield lambda tasks: _on_cluster(client, tasks)
 
 
+def _in_processes(workers: int, tasks: Iterator[tuple]) -> Iterator[int]:
+    try:
+        yield from Parallel(n_jobs=workers, return_as="generator_unordered")(delayed(_prepare_chunk)(*task) for task in tasks)
+    except BrokenProcessPool as error:
+        raise ValueError(DIED) from error
+
+
 def _on_cluster(client, tasks: Iterator[tuple]) -> Iterator[int]:
     """Prepares chunks on a Dask cluster, a few for each of its threads under way at a time.
 
     Not by way of joblib's Dask backend, which keeps a task's rows on one worker: with that worker they would be lost. Here
     they are part of the task, which the scheduler gives to another.
     """
-    from distributed import as_completed
+    from distributed import CancelledError, KilledWorker, as_completed
+    from distributed.comm.core import CommClosedError
 
     def submit(task: tuple):
         return client.submit(_prepare_chunk, *task, pure=False)
 
     ahead = 2 * sum(client.nthreads().values()) + 2
     running = as_completed([submit(task) for task in itertools.islice(tasks, ahead)])
-    for future in running:
-        yield future.result()
-        for task in itertools.islice(tasks, 1):
-            running.add(submit(task))
+    try:
+        for future in running:
+            yield future.result()
+            for task in itertools.islice(tasks, 1):
+                running.add(submit(task))
+    except (KilledWorker, CancelledError, CommClosedError) as error:
+        raise ValueError(DIED) from error
 
 
 def align_row(path: Path, box: tuple | None, alignment: Alignment) -> tuple[np.ndarray | None, str, str]:
@@ -189,7 +204,11 @@ def _prepare_chunk(
     for i, row in enumerate(rows.itertuples(index=False)):
         box = tuple(getattr(row, edge) for edge in BOX)
         box = None if any(map(pd.isna, box)) else box
-        face, how, reason = align_row(Path(folder) / row.path, box, alignment)
+        face, how, reason = align_row(folder / row.path, box, alignment)
+        if (
+            reason.startswith("unreadable") and row.there and not (folder / row.path).exists()
+        ):  # no record would ever forget it
+            raise ValueError(f"{folder / row.path} was there when this began and is not now: see to it, then run again")
         if face is not None:
             faces[i] = face
         record.append((how, reason))
@@ -251,14 +270,14 @@ def _settings(alignment: Alignment) -> dict:
     return {"version": VERSION, "dlib": dlib.__version__, **asdict(alignment)}
 
 
-def _cache_name(table: pd.DataFrame, folder: str | Path, alignment: Alignment) -> str:
+def _cache_name(table: pd.DataFrame, folder: str | Path, alignment: Alignment, seen: np.ndarray) -> str:
     """Data set, size, and a hash of all that the faces depend on: settings, rows, and the state of the picture files.
 
-    Anything else gives another cache folder, so that nothing old is ever taken for new.
+    Anything else gives another cache folder, so that nothing old is ever taken for new. seen: `stamps` of the pictures.
     """
     digest = hashlib.sha256(json.dumps([_settings(alignment), str(Path(folder).resolve())]).encode())
     digest.update(pd.util.hash_pandas_object(table[["path", *BOX]], index=False).to_numpy().tobytes())
-    digest.update(stamps(Path(folder), table["path"]).tobytes())
+    digest.update(seen.tobytes())
     return f"{'-'.join(table['dataset'].unique())}-{alignment.size}-{digest.hexdigest()[:12]}"
 
 

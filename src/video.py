@@ -35,7 +35,7 @@ class UnreadableVideo(ValueError):
 
 
 class Watched(NamedTuple):
-    """frames: frame (from 0), time (seconds), person, box in pixels, answers. people: a row a person."""
+    """frames: frame (from 0), second, person, box in pixels, answers. people: a row a person."""
 
     frames: pd.DataFrame
     people: pd.DataFrame

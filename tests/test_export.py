@@ -27,9 +27,10 @@ def drawn():
 def residual(drawn, tmp_path_factory):
     """A saved residual network with weights as if trained: fresh ones let each block pass all unchanged."""
     first, rng = network.with_mirror_image(network.residual_level_one(SMALL)), np.random.default_rng(1)
-    for layer in first.layers:
-        if isinstance(layer, layers.BatchNormalization):
-            layer.set_weights([rng.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
+    normalisations = [x for x in first.get_layer("trunk").layers if isinstance(x, layers.BatchNormalization)]
+    for layer in normalisations:
+        layer.set_weights([rng.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
+    assert len(normalisations) > 14, "two and more a block"
     head = layers.Dense(2, activation="softmax")
     model = keras.Model(first.input, head(first.output))
     features = first.predict(faces_for(model, drawn), verbose=0)

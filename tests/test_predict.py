@@ -380,7 +380,7 @@ def test_annotated_copies_leave_the_photos_alone(models, head, tmp_path):
     before = {path: path.read_bytes() for path in photos}
     table_of(photos, models, annotate=tmp_path / "out" / "deep")
     assert {path: path.read_bytes() for path in photos} == before
-    out = sorted((tmp_path / "out" / "deep").iterdir())
+    out = sorted((tmp_path / "out" / "deep").glob("[!.]*"))
     assert [path.name for path in out] == ["face-2.jpg", "face.jpg", "wall.gif.jpg"]
     copies = [np.asarray(Image.open(path)).astype(int) for path in out]
     assert [copy.shape for copy in copies] == [(200, 300, 3), (260, 260, 3), (200, 300, 3)]
@@ -395,9 +395,26 @@ def test_annotated_copies_never_replace_a_photo(models, tmp_path, given):
     photos = {"both": [one, two], "all": [tmp_path]}.get(given) or [tmp_path / given]
     before = [path.read_bytes() for path in (one, two)]
     folder = photos[0].parent if len(photos) == 1 and given != "all" else tmp_path / "two"
-    with pytest.raises(ValueError, match="must not replace the photos"):
+    with pytest.raises(ValueError, match="must not replace"):
         predict(photos, **models, annotate=folder, progress=False)
     assert [path.read_bytes() for path in (one, two)] == before
+
+
+def test_annotated_copies_replace_nothing_but_earlier_copies(models, tmp_path):
+    photo, other = (save(tmp_path / name / "same.png", flat(shape=(30, 30))) for name in ("in", "other"))
+    before = other.read_bytes()
+    with pytest.raises(ValueError, match="must not replace .*same.png"):  # though it is no photo of this call
+        predict(photo, **models, annotate=other.parent, progress=False)
+    assert other.read_bytes() == before
+    drawn = photo.parent / "drawn" / photo.name
+    for _ in range(2):  # the second time the folder of photos holds the first one's copy
+        table = predict(photo.parent, **models, annotate=drawn.parent, progress=False)
+        assert table["photo"].tolist() == [str(photo)] and drawn.is_file()
+        drawn.write_bytes(before)
+    with pytest.raises(ValueError, match="must not replace"):  # a copy that is asked for by name is a photo
+        predict(drawn, **models, annotate=drawn.parent, progress=False)
+    assert drawn.read_bytes() == before
+    assert len(predict(photo.parent, **models, progress=False)) == 2
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -423,7 +440,7 @@ def test_the_command_writes_the_same_table(models, head, tmp_path):
     ]  # fmt: skip
     here = read["photo"] != "my photos/plain.png"  # the test's own working directory is another
     pd.testing.assert_frame_equal(read[here], table[here], atol=2e-4, rtol=0)
-    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == sorted([*names, "plain-2.png"])
+    assert sorted(path.name for path in (tmp_path / "drawn").glob("[!.]*")) == sorted([*names, "plain-2.png"])
 
 
 def test_without_a_file_the_table_is_printed(models, tmp_path, capfd):
@@ -453,7 +470,7 @@ def test_names_that_a_terminal_or_a_file_cannot_hold(models, tmp_path, monkeypat
         (["--gender-model", "nowhere"], "nowhere is no model folder"),
         (["--gender-model", "AGE"], "the gender model's folder holds a model for age"),
         (["--age-model", "GENDER"], "the age model's folder holds a model for gender"),
-        (["--annotate", "PHOTOS"], "must not replace the photos"),
+        (["--annotate", "PHOTOS"], "must not replace"),
         (["--csv", "PHOTOS"], "PHOTOS"),
         (["--csv", "WALL"], "the picture"),
         (["--csv", "other.JPG"], "the picture other.JPG"),

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import skimage.data
 from PIL import Image
@@ -247,10 +248,10 @@ def table_file(pictures, tmp_path_factory):
     return file
 
 
-def start(table_file, folder, cache, workers):
+def start(table_file, folder, cache, workers, stderr=subprocess.DEVNULL):
     return subprocess.Popen(
         [sys.executable, "-c", RUN, table_file, folder, cache, str(workers)],
-        cwd=config.ROOT, start_new_session=True, stderr=subprocess.DEVNULL,
+        cwd=config.ROOT, start_new_session=True, stderr=stderr,
     )  # fmt: skip
 
 
@@ -286,6 +287,41 @@ def test_two_runs_beside_each_other_end_with_the_same_bytes(pictures, undisturbe
     both = [start(table_file, pictures[0], tmp_path, 1) for _ in range(2)]
     assert [running.wait(120) for running in both] == [0, 0]
     assert tree(tmp_path / undisturbed.folder.name) == tree(undisturbed.folder)
+
+
+def test_pictures_that_vanish_meanwhile_are_not_taken_for_missing(pictures, tmp_path, monkeypatch):
+    """A drive that drops out for a moment must not make its pictures unreadable for ever."""
+    folder, table, _ = pictures
+    away, moved = shutil.copytree(folder, tmp_path / "pictures"), tmp_path / "elsewhere"
+    whole = prepare(table, away, SMALL, tmp_path / "whole", workers=1)
+
+    def dropping_out(path, *how):
+        if path.name == "05.jpg" and away.exists():
+            away.rename(moved)
+        return align_row(path, *how)
+
+    align_row = prepare_module.align_row
+    monkeypatch.setattr(prepare_module, "align_row", dropping_out)
+    with pytest.raises(ValueError, match="05.jpg was there when this began and is not now"):
+        prepare(table, away, SMALL, tmp_path / "cache", workers=1)
+    monkeypatch.undo()
+    moved.rename(away)
+    monkeypatch.setattr(prepare_module, "CHUNK", CHUNK)
+    assert len(records(tmp_path / "cache")) == 1
+    assert tree(prepare(table, away, SMALL, tmp_path / "cache", workers=1).folder) == tree(whole.folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="Windows has no SIGKILL")
+def test_workers_that_die_are_one_sentence(pictures, undisturbed, table_file, tmp_path):
+    folder, table, _ = pictures
+    running = start(table_file, folder, tmp_path, 2, stderr=subprocess.PIPE)
+    wait_for(lambda: records(tmp_path), running)
+    for child in psutil.Process(running.pid).children():
+        if any("popen_loky" in word for word in child.cmdline()):  # not what keeps track of their files
+            child.kill()
+    said = running.communicate(timeout=60)[1].decode().splitlines()
+    assert running.returncode == 1 and f"ValueError: {prepare_module.DIED}" in said
+    assert tree(prepare(table, folder, SMALL, tmp_path, workers=1).folder) == tree(undisturbed.folder)
 
 
 def test_a_removed_array_is_made_again_whole(pictures, undisturbed, tmp_path):

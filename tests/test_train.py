@@ -12,6 +12,7 @@ import pytest
 
 from src import network, train
 from src.backend import fused_normalisation, keras, layers
+from src.files import HIDDEN
 from src.train import FaceBatches, Settings, augment
 
 SMALL = 127
@@ -324,13 +325,14 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(task, tmp_path):
     before = pd.read_json(newest)
     assert len(before) < 4, "the training had ended before it could be killed"
 
-    half_written = newest.parent.with_name(".epoch-009-abcdef")
-    half_written.mkdir()
+    half_written = newest.parent.with_name(f"{HIDDEN}abcdef")
+    half_written.mkdir(exist_ok=True)
     (half_written / "history.json").write_text("[{")
     settings, given = Settings(epochs=4, batch_size=8), (faces, rows, labels[rows], part[rows])
     seen = []
     resumed, history = train.fit(network.two_level_cnn(2, SMALL), *given, settings, seen.append, states)
     assert len(list(states.iterdir())) == 1, "the state was not found again"
+    assert not half_written.exists(), "what a kill left half written is in the way"
     assert history["epoch"].tolist() == [1, 2, 3, 4]
     assert [len(told) for told in seen] == list(range(len(before), 5)), "finished epochs must not be repeated"
     pd.testing.assert_frame_equal(history[: len(before)], before[HISTORY], check_dtype=False)

@@ -172,10 +172,10 @@ def test_videos_of_one_name_have_copies_of_their_own_and_no_video_is_replaced(tm
     copies = predict.targets(paths, tmp_path / "out")
     assert [copy.name for copy in copies.values()] == ["film.mp4", "film-2.mp4", "clip.mp4", "clip-2.mp4"]
     for some, folder in ((paths[2:], "c"), (paths[:1], "a")):
-        with pytest.raises(ValueError, match="must not replace the videos"):
+        with pytest.raises(ValueError, match="must not replace"):
             predict.targets(some, tmp_path / folder)
     (tmp_path / "b" / "clip.mp4").touch()  # not named in the command
-    with pytest.raises(ValueError, match="must not replace the videos"):
+    with pytest.raises(ValueError, match="must not replace"):
         predict.targets(paths[2:3], tmp_path / "b")
 
 
@@ -186,7 +186,7 @@ def test_mistakes_are_told_in_one_sentence(tmp_path, standins, street, capfd):
         ([str(tmp_path / "missing.mp4")], "no such file"),
         ([film, "photo.jpg"], "give them in two commands"),
         ([film, "--csv", "x.csv"], "name a folder for them with --annotate"),
-        ([film, "--annotate", str(street[0].parent)], "must not replace the videos"),
+        ([film, "--annotate", str(street[0].parent)], "must not replace"),
         (["--camera", "7"], "camera 7 gives no picture: there is none, or another program has taken it"),
         (["--camera", "0", "a.jpg"], "--camera watches a camera"),
     ):
