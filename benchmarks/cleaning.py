@@ -11,7 +11,6 @@ half of which are drawn bit by bit and half of which are a few bits away from ot
 import argparse
 import datetime as dt
 import re
-import resource
 import tempfile
 import time
 import unicodedata
@@ -141,6 +140,8 @@ def _age(dob: float, year: float, birth: re.Match | None) -> tuple:
 
 def measure(folder: Path) -> pd.DataFrame:
     """Seconds of loadmat alone, of our way and of the loop beyond it, in this order; the memory's peak after ours."""
+    import resource  # here: Windows has none, and tests use the rest
+
     start = time.process_time()
     for part in imdb_wiki.PARTS:
         loadmat(folder / f"{part}.mat")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from nbclient.exceptions import DeadKernelError
 
 from src.config import MODELS, NOTEBOOKS, ROOT, RUNS
 from src.datasets import NAMES
@@ -89,7 +90,12 @@ def main() -> int:
         return 2
     try:
         run(options.dataset, options.data, options.notebooks, options.save)
-    except (ValueError, papermill.PapermillExecutionError) as error:
+    except DeadKernelError:
+        print(
+            "error: the notebook's process died, perhaps for lack of memory; what is done is kept: run again", file=sys.stderr
+        )
+        return 1
+    except (ValueError, OSError, papermill.PapermillExecutionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -43,7 +43,7 @@ def unpack(archive: Path, folder: Path, at_most: int) -> list[Path]:
     new = Path(tempfile.mkdtemp(dir=folder, prefix=HIDDEN))
     try:
         try:
-            _fill(new, archive, at_most)
+            _fill(new, archive, at_most, folder)
         except ArchiveError:
             raise
         except (*DAMAGED, OSError) as error:
@@ -51,11 +51,7 @@ def unpack(archive: Path, folder: Path, at_most: int) -> list[Path]:
             raise ArchiveError(
                 f"{archive} cannot be unpacked ({said}): if it is damaged, delete it and get it anew"
             ) from error
-        entries = sorted(new.iterdir())
-        there = [entry.name for entry in entries if (folder / entry.name).exists()]
-        if there:
-            raise ArchiveError(f"{folder / there[0]} is there already: move it away, or leave out {archive.name}")
-        return _moved(entries, folder)
+        return _moved(sorted(new.iterdir()), folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
@@ -73,13 +69,16 @@ def _moved(entries: list[Path], folder: Path) -> list[Path]:
     return [folder / entry.name for entry in entries]
 
 
-def _fill(place: Path, archive: Path, at_most: int) -> None:
+def _fill(place: Path, archive: Path, at_most: int, folder: Path) -> None:
     total = 0
     with tqdm(unit="B", unit_scale=True, desc=f"unpacking {archive.name}", mininterval=0.5) as bar:
         for member in _members(archive):
             total += member.size
             _check(archive, member, total, at_most)
             target = place / member.name
+            top = folder / target.relative_to(place).parts[0] if target != place else None
+            if top and top.exists():  # told at once: the archive may be large
+                raise ArchiveError(f"{top} is there already: move it away, then run again")
             if member.kind == "folder" or member.data is None:
                 target.mkdir(parents=True, exist_ok=True)
                 continue

@@ -1,12 +1,13 @@
 """What is said of the released models is what their files hold; no picture of a real person is shown."""
 
+import dataclasses
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from src import findings, model_folder
+from src import findings, model_folder, network
 from src.config import AGE_GROUPS, MODELS, YEARS
 from src.tables import COLUMNS, split
 
@@ -62,14 +63,18 @@ def test_only_models_of_the_released_kind_are_taken(models, standins, tmp_path):
         findings.load_released(standins.age, standins.age)
     with pytest.raises(model_folder.ModelFolderError, match="no model folder"):
         findings.load_released(tmp_path, standins.age)
-    plain = tmp_path / "age"
-    groups, trained = AGE_GROUPS["adience"], models["gender"]
+    plain, trained = tmp_path / "gender", models["gender"]
     shutil.copytree(standins.gender, plain)
     model_folder.save(plain, trained.model, trained.labels, trained.alignment, {}, [])
     with pytest.raises(model_folder.ModelFolderError, match="no calibration"):
         findings.load_released(plain, standins.age)
-    assert groups.names  # the released age model is told from one of groups by its classes
-    assert models["age"].labels.single_years
+    groups, trained = AGE_GROUPS["adience"], models["age"]
+    labels = model_folder.Labels("age", groups.names, groups.years, tuple(first for first, _ in groups.years))
+    network_of_groups = network.two_level_cnn(len(groups.names), first=trained.model.get_layer("level_one"))
+    calibration = dataclasses.asdict(findings.calibration_of(trained))
+    of_groups = model_folder.save(tmp_path / "groups", network_of_groups, labels, trained.alignment, {}, [], calibration)
+    with pytest.raises(model_folder.ModelFolderError, match="its classes must be the years 0 to 100"):
+        findings.load_released(standins.gender, of_groups)
 
 
 def test_parts_count_every_parameter(models):

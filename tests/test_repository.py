@@ -51,7 +51,8 @@ def test_a_committed_notebook_is_a_clean_run_from_top_to_bottom(path):
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     assert all(len(cell.source.splitlines()) <= 15 for cell in code)
-    printed = json.dumps([output.get("text", "") for output in outputs])
+    texts = [{kind: text for kind, text in output.get("data", {}).items() if kind.startswith("text/")} for output in outputs]
+    printed = json.dumps([texts, [output.get("text", "") for output in outputs]])
     assert not re.search(r"/(?:home|root|work|Users|tmp)/|WARNING", printed)
 
 
