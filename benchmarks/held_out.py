@@ -48,16 +48,18 @@ def main() -> None:
 
 def measured(photos: pd.DataFrame, answers: pd.DataFrame) -> list[dict]:
     """Gender; the eight groups as answered; FairFace's nine ranges as the answered years fall into them; years off."""
-    rows = []
+    rows, subjects = [], photos["subject"].to_numpy(object)
 
-    def row(measure: str, scores: np.ndarray, unit: str = "share", by: str = "all", group: str = "all") -> None:
-        found = with_interval(scores, unit=unit)._asdict()
+    def row(
+        measure: str, scores: np.ndarray, of: np.ndarray, unit: str = "share", by: str = "all", group: str = "all"
+    ) -> None:
+        found = with_interval(scores[of], subjects[of], unit)._asdict()
         rows.append({"measure": measure, "by": by, "group": group} | found)
 
-    row("no face found", (answers["status"] == "whole_photo").to_numpy(float))
+    row("no face found", (answers["status"] == "whole_photo").to_numpy(float), np.ones(len(photos), bool))
     known = photos["gender"].notna().to_numpy()
     right = (answers["gender"] == photos["gender"]).to_numpy(bool, na_value=False)
-    row("gender accuracy", right[known])
+    row("gender accuracy", right, known)
     low, high = (photos[name].to_numpy(float, na_value=np.nan) for name in ("age_low", "age_high"))
     years = answers["age_years"].to_numpy(float, na_value=np.nan)
     eight, nine = AGE_GROUPS["adience"], AGE_GROUPS["fairface"]
@@ -69,14 +71,14 @@ def measured(photos: pd.DataFrame, answers: pd.DataFrame) -> list[dict]:
         truth = groups.index(low, high)
         labelled = truth >= 0
         if labelled.mean() > 0.5:  # the other data set's groups cut across its labels
-            row(f"{what} exact", (answer == truth)[labelled])
-            row(f"{what} 1-off", (np.abs(answer - truth) <= 1)[labelled])
+            row(f"{what} exact", answer == truth, labelled)
+            row(f"{what} 1-off", np.abs(answer - truth) <= 1, labelled)
     exact = np.isfinite(tables.exact_years(photos))
     if exact.any():
-        row("gender accuracy", right[known & exact & (low < 7)], by="age", group="0-6")
-        row("absolute error", np.abs(years - low)[exact], "years")
+        row("gender accuracy", right, known & exact & (low < 7), by="age", group="0-6")
+        row("absolute error", np.abs(years - low), exact, "years")
         covered = (answers["age_low"] <= photos["age_low"]) & (photos["age_low"].clip(upper=100) <= answers["age_high"])
-        row("90% interval covers", covered.to_numpy(bool, na_value=False)[exact])
+        row("90% interval covers", covered.to_numpy(bool, na_value=False), exact)
     return rows
 
 

@@ -203,8 +203,8 @@ class Unsure(NamedTuple):
 def unsure(curve: pd.DataFrame, below: float) -> Unsure:
     """How many answers are less sure than `below`, and how right they are.
 
-    curve: confidence, accuracy, n, as `calibrate.reliability` gives them; a range of confidence counts as a whole, by its
-    mean, so that the figures are near ones, not exact.
+    curve: confidence, accuracy, n, as `calibrate.reliability` gives them. A range of confidence counts as a whole, by its
+    mean: the figures are exact where `below` is the edge of a range, as in the released curves.
     """
     doubtful = (curve["confidence"] < below).to_numpy()
     n, right = curve["n"].to_numpy(float), (curve["accuracy"] * curve["n"]).to_numpy(float)

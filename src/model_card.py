@@ -150,8 +150,8 @@ def _data(models) -> str:
 
 Pictures are split by a hash of their file name, which does not change with anything else; pictures that are nearly the
 same, within a set or across the two, are first found and put on one side together. Nothing was trained,
-stopped or calibrated on the test part; one rule, that of age intervals where few faces calibrate, was made more careful after
-a look at it. All pictures stay with their owners and none is part of this repository.
+stopped or calibrated on the test part; two rules were changed after a look at it: that of age intervals where few faces
+calibrate was made more careful, and the ends of age ranges in the loss were made sharp. All pictures stay with their owners and none is part of this repository.
 
 - **UTKFace** (age in years, gender, race of five kinds): for **non-commercial research** only.
 - **FairFace** (nine age ranges, gender, race of seven kinds, balanced over those): CC BY 4.0.
@@ -218,7 +218,7 @@ def _trust(models, results: pd.DataFrame, curves: pd.DataFrame) -> str:
         below = models[task].calibration.unsure_below
         if len(curve):
             share, accuracy, otherwise = findings.unsure(curve, below)
-            doubted = f"about {share:.1%} of the answers, {accuracy:.0%} of them right" if share else "none of the answers"
+            doubted = f"{share:.1%} of the answers, {accuracy:.0%} of them right" if share else "none of the answers"
             lines.append(f"- {titled(dataset)}, {task} below {below:.0%}: {doubted}; of the others {otherwise:.1%}.")
     whole = results[results["by"] == "all"]
     errors = whole[whole["measure"].str.endswith("calibration error")]

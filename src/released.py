@@ -47,6 +47,8 @@ STUDENT = replace(AUGMENTED, epochs=20, learning_rate=2e-3, weight_decay=5e-2)
 AGAIN = replace(STUDENT, epochs=15, learning_rate=1.5e-3)
 INNER = 96  # pixels: what the small network scales faces to; larger ones took longer and were no better
 METRICS = (GenderAccuracy, AbsoluteError)
+UNSURE_BELOW = {"gender": 0.75, "age": 0.4}
+BINS = 20  # of the curves of confidence: both of these are edges between two
 
 
 class Data(NamedTuple):
@@ -199,8 +201,8 @@ def calibrated(data: Data, model: keras.Model) -> tuple[dict[str, keras.Model], 
     }
     years = softmax(age / warmth["age"], axis=1)
     calibration = {
-        "gender": Calibration(unsure_below=0.75),
-        "age": Calibration(unsure_below=0.4, bands=BANDS, quantiles=quantiles(years, exact_years(table))),
+        "gender": Calibration(UNSURE_BELOW["gender"]),
+        "age": Calibration(UNSURE_BELOW["age"], BANDS, quantiles(years, exact_years(table))),
     }
     return {task: cut(model, task, warmth[task]) for task in warmth}, calibration
 
@@ -225,7 +227,7 @@ def judged(data: Data, folder: Path, models: dict, calibration: dict) -> dict[st
             curve = {"dataset": name, "task": task}
             ordered = task == "age"
             confidence = probability[np.arange(len(truth)), answer(probability, ordered)]
-            tables["reliability"].append(reliability(probability, truth, ordered=ordered).assign(**curve))
+            tables["reliability"].append(reliability(probability, truth, BINS, ordered).assign(**curve))
             tables["coverage"].append(coverage_curve(confidence, exact(truth, probability, ordered)).assign(**curve))
     return {name: pd.concat(some, ignore_index=True) for name, some in tables.items()}
 
