@@ -11,7 +11,6 @@ from pathlib import Path
 import pandas as pd
 
 from src import datasets
-from src.config import RESULTS
 from src.files import write_text
 
 LABELS_ALONE = ("adience", "imdb_wiki")
@@ -28,11 +27,12 @@ def funnel(name: str, folder: str) -> pd.DataFrame:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="+", metavar="NAME=FOLDER")
-    parser.add_argument("--csv", type=Path, default=RESULTS / "funnels.csv")
+    parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
     result = pd.concat([funnel(*one.split("=", 1)) for one in options.sets], ignore_index=True)
-    write_text(options.csv, result.to_csv(index=False, lineterminator="\n"))
     print(result.to_string(index=False))
+    if options.csv:
+        write_text(options.csv, result.to_csv(index=False, lineterminator="\n"))
 
 
 if __name__ == "__main__":

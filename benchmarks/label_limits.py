@@ -17,7 +17,8 @@ from src.evaluate import with_interval
 from src.released import load_data
 from src.tables import exact_years
 
-BANDS = {"0–6": (0, 6), "7 and older": (7, 100), "all": (0, 100)}  # years, both labels within
+OLDEST = 120
+BANDS = {"0–6": (0, 6), "7 and older": (7, OLDEST), "all": (0, OLDEST)}  # years, both labels within
 FEWEST = 30  # pairs
 
 

@@ -2,10 +2,10 @@
 
     python benchmarks/label_noise.py /path/to/UTKFace [--faces 2000] [--wrong 0.05]
 
-The released models did not train on this part, but for a few near-duplicates of faces that they did. A share of the genders
-is swapped, and of the ages exchanged for those of other faces. Printed: how well each score ranks the changed labels (area
-under the ROC curve and average precision, 0-1), and what flagging finds. For gender, confident learning (cleanlab's) ranks
-two classes as the plain probability does.
+The released models did not train on these faces nor on a copy of one. A share of the genders is swapped, and of the ages
+exchanged for those of other faces. Printed: how well each score ranks the changed labels (area under the ROC curve and
+average precision, 0-1), and what flagging finds. For gender, confident learning (cleanlab's) ranks two classes as the plain
+probability does.
 """
 
 import argparse
@@ -15,14 +15,12 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from src import datasets, model_folder
+from src import model_folder
 from src.calibrate import in_groups
 from src.config import AGE_GROUPS, MODELS, SEED
+from src.findings import judge
 from src.label_noise import UNLIKELY, doubts
-from src.prepare import prepare
 from src.released import YEARS_OF_CLASSES
-from src.tables import split
-from src.train import predict
 
 
 def main() -> None:
@@ -31,12 +29,11 @@ def main() -> None:
     parser.add_argument("--faces", type=int, default=2000)
     parser.add_argument("--wrong", type=float, default=0.05)
     options = parser.parse_args()
-    table = datasets.load("utkface", options.folder).table
-    table = table[split(table) == "test"].head(options.faces).reset_index(drop=True)
     models = {task: model_folder.load(MODELS / task) for task in ("gender", "age")}
-    prepared = prepare(table, options.folder, models["age"].alignment)
+    judged = judge("utkface", options.folder, models)
+    table = judged.table.head(options.faces)
     rows = np.arange(len(table))
-    gender, age = (predict(models[task].model, prepared.faces, rows).astype(float) for task in ("gender", "age"))
+    gender, age = (judged.answers[task][rows] for task in ("gender", "age"))
 
     rng = np.random.default_rng(SEED)
     swapped, exchanged = rng.random((2, len(table))) < options.wrong

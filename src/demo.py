@@ -3,7 +3,8 @@
     python -m src.demo [--host 127.0.0.1] [--port 7860] [--gender-model FOLDER] [--age-model FOLDER]
 
 It takes a photo, a picture of the camera or a video, and shows the annotated result, the table and the doubt. Uploads are
-limited and deleted as soon as they are answered; nothing is kept, and nothing is sent anywhere else.
+limited and deleted as soon as they are answered, those that never are within some ten minutes; when the page ends nothing is
+kept, and nothing is sent anywhere else.
 
 Before it: `looking`, `answers`, `video`. After it: nothing.
 """
@@ -100,7 +101,7 @@ def answer_video(upload: str | None, models: Models) -> tuple[str | None, str]:
         try:
             with video.opened(upload) as (facts, _):
                 if facts["duration"] > SECONDS:
-                    raise Refused(f"videos of up to {SECONDS} seconds are taken, got {facts['duration']:.0f}")
+                    raise Refused(f"videos of up to {SECONDS} seconds are taken, got {facts['duration']:.1f}")
             watched = video.watch(upload, models, progress=False, seconds=SECONDS)  # some don't say how long they are
             target = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"]), "annotated.mp4")
             video.draw(upload, watched, target, progress=False, seconds=SECONDS)
@@ -173,7 +174,7 @@ class Uploads:
     def answering(self, path: str):
         """While the one who sent this file is answered."""
         with self.lock:
-            self.asking[path] = max(1, self.asking[path])  # a picture of the camera was not counted before
+            self.asking[path] = max(1, self.asking[path])  # one that came in another way was not counted before
         try:
             yield
         finally:
@@ -203,7 +204,8 @@ def page(models: Models) -> gr.Blocks:
             photo_said = gr.HTML(elem_id="photo-answer")
             photo.upload(lambda path: answer_photo(path, models), photo, photo_said, api_name="photo", **at_once)
         with gr.Tab("Camera"):
-            camera = gr.Image(label="Camera", sources=["webcam"], type="filepath", format="jpeg", elem_id="camera")
+            # With an image mode Gradio would hand on a copy, and the picture itself would stay.
+            camera = gr.Image(label="Camera", sources=["webcam"], type="filepath", image_mode=None, elem_id="camera")
             camera_said = gr.HTML(elem_id="camera-answer")
             camera.input(lambda path: answer_photo(path, models), camera, camera_said, api_name="camera", **at_once)
         with gr.Tab("Video"):
@@ -248,7 +250,9 @@ def main() -> int:
     parser.add_argument("--gender-model", type=Path, default=MODELS / "gender", metavar="FOLDER")
     parser.add_argument("--age-model", type=Path, default=MODELS / "age", metavar="FOLDER")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # also then uploads are deleted
+    for name in ("SIGTERM", "SIGHUP"):  # ended by another program, or its terminal closed: uploads are deleted then too
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: sys.exit(0))
     try:
         with tempfile.TemporaryDirectory(prefix="age-and-gender-") as folder:
             os.environ["GRADIO_TEMP_DIR"] = folder  # gone with everything in it when the page ends

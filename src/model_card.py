@@ -151,7 +151,8 @@ def _data(models) -> str:
 Pictures are split by a hash of their file name, which does not change with anything else; pictures that are nearly the
 same, within a set or across the two, are first found and put on one side together. Nothing was trained,
 stopped or calibrated on the test part; two rules were changed after a look at it: that of age intervals where few faces
-calibrate was made more careful, and the ends of age ranges in the loss were made sharp. All pictures stay with their owners and none is part of this repository.
+calibrate was made more careful, and the ends of age ranges in the loss were made sharp. All pictures stay with their owners
+and none is part of this repository.
 
 - **UTKFace** (age in years, gender, race of five kinds): for **non-commercial research** only.
 - **FairFace** (nine age ranges, gender, race of seven kinds, balanced over those): CC BY 4.0.
@@ -178,6 +179,7 @@ but the first round of the present weights was made on another machine, taught b
 def _results(results, plain, others) -> str:
     table = findings.overall(results).reset_index()
     models = findings.beside_table(findings.beside(results, plain, others)).rename_axis("model").reset_index()
+    faces = ", ".join(f"{titled(name)} n = {others[f'{name}_n'].max():,}" for name in ("utkface", "fairface"))
     return f"""## How good they are
 
 On the test part ({_counts(results)}). "1-off": at most one group away; "absolute error": of the age in years.
@@ -186,8 +188,9 @@ On the test part ({_counts(results)}). "1-off": at most one group away; "absolut
 
 Beside other models, in per cent and years. The plain network was measured on UTKFace's held-out tenth, drawn the same way
 but for the near-duplicates ([log book](log_book.md)). **The freely available models were measured on other test pictures
-of the same data sets** (UTKFace n = 2,909, FairFace n = 4,992, cropped with each model's own margin), so a difference of a
-point or so means little; those trained on UTKFace may have seen some of its pictures.
+of the same data sets**, once, by us and without a script here ({faces} unless said otherwise; cut by dlib's boxes with each
+model's own margin), so a difference of a point or so means little; those trained on UTKFace may have seen some of its
+pictures.
 
 {_markdown([list(models.columns), *models.to_numpy().tolist()])}"""
 

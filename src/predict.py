@@ -122,22 +122,26 @@ class Work:
 def targets(paths: list[Path], folder: Path) -> dict[Path, Path]:
     """Where the annotated copy of each photo or video goes; those of the same name get a number.
 
-    The folder is made, and a hidden file in it tells which names are copies. ValueError where a copy would replace any
-    file that is not one of an earlier call.
+    The folder is made, and a hidden file in it tells which names are copies, or a video's tables. ValueError where one would
+    replace any file that is not of an earlier call.
     """
     originals = {path.resolve() for path in paths}
     earlier = _copies(folder)
+    written = set(earlier)
     taken: set[str] = set()  # in small letters: some file systems can't tell A.jpg from a.jpg
     chosen = {}
     for path in dict.fromkeys(paths):
         names = (_copy_name(path, number) for number in itertools.count(1))
         target = folder / next(name for name in names if name.casefold() not in taken)
-        if target.resolve() in originals or (target.exists() and target.name not in earlier):
-            raise ValueError(f"an annotated copy must not replace {target}: name another folder than {folder}")
+        made = [target, *(target.with_name(f"{target.stem}-{name}.csv") for name in ("frames", "people") if _is_video(path))]
+        for file in made:
+            if file.resolve() in originals or (file.exists() and file.name not in earlier):
+                raise ValueError(f"an annotated copy must not replace {file}: name another folder than {folder}")
+        written.update(file.name for file in made)
         taken.add(target.name.casefold())
         chosen[path] = target
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / COPIES, json.dumps(sorted(earlier.union(target.name for target in chosen.values()))))
+    write_text(folder / COPIES, json.dumps(sorted(written)))
     return chosen
 
 

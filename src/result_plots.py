@@ -27,7 +27,7 @@ def by_group(results: pd.DataFrame, measures, aims: dict[str, float] | None = No
     """Measures of each group as dots with their 95% intervals and n: a panel for each data set and measure there is.
 
     results: rows as `assess.assess` gives them. measures: one name or several. aims: by measure, the value that is wanted;
-    a dotted line stands there, otherwise at the value over all faces.
+    a dotted line stands there, otherwise at the value over all faces where that is among the rows.
     """
     measures, aims = [measures] if isinstance(measures, str) else list(measures), aims or {}
     chosen = results[results["measure"].isin(measures)]
@@ -50,7 +50,8 @@ def _group_panel(axes, rows: pd.DataFrame, aim: float | None) -> None:
     starts = (rows["by"] != rows["by"].shift()).cumsum() - 1  # a gap before each kind of group
     place = np.arange(len(rows)) + 0.6 * starts.to_numpy()
     colour = rows["by"].map(colours).fillna(PURPLE).to_numpy()
-    axes.axvline(first["value"] if aim is None else aim, color=GREY, linestyle=":")
+    for value in rows["value"][rows["by"] == "all"] if aim is None else [aim]:
+        axes.axvline(value, color=GREY, linestyle=":")
     axes.hlines(place, rows["low"], rows["high"], color=colour, alpha=0.45, linewidth=3)
     axes.scatter(rows["value"], place, 22, colour)
     for y, n in zip(place, rows["n"]):

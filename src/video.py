@@ -176,7 +176,7 @@ def process(path: str | Path, target: Path, models: Models, detector: str = "hog
     target.parent.mkdir(parents=True, exist_ok=True)
     watched = watch(path, models, detector, progress)
     tables = []
-    for name, table in zip(("frames", "people"), watched):
+    for name, table in zip(Watched._fields, watched):
         tables.append(target.with_name(f"{target.stem}-{name}.csv"))
         with written_whole(tables[-1]) as new:
             table.to_csv(new, index=False)

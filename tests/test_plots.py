@@ -343,6 +343,8 @@ def test_by_group_draws_a_panel_for_each_data_set_and_measure():
     assert first.lines[0].get_xdata() == [0.9, 0.9] and error.lines[0].get_xdata() == [4.0, 4.0]
     assert {"all faces", "0–6 years", "female", "Latino Hispanic", "2,000", "years"} <= set(texts(figure))
     assert len(result_plots.by_group(group_results(), "absolute error").axes) == 1
+    of_groups = group_results().query("by != 'all'")
+    assert not result_plots.by_group(of_groups, "gender accuracy").axes[0].lines, "a group's value is not that of all"
 
 
 def test_by_group_names_the_measures_there_are():

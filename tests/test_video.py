@@ -174,9 +174,16 @@ def test_videos_of_one_name_have_copies_of_their_own_and_no_video_is_replaced(tm
     for some, folder in ((paths[2:], "c"), (paths[:1], "a")):
         with pytest.raises(ValueError, match="must not replace"):
             predict.targets(some, tmp_path / folder)
-    (tmp_path / "b" / "clip.mp4").touch()  # not named in the command
-    with pytest.raises(ValueError, match="must not replace"):
-        predict.targets(paths[2:3], tmp_path / "b")
+    for name in ("clip.mp4", "clip-people.csv"):  # not named in the command
+        (tmp_path / "d").mkdir(exist_ok=True)
+        (tmp_path / "d" / name).touch()
+        with pytest.raises(ValueError, match=f"must not replace .*{name}"):
+            predict.targets(paths[2:3], tmp_path / "d")
+        (tmp_path / "d" / name).unlink()
+    for _ in range(2):  # its own of before are
+        target = predict.targets(paths[2:3], tmp_path / "d")[paths[2]]
+        for name in ("clip.mp4", "clip-people.csv"):
+            target.with_name(name).touch()
 
 
 def test_mistakes_are_told_in_one_sentence(tmp_path, standins, street, capfd):

@@ -290,7 +290,7 @@ def with_results(readme: str, headline: str) -> str:
 
 def figures(words: Words) -> dict[str, Callable[[], Figure]]:
     """The report's figures by their file names, drawn when called."""
-    files, groups = words.files, words.results[words.results["by"] != "all"]
+    files = words.files
     compared = findings.beside(words.results, files["plain"], files["others"])
     titles = {column: title for column, (title, *_) in findings.COMPARED.items()}
     return {
@@ -298,7 +298,7 @@ def figures(words: Words) -> dict[str, Callable[[], Figure]]:
         "sample.jpg": drawn_sample,
         "curves.svg": lambda: result_plots.joint_curves(files["released_history"]),
         "models.svg": lambda: result_plots.model_comparison(compared, titles),
-        "groups.svg": lambda: result_plots.by_group(groups, "gender accuracy"),
+        "groups.svg": lambda: result_plots.by_group(words.results, "gender accuracy"),
         "calibration.svg": lambda: result_plots.reliability(_by_task(files["released_reliability"])),
     }
 
@@ -306,6 +306,8 @@ def figures(words: Words) -> dict[str, Callable[[], Figure]]:
 def _loaded(funnels: pd.DataFrame, name: str) -> Loaded:
     """As many rows as the funnel counts, for `plots.funnel`, which asks for no more."""
     counts = funnels[funnels["dataset"] == name].set_index("step")["rows"]
+    if counts.empty:
+        raise findings.ResultsMissing(f"docs/results/funnels.csv lacks {name}: benchmarks/funnels.py counts it")
     reasons = counts.drop(["read", "kept"])
     return Loaded(pd.DataFrame(index=range(counts["kept"])), pd.DataFrame({"reason": np.repeat(reasons.index, reasons)}))
 
