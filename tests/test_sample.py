@@ -98,7 +98,7 @@ def test_a_half_finished_part_is_redone_and_nothing_is_left_over(drawn, tmp_path
     folder = tmp_path / "half"
     shutil.copytree(drawn, folder)
     photos = folder / "photos"
-    (photos / sample.MARKER).unlink()
+    (photos / sample.MARKER).write_text("")
     (photos / "one_face.jpg").unlink()
     sample.draw(folder, faces=FACES, seed=3)
     assert digests(folder) == digests(drawn)
@@ -203,5 +203,9 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
         space.draw(0, "u", rng)
     with pytest.raises(ValueError, match="at least 160"):
         sample.draw(tmp_path, faces=10)
+    (tmp_path / "adience" / "faces").mkdir(parents=True)  # the real one, perhaps
+    with pytest.raises(ValueError, match="adience was not drawn here"):
+        sample.draw(tmp_path)
+    assert (tmp_path / "adience" / "faces").is_dir() and len(list(tmp_path.iterdir())) == 1
     with pytest.raises(FileNotFoundError, match="no face space"):
         face_space.FaceSpace.load(tmp_path / "none.npz")

@@ -36,7 +36,10 @@ _KEPT = "it comes with the repository"
 _HISTORY, _RELEASE = findings.FILES["released_history"]
 FILES = findings.FILES | {
     "released_history": ((*_HISTORY, "seconds"), _RELEASE),
-    "funnels": (("dataset", "step", "rows"), "`python benchmarks/funnels.py NAME=FOLDER …` makes it"),
+    "funnels": (
+        ("dataset", "step", "rows"),
+        "`python benchmarks/funnels.py NAME=FOLDER … --csv docs/results/funnels.csv` makes it",
+    ),
     "published": (("method", "gender", "eight_exact", "eight_one_off", "four_exact", "labels", "note"), _KEPT),
     "published_utkface": (("method", "gender", "years_off", "note"), _KEPT),
 }

@@ -55,7 +55,8 @@ def draw(folder: str | Path = SAMPLE, faces: int = 1000, seed: int = SEED) -> Pa
     records for every 10 of them. Each part is drawn under a temporary name and renamed with its marker inside: a
     killed drawing is never taken for a complete one, and of two drawings at once the first to be done stays.
 
-    Gives the folder. Raises ValueError for too few faces, FileNotFoundError where the face space is missing.
+    Gives the folder. Raises ValueError for too few faces and where a folder of these names was not drawn here, which then
+    stays as it is, and FileNotFoundError where the face space is missing.
     """
     if faces < FEWEST:
         raise ValueError(f"faces must be at least {FEWEST}, got {faces}")
@@ -66,6 +67,11 @@ def draw(folder: str | Path = SAMPLE, faces: int = 1000, seed: int = SEED) -> Pa
     missing = [part for part in PARTS if not _is_drawn(folder / part, settings)]
     if not missing:
         return folder
+    for part in missing:
+        if _of_others(folder / part):
+            raise ValueError(
+                f"{folder / part} was not drawn here (it has no {MARKER}): move it away, or draw into another folder"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     _clear_abandoned(folder)
     new = Path(tempfile.mkdtemp(dir=folder, prefix=".drawing-"))
@@ -96,6 +102,10 @@ def _is_drawn(part: Path, settings: dict) -> bool:
         return json.loads((part / MARKER).read_text(encoding="utf-8")) == settings
     except (OSError, ValueError):
         return False
+
+
+def _of_others(part: Path) -> bool:
+    return part.exists() and not (part.is_dir() and ((part / MARKER).exists() or not any(part.iterdir())))
 
 
 def _install(new: Path, target: Path, settings: dict) -> None:
