@@ -129,7 +129,7 @@ def joint_curves(history: pd.DataFrame) -> plt.Figure:
 
 
 @styled
-def reliability(tables: dict[str, pd.DataFrame], fewest: int = 10) -> plt.Figure:
+def reliability(tables: dict[str, pd.DataFrame], fewest: int = 30) -> plt.Figure:
     """Accuracy against confidence, one line a task; what is well calibrated lies on the diagonal.
 
     tables: by task, as `calibrate.reliability` gives them; the more faces a dot stands for, the larger it is. fewest: dots

@@ -173,16 +173,16 @@ def test_reliability_shows_each_task_beside_the_diagonal():
     np.testing.assert_allclose(gender.get_xydata(), [[0.7, 0.5], [0.9, 0.75]])
     np.testing.assert_allclose(age.get_xydata(), [[0.8, 1]])
     assert {"gender (n = 8)", "age (n = 2)", "confidence", "accuracy"} <= set(texts(axes.figure))
-    sizes = tables["gender"].assign(n=[10, 70])
+    sizes = tables["gender"].assign(n=[30, 70])
     few, many = result_plots.reliability({"age": sizes}).axes[0].collections[0].get_sizes()
     assert few < many
 
 
 def test_reliability_leaves_out_what_few_faces_say_but_counts_them():
-    table = pd.DataFrame({"confidence": [0.2, 0.6, 0.9], "accuracy": [0.0, 0.7, 0.9], "n": [9, 10, 90]})
+    table = pd.DataFrame({"confidence": [0.2, 0.6, 0.9], "accuracy": [0.0, 0.7, 0.9], "n": [29, 30, 90]})
     axes = result_plots.reliability({"age": table}).axes[0]
     np.testing.assert_allclose(axes.lines[1].get_xydata(), [[0.6, 0.7], [0.9, 0.9]])
-    assert "age (n = 109)" in texts(axes.figure)
+    assert "age (n = 149)" in texts(axes.figure)
 
 
 def test_accuracy_coverage_shows_each_curve_and_its_end():
