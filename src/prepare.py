@@ -205,9 +205,8 @@ def _prepare_chunk(
         box = tuple(getattr(row, edge) for edge in BOX)
         box = None if any(map(pd.isna, box)) else box
         face, how, reason = align_row(folder / row.path, box, alignment)
-        if (
-            reason.startswith("unreadable") and row.there and not (folder / row.path).exists()
-        ):  # no record would ever forget it
+        gone = reason.startswith("unreadable") and row.there and not (folder / row.path).exists()
+        if gone:  # for a moment, perhaps, and a record would never forget it
             raise ValueError(f"{folder / row.path} was there when this began and is not now: see to it, then run again")
         if face is not None:
             faces[i] = face
