@@ -37,7 +37,6 @@ def _without(*packages: str) -> Iterator[None]:
 
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-logging.getLogger("tensorflow").setLevel("ERROR")  # it warns of retracing where several models are trained in turn
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 # Keras imports scikit-learn, and TensorFlow JAX, where they can, for bridges that nothing here crosses: a quarter of the
 # time that the first answer waits for them.
@@ -45,6 +44,8 @@ _NEEDLESS = {"sklearn", "jax"} - {os.environ["KERAS_BACKEND"]}
 with _silent_stderr(), _without(*_NEEDLESS):
     import keras
     from keras import layers, ops
+# It warns of retracing where several models are trained in turn; after the import, which in a notebook sets another level.
+logging.getLogger("tensorflow").setLevel("ERROR")
 
 __all__ = ["devices", "fused_normalisation", "keras", "layers", "ops", "over_all_devices"]
 
