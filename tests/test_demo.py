@@ -134,12 +134,18 @@ def test_what_cannot_be_answered_is_told_kindly(page, files, browser):
 
 
 def test_a_picture_of_the_camera_is_answered_and_gone(page, browser):
+    from selenium.webdriver.support.ui import WebDriverWait
+
     browser.get(page[0])
     found(browser, "button[role=tab]", "Camera")
     tabs = {tab.text: tab for tab in browser.find_elements("css selector", "button[role=tab]")}
     tabs["Camera"].click()
     found(browser, "#camera button:not(.hidden)", "Access Webcam").click()
-    found(browser, "#camera button[aria-label='capture photo']").click()  # Chromium's camera shows a test picture
+    capture = found(browser, "#camera button[aria-label='capture photo']")
+    WebDriverWait(browser, 60).until(  # Chromium's camera shows a test picture, after a moment
+        lambda page: page.execute_script("return (document.querySelector('#camera video') || {}).readyState === 4")
+    )
+    capture.click()
     found(browser, "#camera-answer", "No face was found")
     assert not kept(page[1])
 
