@@ -21,7 +21,6 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python; do \
 # The environment is ready for exactly these requirements in exactly this place.
 READY := .venv/ready-$(shell (pwd; cat requirements.txt pyproject.toml) | cksum | cut -d' ' -f1)
 PY := .venv/bin/python
-export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: run test lab demo predict setup data prepare protocol check figures report video
 run: setup

@@ -17,8 +17,7 @@ from src.evaluate import with_interval
 from src.released import load_data
 from src.tables import exact_years
 
-OLDEST = 120
-BANDS = {"0–6": (0, 6), "7 and older": (7, OLDEST), "all": (0, OLDEST)}  # years, both labels within
+BANDS = {"0–6": (0, 6), "7 and older": (7, np.inf), "all": (0, np.inf)}  # years, both labels within
 FEWEST = 30  # pairs
 
 

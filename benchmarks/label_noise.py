@@ -15,10 +15,9 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from src import model_folder
 from src.calibrate import in_groups
-from src.config import AGE_GROUPS, MODELS, SEED
-from src.findings import judge
+from src.config import AGE_GROUPS, SEED
+from src.findings import judge, load_released
 from src.label_noise import UNLIKELY, doubts
 from src.released import YEARS_OF_CLASSES
 
@@ -29,8 +28,7 @@ def main() -> None:
     parser.add_argument("--faces", type=int, default=2000)
     parser.add_argument("--wrong", type=float, default=0.05)
     options = parser.parse_args()
-    models = {task: model_folder.load(MODELS / task) for task in ("gender", "age")}
-    judged = judge("utkface", options.folder, models)
+    judged = judge("utkface", options.folder, load_released())
     table = judged.table.head(options.faces)
     rows = np.arange(len(table))
     gender, age = (judged.answers[task][rows] for task in ("gender", "age"))

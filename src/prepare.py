@@ -99,6 +99,8 @@ def prepare(
                 _watch(work(tasks), len(table), len(table) - _rows(todo, len(table)))
                 for path in left_over:
                     path.unlink(missing_ok=True)
+        except BrokenProcessPool as error:
+            raise ValueError(DIED) from error
         except OSError as error:
             kept = sum(_record(target, start).exists() for start in chunks)
             raise OSError(
@@ -115,7 +117,8 @@ def prepare(
 def _pool(workers: int, scheduler: str | None) -> Iterator[Callable]:
     """Gives a function that prepares chunks, here in processes or on a scheduler's cluster, and yields their sizes."""
     if scheduler is None:
-        yield lambda tasks: _in_processes(workers, tasks)
+        pool = Parallel(n_jobs=workers, return_as="generator_unordered")
+        yield lambda tasks: pool(delayed(_prepare_chunk)(*task) for task in tasks)
         return
     from distributed import Client  # here: few need it, and it takes a while to import
 
@@ -129,13 +132,6 @@ def _pool(workers: int, scheduler: str | None) -> Iterator[Callable]:
         ) from error
     with client:
         yield lambda tasks: _on_cluster(client, tasks)
-
-
-def _in_processes(workers: int, tasks: Iterator[tuple]) -> Iterator[int]:
-    try:
-        yield from Parallel(n_jobs=workers, return_as="generator_unordered")(delayed(_prepare_chunk)(*task) for task in tasks)
-    except BrokenProcessPool as error:
-        raise ValueError(DIED) from error
 
 
 def _on_cluster(client, tasks: Iterator[tuple]) -> Iterator[int]:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -84,6 +85,11 @@ def found(browser, selector, text=None):
     raise AssertionError(f"{selector} never said {text!r}: {browser.find_element('css selector', 'body').text[:500]}")
 
 
+def open_tab(browser, name):
+    found(browser, "button[role=tab]", name)
+    next(tab for tab in browser.find_elements("css selector", "button[role=tab]") if tab.text == name).click()
+
+
 def upload(browser, field, file):
     found(browser, f"#{field} input[type=file]").send_keys(str(file))
 
@@ -137,9 +143,7 @@ def test_a_picture_of_the_camera_is_answered_and_gone(page, browser):
     from selenium.webdriver.support.ui import WebDriverWait
 
     browser.get(page[0])
-    found(browser, "button[role=tab]", "Camera")
-    tabs = {tab.text: tab for tab in browser.find_elements("css selector", "button[role=tab]")}
-    tabs["Camera"].click()
+    open_tab(browser, "Camera")
     found(browser, "#camera button:not(.hidden)", "Access Webcam").click()
     capture = found(browser, "#camera button[aria-label='capture photo']")
     WebDriverWait(browser, 60).until(  # Chromium's camera shows a test picture, after a moment
@@ -152,9 +156,7 @@ def test_a_picture_of_the_camera_is_answered_and_gone(page, browser):
 
 def test_a_video_is_answered_with_one_that_the_browser_plays(page, files, browser):
     browser.get(page[0])
-    found(browser, "button[role=tab]", "Video")
-    tabs = {tab.text: tab for tab in browser.find_elements("css selector", "button[role=tab]")}
-    tabs["Video"].click()
+    open_tab(browser, "Video")
     upload(browser, "video", files / "film.mp4")
     found(browser, "#video-answer", "1 person was followed")
     copy = found(browser, "#copy video")
@@ -194,10 +196,23 @@ def test_uploads_that_are_too_large_or_too_long_are_refused(page, files, tmp_pat
     assert not (tmp_path / "film.mp4").exists() and video.LONGEST
 
 
-def test_a_port_that_is_taken_is_one_sentence(page, standins):
-    port = page[0].rpartition(":")[2]
+@pytest.mark.parametrize("port, said", [("taken", "in use"), ("70000", "port must be 0-65535")])
+def test_a_port_that_cannot_be_had_is_one_sentence(page, standins, port, said):
+    port = page[0].rpartition(":")[2] if port == "taken" else port
     models = ["--gender-model", str(standins.gender), "--age-model", str(standins.age)]
     done = subprocess.run(
         [sys.executable, "-m", "src.demo", "--port", port, *models], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and "in use" in done.stderr
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and said in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_a_closed_terminal_leaves_nothing(standins, tmp_path):
+    command = ["-m", "src.demo", "--port", "0", "--gender-model", str(standins.gender), "--age-model", str(standins.age)]
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path)}
+    )
+    assert "the page is at" in process.stdout.readline() and len(list(tmp_path.glob("age-and-gender-*"))) == 1
+    process.send_signal(signal.SIGHUP)
+    process.wait(60)
+    assert not list(tmp_path.glob("age-and-gender-*"))

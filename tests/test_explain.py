@@ -56,6 +56,14 @@ def test_both_ways_find_what_the_model_looks_at(way, mirrored, place):
     assert away.mean() < 0.25
 
 
+def test_the_map_of_hidden_squares_lies_where_they_were():
+    place = (20, 110)  # near the edges, where it is easily drawn too far in
+    heat = explain.occlusion(spot_finder(False), with_spot(place), [1])
+    rows, columns = np.nonzero(heat > 0.5)
+    middle = np.average(np.column_stack([rows, columns]) + 0.5, axis=0, weights=heat[rows, columns])
+    assert np.abs(middle - place).max() < 1.5
+
+
 @pytest.mark.parametrize("first", [network.level_one(227), network.with_mirror_image(network.residual_level_one(SIZE))])
 def test_the_projects_own_networks_have_a_last_convolution(first):
     model = network.two_level_cnn(4, first=first)
