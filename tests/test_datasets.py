@@ -10,7 +10,7 @@ from scipy.io import loadmat, savemat
 
 from benchmarks import cleaning
 from src import config, datasets
-from src.datasets import adience, fairface, imdb_wiki, mat_file, utkface
+from src.datasets import adience, allagefaces, fairface, imdb_wiki, mat_file, utkface
 from src.tables import BOX, COLUMNS, SPLITS, checked, divide, for_task, keys, split
 
 REAL = config.ROOT.parent / "shared" / "data"
@@ -41,7 +41,7 @@ def years(loaded):
 
 
 def test_unknown_name_names_the_allowed_ones(tmp_path):
-    with pytest.raises(ValueError, match="one of sample, adience, imdb_wiki, utkface, fairface, got 'celeba'"):
+    with pytest.raises(ValueError, match="one of sample, adience, imdb_wiki, utkface, fairface, allagefaces, got 'celeba'"):
         datasets.load("celeba", tmp_path)
 
 
@@ -65,7 +65,158 @@ def test_every_set_has_age_groups():
     assert set(datasets.AGE_GROUPS_OF) == set(datasets.LOADERS)
     assert set(datasets.AGE_GROUPS_OF.values()) <= set(config.AGE_GROUPS)
     assert datasets.AGE_GROUPS_OF["fairface"] == "fairface"
-    assert datasets.AGE_GROUPS_OF["sample"] == datasets.AGE_GROUPS_OF["utkface"] == "adience"
+    assert {datasets.AGE_GROUPS_OF[name] for name in ("sample", "utkface", "allagefaces")} == {"adience"}
+
+
+# --- for every data set: pictures in a store elsewhere, tables without faces ------------------------------------------
+
+
+def make_any(folder, name):
+    """A small data set of two pictures in the layout of its owners."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if name in ("sample", "adience"):
+        return make_adience(folder, [row for row in ADIENCE if row[3] in ("b.jpg", "c.jpg")])
+    if name == "imdb_wiki":
+        records = [face(full_path=f"01/{i}.jpg", name=f"person {i}") for i in range(2)]
+        make_mat(folder / "imdb_crop", "imdb", records)
+        paths = [f"imdb_crop/{record['full_path']}" for record in records]
+    elif name == "fairface":
+        make_fairface(folder, ["train/1.jpg,0-2,Male", "train/2.jpg,3-9,Female"])
+        paths = ["train/1.jpg", "train/2.jpg"]
+    elif name == "utkface":
+        paths = ["UTKFace/26_0_2_2017.jpg.chip.jpg", "UTKFace/1_1_2_2018.jpg.chip.jpg"]
+    else:
+        paths = ["original images/00001A02.jpg", "original images/13000A70.jpg"]
+    for path in paths:
+        touch(folder / path)
+    return folder
+
+
+PICTURES = (".jpg", ".webp")
+
+
+@pytest.mark.parametrize("name", datasets.LOADERS)
+@pytest.mark.parametrize("linked", ["pictures", "folders", "the whole"])
+def test_pictures_in_a_store_elsewhere_are_read(tmp_path, name, linked):
+    """Stores of other tools name their files and folders by checksums; the data folder has links with the real names."""
+    folder, store = make_any(tmp_path / "set", name), tmp_path / "store"
+    expected = datasets.load(name, folder)
+    store.mkdir()
+    if linked == "the whole":
+        folder.rename(store / "0a1b")
+        folder.symlink_to(store / "0a1b")
+    elif linked == "folders":
+        for i, inner in enumerate(path for path in sorted(folder.iterdir()) if path.is_dir()):
+            inner.rename(store / f"{i}.dir")
+            inner.symlink_to(store / f"{i}.dir")
+    else:
+        for i, picture in enumerate(sorted(path for path in folder.rglob("*") if path.suffix in PICTURES)):
+            picture.rename(store / str(i))
+            picture.symlink_to(store / str(i))
+    found = datasets.load(name, folder)
+    assert len(found.table) == 2
+    pd.testing.assert_frame_equal(found.table, expected.table)
+    pd.testing.assert_frame_equal(found.ledger, expected.ledger)
+
+
+@pytest.mark.parametrize("name", ["utkface", "allagefaces"])
+def test_linked_folders_are_read_once_and_circles_end(tmp_path, name):
+    folder = make_any(tmp_path / "set", name)
+    inner = next(path for path in folder.iterdir() if path.is_dir())
+    (inner / "again").symlink_to(inner)
+    (inner / "above").symlink_to(tmp_path)
+    (folder / "a_link").symlink_to(inner)
+    loaded = datasets.load(name, folder)
+    assert len(loaded.table) == 2 and loaded.ledger.empty
+    assert loaded.table["path"].str.startswith(inner.name).all()
+
+
+@pytest.mark.parametrize("name", datasets.LOADERS)
+def test_all_pictures_are_links_that_lead_nowhere(tmp_path, name):
+    folder = make_any(tmp_path / "set", name)
+    for picture in [path for path in folder.rglob("*") if path.suffix in PICTURES]:
+        picture.unlink()
+        picture.symlink_to(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError, match="none of the 2 pictures") as caught:
+        datasets.load(name, folder)
+    assert "\n" not in str(caught.value)
+
+
+def make_useless(folder, name):
+    """A data set with pictures and labels of which not one row can be used; gives the number of rows."""
+    folder = make_any(folder, name)
+    if name in ("sample", "adience"):
+        make_adience(folder, [(0, "1@N01", "2", "b.jpg", "None", "")])
+        return 1
+    if name == "imdb_wiki":
+        make_mat(folder / "imdb_crop", "imdb", [face(full_path="/etc/1.jpg"), face(face_score=-np.inf), face(dob=np.nan)])
+        touch(folder / "imdb_crop" / FACE["full_path"])
+        return 3
+    if name == "fairface":
+        make_fairface(
+            folder, ["/data/train/1.jpg,0-2,Male", "C:\\train\\2.jpg,3-9,Female", ",old,Male", "train/1.jpg,?,Male"]
+        )
+        return 4
+    for i, picture in enumerate([path for path in folder.rglob("*") if path.suffix in PICTURES]):
+        picture.rename(picture.with_name(f"picture {i}.jpg"))
+    return 2
+
+
+LOAD = {
+    "adience": adience.load,
+    "imdb_wiki": imdb_wiki.load,
+    "utkface": utkface.load,
+    "fairface": fairface.load,
+    "allagefaces": allagefaces.load,
+}
+
+
+@pytest.mark.parametrize("name", LOAD)
+def test_no_usable_row_gives_an_empty_table_and_a_full_ledger(tmp_path, name):
+    read = make_useless(tmp_path, name)
+    loaded = LOAD[name](tmp_path)
+    assert len(loaded.table) == 0 and len(loaded.ledger) == read
+    assert {column: str(dtype) for column, dtype in loaded.table.dtypes.items()} == COLUMNS
+    assert list(loaded.ledger.columns) == ["path", "reason"] and loaded.ledger.notna().all(axis=None)
+    with pytest.raises(ValueError, match="part of these 0 faces is empty"):
+        split(loaded.table)
+    assert for_task(loaded.table, "gender").table.empty
+    assert for_task(loaded.table, "age", config.AGE_GROUPS["adience"]).table.empty
+
+
+@pytest.mark.parametrize("name", datasets.LOADERS)
+def test_no_usable_row_is_one_sentence_with_the_reasons(tmp_path, name):
+    make_useless(tmp_path, name)
+    with pytest.raises(ValueError, match="no usable face") as caught:
+        datasets.load(name, tmp_path)
+    message = str(caught.value)
+    assert str(tmp_path) in message and any(character.isdigit() for character in message.split("(")[1])
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("inner", ["", "FairFace"])
+def test_fairface_paths_that_are_all_absolute(tmp_path, inner):
+    make_fairface(tmp_path / inner, ["/data/train/1.jpg,0-2,Male", "D:/train/2.jpg,3-9,Female"])
+    loaded = fairface.load(tmp_path)
+    assert loaded.table.empty and loaded.ledger["reason"].tolist() == ["path outside the folder"] * 2
+
+
+@pytest.mark.parametrize("name", ["adience", "sample", "imdb_wiki", "fairface"])
+@pytest.mark.parametrize("content", ["nothing", "header"])
+def test_label_files_without_rows(tmp_path, name, content):
+    folder = make_any(tmp_path, name)
+    files = [path for path in folder.rglob("*") if path.suffix in (".txt", ".csv", ".mat")]
+    for file in files:
+        if content == "nothing":
+            file.write_bytes(b"")
+        elif file.suffix == ".mat":
+            make_mat(file.parent, "imdb", [])
+        else:
+            file.write_text(file.read_text().splitlines()[0] + "\n")
+    with pytest.raises(ValueError, match="expected (a table|a Matlab file|at least one)") as caught:
+        datasets.load(name, folder)
+    message = str(caught.value)
+    assert "\n" not in message and any(part in message for part in (*(file.name for file in files), "fold_*_data.txt"))
 
 
 # --- Adience ----------------------------------------------------------------------------------------------------------
@@ -386,16 +537,17 @@ def test_imdb_wiki_gender_may_be_asked_for(tmp_path):
 
 
 def test_imdb_wiki_links_and_long_names(tmp_path):
-    """A link to a picture of the data set is one; a link to anything else is none, nor is a name no disk can hold."""
+    """A link to a picture counts wherever it leads; a broken link is no picture, nor is a name that no disk can hold."""
     names = ["01/real.jpg", "01/inside.jpg", "01/outside.jpg", "01/dangling.jpg", f"01/{'x' * 300}.jpg", "01/\x00.jpg"]
     folder = make_mat(tmp_path / "set", "wiki", [face(full_path=name) for name in names])
     touch(tmp_path / "elsewhere.jpg")
     touch(folder / names[0])
     for name, target in zip(names[1:4], (folder / names[0], tmp_path / "elsewhere.jpg", tmp_path / "nowhere.jpg")):
         (folder / name).symlink_to(target)
+    (folder / "01/loop.jpg").symlink_to(folder / "01/loop.jpg")
     loaded = imdb_wiki.load(folder)
-    assert loaded.table["path"].tolist() == names[:2]
-    assert set(loaded.ledger["reason"]) == {"image missing"} and len(loaded.ledger) == 4
+    assert loaded.table["path"].tolist() == names[:3]
+    assert set(loaded.ledger["reason"]) == {"image missing"} and len(loaded.ledger) == 3
 
 
 def test_imdb_wiki_gives_what_a_plain_loop_gives(tmp_path):
@@ -433,6 +585,68 @@ def test_imdb_wiki_crops_have_no_box(tmp_path):
     assert reasons(loaded) == {"wiki/01/gone.jpg": "image missing"}
     assert all((tmp_path / path).is_file() for path in loaded.table["path"])
     assert imdb_wiki.load(tmp_path / "imdb_crop").table["left"].isna().all()
+
+
+@pytest.mark.parametrize(
+    "meta, crops, given",
+    [
+        ("", "imdb_crop", ""),  # above its crops
+        ("imdb", "imdb_crop", ""),
+        ("imdb_meta", "imdb_crop", ""),
+        ("metadata", "imdb_crop", ""),
+        ("imdb_meta", "crops", "crops"),  # nowhere near
+        ("imdb_crop/imdb_meta", "imdb_crop", "imdb_crop"),
+        ("", "imdb_crop", "imdb_crop"),
+        ("imdb_meta", "imdb_crop", "imdb_crop"),
+        ("imdb_crop", "imdb_crop", "imdb_crop"),
+    ],
+)
+def test_imdb_wiki_metadata_elsewhere_than_the_crops(tmp_path, meta, crops, given):
+    make_mat(tmp_path / meta, "imdb", [face(), face(full_path="02/2.jpg")])
+    for name in (FACE["full_path"], "02/2.jpg"):
+        touch(tmp_path / crops / name)
+    folder = tmp_path / given
+    if crops == "crops":
+        with pytest.raises(FileNotFoundError, match="holds no imdb.mat or wiki.mat: expected imdb.mat or wiki.mat, in"):
+            imdb_wiki.load(folder)
+        return
+    loaded = imdb_wiki.load(folder)
+    assert all((folder / path).is_file() for path in loaded.table["path"]) and len(loaded.table) == 2
+    assert loaded.table[BOX].isna().all(axis=None)
+    unchecked = imdb_wiki.load(folder, check_images=False)
+    pd.testing.assert_frame_equal(unchecked.table, loaded.table)
+
+
+def test_imdb_wiki_both_parts_with_their_metadata_above_the_crops(tmp_path):
+    for part, path in (("imdb", "01/1.jpg"), ("wiki", "01/2.jpg")):
+        make_mat(tmp_path, part, [face(full_path=path, name=part)])
+        touch(tmp_path / f"{part}_crop" / path)
+    assert imdb_wiki.load(tmp_path).table["path"].tolist() == ["imdb_crop/01/1.jpg", "wiki_crop/01/2.jpg"]
+    # the folder of one part does not bring the other one in
+    assert imdb_wiki.load(tmp_path / "wiki_crop").table["subject"].tolist() == ["wiki"]
+
+
+def test_imdb_wiki_pictures_beside_the_metadata_come_before_crops(tmp_path):
+    make_mat(tmp_path, "wiki", [face()])
+    for folder in (tmp_path, tmp_path / "wiki_crop"):
+        touch(folder / FACE["full_path"])
+    loaded = imdb_wiki.load(tmp_path)
+    assert loaded.table["path"].tolist() == [FACE["full_path"]] and loaded.table[BOX].notna().all(axis=None)
+
+
+def test_imdb_wiki_says_where_pictures_were_searched(tmp_path):
+    make_mat(tmp_path / "wiki_meta", "wiki", [face()])
+    with pytest.raises(FileNotFoundError, match=r"none of the 1 pictures.*wiki_crop/") as caught:
+        imdb_wiki.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_imdb_wiki_paths_with_back_slashes(tmp_path):
+    make_mat(tmp_path, "wiki", [face(full_path="01\\7_1980-07-00_2010.jpg"), face(full_path="..\\2.jpg")])
+    touch(tmp_path / "01/7_1980-07-00_2010.jpg")
+    loaded = imdb_wiki.load(tmp_path)
+    assert loaded.table["path"].tolist() == ["01/7_1980-07-00_2010.jpg"]
+    assert reasons(loaded) == {"../2.jpg": "path outside the folder"}
 
 
 def test_imdb_wiki_without_pictures(tmp_path):
@@ -508,15 +722,34 @@ def test_utkface_names(tmp_path):
     assert loaded.table[["subject", "fold", *BOX]].isna().all(axis=None)
 
 
-def test_utkface_links_stay_inside(tmp_path):
+def test_utkface_file_names_that_lack_a_dot_or_a_letter(tmp_path):
+    stem = "55_0_0_20170116232725357"
+    ends = ["jpg.chip.jpg", ".jpgchip.jpg", "jpgchip.jpg", ".pg.chip.jpg", "chip.jpg", ".chip.jpg", ".JPG.CHIP.JPG", ".jpeg"]
+    for i, end in enumerate(ends):
+        touch(tmp_path / f"part{i % 3 + 1}" / f"{stem}{i}{end}")
+    loaded = utkface.load(tmp_path)
+    assert len(loaded.table) == len(ends) and loaded.ledger.empty
+    assert set(loaded.table["age_low"]) == {55} and set(loaded.table["gender"]) == {"male"}
+
+
+def test_utkface_reads_one_picture_of_several_copies(tmp_path):
+    for folder in ("a/UTKFace", "b/crop_part1"):
+        touch(tmp_path / folder / "26_0_2_2017.jpg.chip.jpg")
+    touch(tmp_path / "b/crop_part1/27_0_2_2017.jpg.chip.jpg")
+    loaded = utkface.load(tmp_path)
+    assert loaded.table["path"].str[-24:].tolist() == ["26_0_2_2017.jpg.chip.jpg", "27_0_2_2017.jpg.chip.jpg"]
+    assert reasons(loaded) == {"b/crop_part1/26_0_2_2017.jpg.chip.jpg": "repeated picture"}
+
+
+def test_utkface_links(tmp_path):
     outside, folder = tmp_path / "outside.jpg", tmp_path / "faces"
     touch(outside)
     touch(folder / "26_0_2_2017.jpg")
     for name, target in (("27", outside), ("28", tmp_path / "nowhere"), ("29", folder / "26_0_2_2017.jpg")):
         (folder / f"{name}_0_2_2017.jpg").symlink_to(target)
     loaded = utkface.load(folder)
-    assert reasons(loaded) == {f"{name}_0_2_2017.jpg": "image missing" for name in ("27", "28")}
-    assert loaded.table["path"].tolist() == ["26_0_2_2017.jpg", "29_0_2_2017.jpg"]
+    assert reasons(loaded) == {"28_0_2_2017.jpg": "image missing"}
+    assert loaded.table["path"].tolist() == [f"{name}_0_2_2017.jpg" for name in (26, 27, 29)]
 
 
 def test_utkface_prefers_its_own_folder(tmp_path):
@@ -562,6 +795,23 @@ def test_fairface_suffix_in_either_direction_and_parent_folder(tmp_path):
     assert fairface.load(tmp_path).table["path"].tolist() == ["FairFace/train/1.jpg"]
 
 
+def test_fairface_labels_in_other_cases_and_paths_with_back_slashes(tmp_path):
+    rows = [
+        "train\\1.jpg,MORE THAN 70,male",
+        " train\\2.jpg ,3-9, FEMALE ",
+        "..\\3.jpg,3-9,Male",
+        "\\\\server\\4.jpg,3-9,Male",
+    ]
+    make_fairface(tmp_path, rows)
+    for name in ("1.jpg", "2.webp"):
+        touch(tmp_path / "train" / name)
+    loaded = fairface.load(tmp_path)
+    assert loaded.table["path"].tolist() == ["train/1.jpg", "train/2.webp"]
+    assert loaded.table["gender"].tolist() == ["male", "female"] and years(loaded) == [(70, 100), (3, 9)]
+    assert set(loaded.ledger["reason"]) == {"path outside the folder"} and len(loaded.ledger) == 2
+    assert fairface.races(tmp_path, loaded.table["path"]).tolist() == ["East Asian"] * 2
+
+
 def test_fairface_bad_label_files(tmp_path):
     make_fairface(tmp_path, ["train/1.jpg,0-2"], header="file,years,race,service_test")
     with pytest.raises(ValueError, match="fairface_label_train.csv: the columns age, gender are missing"):
@@ -598,6 +848,49 @@ def test_races_of_what_the_loader_gives(tmp_path):
     for name in ("train/1.webp", "train/2.jpg"):
         touch(tmp_path / "FairFace" / name)
     assert fairface.races(tmp_path, fairface.load(tmp_path).table["path"]).tolist() == ["East Asian"] * 2
+
+
+# --- All-Age-Faces ----------------------------------------------------------------------------------------------------
+
+AAF = {
+    "00000A02.jpg": (2, "female"),
+    "07380A75.JPG": (75, "female"),
+    "07381A03.webp": (3, "male"),
+    "13321A80.png": (80, "male"),
+    "1234A20.jpg": None,
+    "00001B20.jpg": None,
+    "00001A100.jpg": None,
+    "00001A2x.jpg": None,
+    "٠٠٠٠١A20.jpg": None,
+}
+
+
+@pytest.mark.parametrize("inner", ["", "original images", "AllAgeFaces", "All-Age-Faces Dataset/original images"])
+def test_allagefaces_names(tmp_path, inner):
+    for name in AAF:
+        touch(tmp_path / inner / name)
+    (tmp_path / inner / "notes.txt").write_text("x")
+    loaded = allagefaces.load(tmp_path)
+    before = f"{inner}/" if inner else ""
+    assert reasons(loaded) == {before + name: "malformed name" for name, told in AAF.items() if told is None}
+    assert loaded.table["path"].tolist() == [before + name for name, told in AAF.items() if told]
+    for row in loaded.table.itertuples():
+        assert (row.age_low, row.gender) == AAF[row.path.removeprefix(before)] and row.age_high == row.age_low
+    assert loaded.table[["subject", "fold", *BOX]].isna().all(axis=None)
+    assert set(loaded.table["dataset"]) == {"allagefaces"}
+
+
+def test_allagefaces_reads_each_face_once(tmp_path):
+    """The owners' aligned copies are left aside where the originals are there, and read where they are not."""
+    for inner in ("original images", "aglined faces", "example"):
+        touch(tmp_path / inner / "00001A02.jpg")
+    loaded = allagefaces.load(tmp_path)
+    assert loaded.table["path"].tolist() == ["original images/00001A02.jpg"] and loaded.ledger.empty
+    (tmp_path / "original images/00001A02.jpg").unlink()
+    (tmp_path / "original images").rmdir()
+    loaded = allagefaces.load(tmp_path)
+    assert loaded.table["path"].tolist() == ["aglined faces/00001A02.jpg"]
+    assert reasons(loaded) == {"example/00001A02.jpg": "repeated picture"}
 
 
 # --- the table of faces -----------------------------------------------------------------------------------------------
@@ -827,3 +1120,16 @@ def test_real_fairface(tmp_path):
     loaded = fairface.load(tmp_path)
     assert (len(loaded.table), len(loaded.ledger)) == (2, 39954 - 2)
     assert set(loaded.ledger["reason"]) == {"image missing"}
+
+
+def test_real_allagefaces_names(tmp_path):
+    with tarfile.open(real("allagefaces.tar.gz")) as tar:
+        names = [member.name for member in tar if member.isfile()]
+    for name in names:
+        touch(tmp_path / name)
+    loaded = datasets.load("allagefaces", tmp_path)
+    assert (len(loaded.table), len(loaded.ledger)) == (10536, 0)
+    assert loaded.table["gender"].value_counts().to_dict() == {"female": 5847, "male": 4689}
+    assert (loaded.table["age_low"].min(), loaded.table["age_low"].max()) == (2, 80)
+    assert (loaded.table["age_low"] == loaded.table["age_high"]).all()
+    assert set(split(loaded.table)) == set(SPLITS)

@@ -370,15 +370,18 @@ def test_by_hand_is_one_sentence_and_then_goes_on(addresses, tmp_path):
 
 def test_the_address_list_names_every_real_data_set():
     listed = json.loads(ADDRESSES.read_text())
-    assert set(listed) == {"imdb_wiki", "adience", "utkface", "fairface"}
+    assert set(listed) == {"imdb_wiki", "adience", "utkface", "fairface", "allagefaces"}
     for entry in listed.values():
         assert entry["page"].startswith("https://")
         assert all(file.get("url", "https://").startswith("https://") for file in entry["files"])
         assert all("url" in file for file in entry["files"]) or entry["by_hand"]
 
 
-def test_the_command_says_what_to_do_by_hand(tmp_path):
-    command = [sys.executable, "-m", "src.fetch", "adience", "--to", str(tmp_path / "adience")]
+@pytest.mark.parametrize(
+    "name, said", [("adience", "register on that page"), ("allagefaces", "put All-Age-Faces Dataset.zip into")]
+)
+def test_the_command_says_what_to_do_by_hand(tmp_path, name, said):
+    command = [sys.executable, "-m", "src.fetch", name, "--to", str(tmp_path / name)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ, check=False)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "register on that page" in done.stderr
-    assert not (tmp_path / "adience").exists()
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and said in done.stderr
+    assert not (tmp_path / name).exists()

@@ -1,4 +1,4 @@
-"""The data sets: each loader reads one as its owners publish it and gives the table of faces with its ledger.
+"""The data sets: each loader reads one as its owners publish it and returns the table of faces with its ledger.
 
 Before it: `tables`. After it: `prepare`.
 """
@@ -6,7 +6,7 @@ Before it: `tables`. After it: `prepare`.
 from collections.abc import Callable
 from pathlib import Path
 
-from src.datasets import adience, fairface, imdb_wiki, sample, utkface
+from src.datasets import adience, allagefaces, fairface, imdb_wiki, sample, utkface
 from src.tables import Loaded, checked
 
 LOADERS: dict[str, Callable[..., Loaded]] = {
@@ -15,6 +15,7 @@ LOADERS: dict[str, Callable[..., Loaded]] = {
     "imdb_wiki": imdb_wiki.load,
     "utkface": utkface.load,
     "fairface": fairface.load,
+    "allagefaces": allagefaces.load,
 }
 NAMES = tuple(LOADERS)
 # The age classes of `config.AGE_GROUPS` that suit each set's labels.
@@ -22,24 +23,42 @@ AGE_GROUPS_OF = {name: "fairface" if name == "fairface" else "adience" for name 
 
 
 def place(name: str, folder: str | Path = "") -> Path:
-    """The folder to load the data set `name` from: the one given or, for the sample, its own, drawn if need be.
+    """The folder to load the data set `name` from: the given one or, for the sample, its own, drawn first if necessary.
 
-    Raises ValueError where another data set's folder is not named.
+    Raises:
+        ValueError: no folder is given for a data set other than the sample.
     """
     if name == "sample":
         return sample.draw() / "adience"
     if not str(folder):
-        raise ValueError(f"{name} needs its folder, got none; data/README.md says what it holds")
+        raise ValueError(f"{name} requires its folder, got none; data/README.md says what the folder holds")
     return Path(folder).expanduser()
 
 
 def load(name: str, folder: str | Path, **options) -> Loaded:
-    """The table of faces of the data set `name` unpacked in `folder`, and the ledger of the rows left out.
+    """Loads a data set.
 
-    options: those of the data set's own `load`. Raises ValueError for an unknown name or option value, and
-    FileNotFoundError, saying what belongs where, for a folder that is missing, empty or without the data set's files.
+    Args:
+        name: one of `NAMES`.
+        folder: where the data set is unpacked.
+        **options: those of the data set's own `load`.
+
+    Returns:
+        The table of faces, with at least one row, and the ledger of the rows that were left out.
+
+    Raises:
+        ValueError: the name or an option value is unknown, a label file is damaged or empty, or every row was left out; the
+            message then gives the reasons with their counts.
+        FileNotFoundError: the folder is missing, empty or without the data set's files; the message names what belongs there.
     """
     if name not in LOADERS:
         raise ValueError(f"data set must be one of {', '.join(NAMES)}, got {name!r}")
     table, ledger = LOADERS[name](folder, **options)
+    if table.empty:
+        counts = ledger["reason"].value_counts()
+        told = ", ".join(f"{reason}: {count:,}" for reason, count in counts.items()) or "no rows"
+        raise ValueError(
+            f"{folder} holds no usable face of {name}: expected at least one, but every row was left out ({told}); "
+            "data/README.md says what the folder should hold"
+        )
     return Loaded(checked(table.assign(dataset=name)), ledger)

@@ -3,7 +3,7 @@
 Eidinger, Enbar, Hassner, "Age and gender estimation of unfiltered faces", IEEE TIFS 2014;
 https://talhassner.github.io/home/projects/Adience/Adience-data.html
 
-After it: `datasets.load`, by which the notebooks call it.
+After it: `datasets.load`, which the notebooks call.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ GENDERS = {"f": "female", "m": "male"}
 
 # The eight labels as the fold files write them.
 STRICT = {f"({low}, {high})": (low, high) for low, high in AGE_GROUPS["adience"].years}
-# Other texts, and the label that later work puts them under.
+# Other texts, and the label that later work assigns them to.
 _OTHERS = {
     "(0, 2)": ("2", "3"),
     "(8, 12)": ("13", "(8, 23)"),
@@ -40,15 +40,24 @@ LABELS = {"strict": STRICT, "mapped": MAPPED}
 
 
 def load(folder: str | Path, images: str = "faces", labels: str = "strict", check_images: bool = True) -> Loaded:
-    """The faces of Adience, with the years of their label as age_low and age_high, and the published fold (0 to 4).
+    """Loads the faces of Adience, with the years of their label as age_low and age_high, and the published fold (0 to 4).
 
-    images: "faces" (816 x 816 crops, turned upright) or "aligned" (aligned in plane by the data set's owners).
-    labels: "strict" keeps an age only where the text equals one of the eight labels, as the published protocol does
-    (Levi and Hassner 2015); "mapped" also puts the 22 other texts under a label, except None.
-    A row stays if its age or its gender is known; the other one is then NA. The subject is `face_id`.
+    A row is kept if its age or its gender is known; the other one is then NA. The subject is `face_id`.
 
-    Raises ValueError for an unknown option or a fold file without its columns, FileNotFoundError where files are
-    missing.
+    Args:
+        folder: the folder of the fold files, or one that holds it as adience/ or Adience/.
+        images: "faces" (816 x 816 crops, turned upright) or "aligned" (aligned in plane by the data set's owners).
+        labels: "strict" keeps an age only where the text equals one of the eight labels, as the published protocol does
+            (Levi and Hassner 2015); "mapped" also assigns the 22 other texts to a label, except None.
+        check_images: False reads the labels alone.
+
+    Returns:
+        The table of faces and the ledger. Reasons in the ledger, in this order: path outside the folder, repeated row, no
+        usable label, image missing.
+
+    Raises:
+        ValueError: an option is unknown, a fold file lacks its columns, or the fold files have no rows.
+        FileNotFoundError: fold files are missing, or all pictures are.
     """
     for value, allowed, option in ((images, PICTURES, "images"), (labels, LABELS, "labels")):
         if value not in allowed:
@@ -62,24 +71,23 @@ def load(folder: str | Path, images: str = "faces", labels: str = "strict", chec
     picture = PICTURES[images]
     names = zip(source["user_id"], source["face_id"], source["original_image"], strict=True)
     path = pd.Series([picture.format(user=user, face=face, image=image) for user, face, image in names], dtype="str")
-    years = source["age"].str.strip().map(LABELS[labels])
     rows = pd.DataFrame(
         {
             "path": disk.prefix(folder, place) + path,
             "subject": source["face_id"].replace("", None),
-            "gender": source["gender"].str.strip().map(GENDERS),
-            "age_low": years.str[0].astype("Float64"),
-            "age_high": years.str[1].astype("Float64"),
+            "gender": source["gender"].str.strip().str.lower().map(GENDERS),
+            **disk.years(source["age"].str.strip(), LABELS[labels]),
             "fold": source["fold"],
         }
     )
+    outside = disk.outside(path)
     reasons = {
-        "path outside the folder": disk.outside(path),
+        "path outside the folder": outside,
         "repeated row": path.duplicated().to_numpy(),
         "no usable label": (rows["age_low"].isna() & rows["gender"].isna()).to_numpy(),
     }
     if check_images:
-        reasons["image missing"] = disk.missing(folder, rows["path"], disk.listing(folder, rows["path"]))
+        reasons["image missing"] = disk.missing(folder, rows["path"], disk.listing(folder, rows["path"]), outside)
     return divide(rows, reasons, "adience")
 
 
@@ -89,4 +97,4 @@ def _folds(place: Path) -> pd.DataFrame:
     if gone:
         raise disk.absent(place, f"lacks {', '.join(gone)}", EXPECTED)
     folds = [disk.label_table(file, "\t", FIELDS).assign(fold=fold) for fold, file in names.items()]
-    return pd.concat(folds, ignore_index=True)
+    return disk.not_empty(pd.concat(folds, ignore_index=True), place / "fold_*_data.txt")

@@ -9,6 +9,7 @@ Before it: `mat_file` and `disk`. After it: `pictures`, `prepare` and notebook 5
 """
 
 import contextlib
+import os
 import unicodedata
 from pathlib import Path
 
@@ -23,7 +24,9 @@ from src.tables import BOX, Loaded, divide
 PARTS = ("imdb", "wiki")
 TEXTS, BOXES = ("full_path", "name"), ("face_location",)
 NUMBERS = ("dob", "photo_taken", "gender", "face_score", "second_face_score", "celeb_id")
-EXPECTED = "imdb.mat or wiki.mat, in the folder itself or in imdb/, wiki/, imdb_crop/ or wiki_crop/"
+EXPECTED = "imdb.mat or wiki.mat, in the folder itself or in one of its folders, such as imdb_crop/, wiki_crop/ or imdb_meta/"
+
+PROBES = 1000  # pictures of a part that are looked for to find the folder they are in
 
 EPOCH = np.datetime64("1970-01-01", "D")
 EPOCH_NUMBER = 719529  # Matlab's date number of that day
@@ -41,26 +44,39 @@ def load(
     parts: tuple[str, ...] = PARTS,
     known_gender: bool = False,
 ) -> Loaded:
-    """The faces of IMDB-WIKI whose labels can be trusted, in the order of the records, IMDB first.
+    """Loads the faces of IMDB-WIKI whose labels can be trusted, in the order of the records, IMDB first.
 
-    min_score: faces that the owners' detector scored lower are left out, and so is every picture with a second face:
-    nobody can say whose age it is. min_age, max_age: years, inclusive. check_images=False reads the labels alone.
-    A record whose gender is unknown stays, with gender NA, unless `known_gender` is asked for. Ages are those on 1 July of
-    the year of the photo; where the day or month of birth is unknown they may span two years. Boxes are NA in imdb_crop/
-    and wiki_crop/, whose pictures are cut out already. The subject is the celebrity's name: all names under one celeb_id
-    are one subject, and so is one who is in both parts (and so are namesakes); where the name is empty, it is the number
-    in the picture's name.
+    Ages are those on 1 July of the year of the photo; where the day or month of birth is unknown they may span two years.
+    Boxes are NA for cropped pictures, which are those in a folder with "crop" in its name. The subject is the celebrity's
+    name: all names under one celeb_id are one subject, and so is a celebrity who is in both parts (and so are namesakes);
+    where the name is empty, it is the number in the picture's name. `pictures.clean` checks the pictures themselves.
 
-    Reasons in the ledger, in this order: path outside the folder, no face, second face, low score, gender unknown (where
-    asked for), impossible date, age out of range, image missing, duplicate image (a second record for the same file).
-    `pictures.clean` looks into the pictures themselves. Raises ValueError for an unknown option or a .mat file of
-    another form, FileNotFoundError where files are missing.
+    Args:
+        folder: the folder of imdb.mat and wiki.mat, or the folder of the crops; see `locate`.
+        min_score: drops faces that the owners' detector scored lower. Every picture with a second face is dropped too,
+            because nobody can say whose age it is.
+        max_age: in years, inclusive.
+        min_age: in years, inclusive.
+        check_images: False reads the labels alone.
+        parts: "imdb", "wiki" or both.
+        known_gender: True drops records without a gender; otherwise they stay, with gender NA.
+
+    Returns:
+        The table of faces and the ledger. Reasons in the ledger, in this order: path outside the folder, no face, second
+        face, low score, gender unknown (where asked for), impossible date, age out of range, image missing, duplicate image
+        (a second record for the same file).
+
+    Raises:
+        ValueError: an option is unknown, or a .mat file has another form or no records.
+        FileNotFoundError: the .mat files or all pictures are missing.
     """
     rows = records(folder, parts)
     reasons = _reasons(rows, min_score, max_age, min_age, known_gender)
     if check_images:
         root = Path(folder).expanduser()
-        reasons["image missing"] = disk.missing(root, rows["path"], disk.listing(root, rows["path"]))
+        where = f" (searched in {', '.join(f'{part}_crop/, {part}/' for part in parts)} and beside the .mat files)"
+        present = disk.listing(root, rows["path"])
+        reasons["image missing"] = disk.missing(root, rows["path"], present, rows["outside"].to_numpy(bool), where)
     reasons["duplicate image"] = _repeated(rows["path"], reasons)
     return divide(rows, reasons, "imdb_wiki")
 
@@ -122,12 +138,17 @@ def _repeated(path: pd.Series, reasons: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def records(folder: str | Path, parts: tuple[str, ...] = PARTS) -> pd.DataFrame:
-    """Every record of the parts that are there: columns of the table of faces, the scores, and `outside`."""
+    """Every record of the parts that are there: columns of the table of faces, the scores, and `outside`.
+
+    Raises:
+        ValueError: `parts` is unknown, or a .mat file has another form or no records.
+        FileNotFoundError: there is no .mat file.
+    """
     if isinstance(parts, str) or not parts or not set(parts) <= set(PARTS):
         raise ValueError(f"parts must be a tuple of one or more of {', '.join(PARTS)}, got {parts!r}")
     folder = disk.opened(folder, EXPECTED)
-    places = {part: disk.place_of(f"{part}.mat", folder, (f"{part}_crop", part)) for part in parts}
-    found = [_part(folder, place, part) for part, place in places.items() if place is not None]
+    files = {part: locate(folder, part) for part in parts}
+    found = [_part(folder, file, part) for part, file in files.items() if file is not None]
     if not found:
         raise disk.absent(folder, f"holds no {' or '.join(f'{part}.mat' for part in parts)}", EXPECTED)
     rows = pd.concat(found, ignore_index=True)
@@ -135,10 +156,50 @@ def records(folder: str | Path, parts: tuple[str, ...] = PARTS) -> pd.DataFrame:
     return rows
 
 
-def _part(folder: Path, place: Path, part: str) -> pd.DataFrame:
-    record = mat_file.read_struct(place / f"{part}.mat", part, TEXTS, BOXES, NUMBERS, optional=("celeb_id",))
-    path = pd.Series(record["full_path"], dtype="str")
+def locate(folder: Path, part: str) -> Path | None:
+    """The part's .mat file: in `folder`, in PART_crop/, PART/ or another folder in it, or None.
+
+    Where `folder` is itself the folder of the part's pictures, by its name PART_crop or PART, the file may also lie beside it
+    or in a folder beside it whose name begins with PART, such as imdb_meta/.
+    """
+    places = [folder, folder / f"{part}_crop", folder / part, *_folders(folder)]
+    here = Path(os.path.abspath(folder))  # not resolved: beside a link is where the link lies
+    if here.name.lower() in (f"{part}_crop", part):
+        places += [here.parent, *(place for place in _folders(here.parent) if place.name.lower().startswith(part))]
+    files = [place / f"{part}.mat" for place in places]
+    return next((file for file in files if file.is_file()), None)
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(folder / entry.name for entry in entries if entry.is_dir())
+    except OSError:  # the folder above may be closed to this user
+        return []
+
+
+def _root(folder: Path, file: Path, part: str, path: pd.Series) -> Path:
+    """The folder that the part's paths are relative to: the first with pictures of the .mat file's own, PART_crop/, PART/ and
+    `folder` itself; without pictures, the first of them."""
+    places = [file.parent, folder / f"{part}_crop", folder / part, folder]
+    places = [place for place in places if place == folder or folder in place.parents]
+    names = path[~disk.outside(path)].to_list()
+    some = names[:: len(names) // PROBES + 1]
+    inner = {name.rpartition("/")[0] for name in names} - {""}
+    for exists, wanted in ((os.path.isfile, some), (os.path.isdir, inner)):  # folders tell where most pictures are absent
+        for place in places:
+            if any(exists(place / name) for name in wanted):
+                return place
+    return places[0]
+
+
+def _part(folder: Path, file: Path, part: str) -> pd.DataFrame:
+    record = mat_file.read_struct(file, part, TEXTS, BOXES, NUMBERS, optional=("celeb_id",))
+    if not record["full_path"]:
+        raise ValueError(f"{file}: expected at least one record, found none; replace it with the complete original")
+    path = disk.forward_slashes(pd.Series(record["full_path"], dtype="str"))
     low, high = _ages(record["dob"], record["photo_taken"], record["full_path"])
+    place = _root(folder, file, part, path)
     before = disk.prefix(folder, place)
     rows = pd.DataFrame(
         {
@@ -155,8 +216,9 @@ def _part(folder: Path, place: Path, part: str) -> pd.DataFrame:
             "second_face_score": record["second_face_score"],
         }
     )
-    cut_out = place.resolve().name.endswith("_crop")
-    rows[BOX] = np.nan if cut_out else _pixels(record["face_location"])
+    # The name as given counts too: a link may lead to a store whose folders have names of their own.
+    names = {Path(os.path.abspath(place)).name.lower(), place.resolve().name.lower()}
+    rows[BOX] = np.nan if any("crop" in name for name in names) else _pixels(record["face_location"])
     return rows
 
 

@@ -3,36 +3,42 @@
 Zhang, Song, Qi, "Age progression/regression by conditional adversarial autoencoder", CVPR 2017;
 https://susanqq.github.io/UTKFace/
 
-After it: `datasets.load`, by which the notebooks call it.
+After it: `datasets.load`, which the notebooks call.
 """
 
-import os
 from pathlib import Path
 
 import pandas as pd
 
-from src.config import IMAGE_SUFFIXES
 from src.datasets import disk
 from src.tables import Loaded, divide
 
 EXPECTED = "pictures named AGE_GENDER_RACE_DATE.jpg (or .jpg.chip.jpg, .webp, .png), or a folder UTKFace/ of them"
-NAME = r"^([0-9]+)_([0-9]+)_[0-9]+_[0-9]+\s*(?:\.jpg\.chip)?\.[A-Za-z]+$"  # one original has a blank before its suffix
+# Some originals lack a dot or a letter of ".jpg.chip.jpg", or have a blank in front of it.
+NAME = r"(?i)^([0-9]+)_([0-9]+)_[0-9]+_[0-9]+\s*(?:\.?j?pe?g)?(?:\.?chip)?\.[a-z]+$"
 GENDERS = {0: "male", 1: "female"}  # the other way round than in IMDB-WIKI
-OLDEST = 120
+OLDEST = 120  # years
 
 
 def load(folder: str | Path) -> Loaded:
-    """The faces of UTKFace, found at any depth and in the order of their paths; ages are exact, nobody is named.
+    """Loads the faces of UTKFace, found at any depth (part1/, part2/ …), in the order of their paths.
 
-    folder: the folder of the pictures, or one that holds them in UTKFace/.
-    Names that lack a part, ages above 120, genders other than 0 and 1, and links that lead nowhere or out of the folder go
-    to the ledger.
+    Ages are exact. People have no identity, so `subject` is NA.
 
-    Raises FileNotFoundError where there are no pictures.
+    Args:
+        folder: the folder of the pictures, or one that holds them in UTKFace/.
+
+    Returns:
+        The table of faces and the ledger. Reasons in the ledger, in this order: malformed name (a part is missing), age out
+        of range (above 120), gender not 0 or 1, image missing (a link that leads nowhere), repeated picture (the same file
+        name in another folder).
+
+    Raises:
+        FileNotFoundError: the folder holds no pictures.
     """
     folder = disk.opened(folder, EXPECTED)
-    place = folder / "UTKFace" if (folder / "UTKFace").is_dir() else folder
-    found = sorted(_pictures(place))
+    place = next((folder / name for name in ("UTKFace", "utkface") if (folder / name).is_dir()), folder)
+    found = disk.pictures(place)
     if not found:
         raise disk.absent(place, "holds no pictures", EXPECTED)
     path = pd.Series(found, dtype="str")
@@ -46,15 +52,6 @@ def load(folder: str | Path) -> Loaded:
         "age out of range": age.gt(OLDEST).fillna(False),
         "gender not 0 or 1": rows["gender"].isna(),
         "image missing": disk.missing(folder, rows["path"], disk.listing(folder, rows["path"])),
+        "repeated picture": disk.repeated_names(path),
     }
     return divide(rows, reasons, "utkface")
-
-
-def _pictures(place: Path):
-    """Paths relative to `place`, with forward slashes, without hidden files and what macOS leaves in archives."""
-    for parent, folders, names in os.walk(place):
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        inside = disk.prefix(place, Path(parent))
-        for name in names:
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                yield inside + name
