@@ -1,7 +1,7 @@
-"""Downloading a large file over connections that break: resumed where it stopped, checked, and written whole.
+"""Downloads a large file over connections that break: resumed where it stopped, checked, and written whole.
 
-pooch (https://www.fatiando.org/pooch/) keeps and checks the file; it starts each download anew, so the transfer itself is
-ours.
+pooch (https://www.fatiando.org/pooch/) keeps and checks the file. It starts each download from the beginning, so the
+transfer itself is done here.
 
 Before it: `files`. After it: `fetch`.
 """
@@ -18,23 +18,32 @@ from tqdm.auto import tqdm
 
 from src.files import write_text
 
-TRIES = 5  # in a row that bring no new byte
+TRIES = 5  # attempts in a row without a new byte
 PAUSE = 2.0  # seconds before the second try, twice as long before each further one
 SILENCE = 60  # seconds without a byte after which a connection counts as broken
-BLOCK = 1 << 16  # bytes; what of a block came before a connection broke is lost
+BLOCK = 1 << 16  # bytes; an incomplete block is lost when a connection breaks
 BROKEN = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
 
 class DownloadError(OSError):
-    """A file that cannot be had; its text says why in one sentence."""
+    """A file that cannot be downloaded; the message says why in one sentence."""
 
 
 def download(url: str, target: Path, at_most: int, sha256: str | None = None, pause: float = PAUSE) -> None:
-    """Fetches `url` to `target`, or leaves it where it is there already.
+    """Downloads `url` to `target`, unless it is there already.
 
-    at_most: bytes that the file may have. sha256: what it must be, where that is known. What a broken download left stands
-    beside the target as NAME.part and is gone on with, as long as the server says that the file is still the same one.
-    Raises DownloadError, saying why, with nothing at `target` that was not whole and right.
+    What a broken download leaves is kept beside the target as NAME.part. The next run resumes it, as long as the server
+    confirms that the file is still the same.
+
+    Args:
+        url: the address.
+        target: the file to write. Nothing is written there that is not complete and correct.
+        at_most: the most bytes that the file may have.
+        sha256: its checksum, where that is known.
+        pause: seconds before the second attempt; doubled before each further one.
+
+    Raises:
+        DownloadError: the file cannot be downloaded; the message says why.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     pooch.get_logger().setLevel("ERROR")
@@ -50,7 +59,7 @@ def download(url: str, target: Path, at_most: int, sha256: str | None = None, pa
 
 
 class _Resuming:
-    """A downloader for pooch that goes on with what is there."""
+    """A downloader for pooch that resumes what is there."""
 
     def __init__(self, target: Path, at_most: int, pause: float):
         self.part, self.note = (target.with_name(f"{target.name}.part{end}") for end in ("", ".json"))
@@ -73,7 +82,7 @@ class _Resuming:
         self.note.unlink(missing_ok=True)
 
     def _transfer(self, url: str) -> None:
-        """One connection: from where the part ends, or from the start where it is of no use."""
+        """One connection: resumes the partial file, or starts again where the partial file is of no use."""
         start, same = self._size(), self._validator(url)
         headers = {"Accept-Encoding": "identity"}
         if start and same:
@@ -127,14 +136,14 @@ class _Resuming:
             return None
 
     def _remember(self, url: str, response) -> None:
-        """By what the server will know this very file again; a weak tag does not vouch for its bytes."""
+        """Notes how the server identifies this file. A weak tag does not count: it does not guarantee equal bytes."""
         tag = response.headers.get("ETag", "")
         same = tag if tag.startswith('"') else response.headers.get("Last-Modified")
         write_text(self.note, json.dumps({"url": url, "same": same}))
 
 
 def _first_byte(response) -> int | None:
-    """Where a partial answer begins, or None where it does not say."""
+    """The first byte of a partial response, or None where the response does not say."""
     said = response.headers.get("Content-Range", "").removeprefix("bytes ").split("-")[0]
     return int(said) if said.isdigit() else None
 

@@ -1,12 +1,12 @@
-"""Getting a data set from its owners: `make data DATASET=imdb_wiki`.
+"""Downloads and unpacks a data set from its owners: `make data DATASET=imdb_wiki`.
 
     python -m src.fetch DATASET [--to FOLDER]
 
-The addresses stand in data/addresses.json. Downloads stay in FOLDER/downloads, with the checksum of each in
-checksums.json: where none is published, the one of the first download counts from then on. Where an account or a form is
-asked for, one sentence says what to do; what was downloaded by hand is then checked and unpacked in the same way.
+The addresses are in data/addresses.json. Downloads stay in FOLDER/downloads, with their checksums in checksums.json: where
+the owners publish none, the checksum of the first download counts from then on. Where the owners ask for an account or a
+form, one sentence says what to do; files that were downloaded by hand are then checked and unpacked in the same way.
 
-Before it: `download` and `unpack`. After it: `datasets`, which read what came.
+Before it: `download` and `unpack`. After it: `datasets`, which read what was unpacked.
 """
 
 import argparse
@@ -23,15 +23,22 @@ from src.unpack import unpack
 
 ADDRESSES = DATA / "addresses.json"
 GIGABYTE = 10**9
-CHECKSUMS, UNPACKED = "checksums.json", "unpacked.json"  # in the folder of downloads: what is known and done of each
+CHECKSUMS, UNPACKED = "checksums.json", "unpacked.json"  # in the folder of downloads: each file's checksum and what it became
 
 
 def fetch(name: str, folder: Path, addresses: Path = ADDRESSES) -> None:
-    """Downloads and unpacks the data set `name` into `folder`; what is there already is not done again.
+    """Downloads and unpacks a data set; what is there already is not done again.
 
-    Raises ValueError for an unknown name, DownloadError where a file cannot be had or is not the one of the first time,
-    FileNotFoundError with the sentence to follow where it has to be downloaded by hand, and ArchiveError for an archive
-    that is damaged or was refused.
+    Args:
+        name: the data set.
+        folder: where it is unpacked to.
+        addresses: the JSON file of each data set's files.
+
+    Raises:
+        ValueError: the name is unknown.
+        DownloadError: a file cannot be downloaded, or is not the same as the first time.
+        FileNotFoundError: files have to be downloaded by hand; the message is the sentence to follow.
+        ArchiveError: an archive is damaged or was refused.
     """
     known = json.loads(addresses.read_text(encoding="utf-8"))
     if name not in known:
@@ -41,12 +48,12 @@ def fetch(name: str, folder: Path, addresses: Path = ADDRESSES) -> None:
     missing = [file["file"] for file in todo if "url" not in file and not (downloads / file["file"]).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"{name} comes from {entry['page']} by hand: {entry['by_hand']}, put {', '.join(missing)} into {downloads}/ "
-            "and run this again"
+            f"{name} has to be downloaded by hand from {entry['page']}: {entry['by_hand']}, put {', '.join(missing)} into "
+            f"{downloads}/ and run this again"
         )
     with alone(folder):
         for file in todo:
-            if file["file"] not in _read(downloads / UNPACKED):  # by a run that was waited for
+            if file["file"] not in _read(downloads / UNPACKED):  # another run may have done it meanwhile
                 _fetch(file, folder, downloads)
 
 
@@ -58,7 +65,7 @@ def _fetch(file: dict, folder: Path, downloads: Path) -> None:
         download(file["url"], target, at_most, expected)
     found = pooch.file_hash(str(target))
     if expected and found != expected:
-        raise DownloadError(f"{target} is another file than expected: its SHA-256 is {found}, not {expected}")
+        raise DownloadError(f"{target} must have the SHA-256 {expected}, but has {found}: delete it and download it again")
     made = unpack(target, folder, at_most)
     _add(checksums, file["file"], found)
     _add(downloads / UNPACKED, file["file"], [path.name for path in made])
@@ -75,7 +82,7 @@ def _add(file: Path, key: str, value) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset")
-    parser.add_argument("--to", default="", metavar="FOLDER", help="where to (default: data/DATASET)")
+    parser.add_argument("--to", default="", metavar="FOLDER", help="the folder to unpack into (default: data/DATASET)")
     options = parser.parse_args(arguments)
     folder = Path(options.to).expanduser() if options.to else DATA / options.dataset
     try:

@@ -18,7 +18,13 @@ from src.plots import BLUE, GREEN, GREY, LINES, ORANGE, PURPLE, WIDTH, styled
 
 def titled(dataset: str) -> str:
     """A data set's name as it is written in text."""
-    names = {"utkface": "UTKFace", "fairface": "FairFace", "adience": "Adience", "imdb_wiki": "IMDB-WIKI"}
+    names = {
+        "utkface": "UTKFace",
+        "fairface": "FairFace",
+        "adience": "Adience",
+        "imdb_wiki": "IMDB-WIKI",
+        "allagefaces": "All-Age-Faces",
+    }
     return names.get(dataset, "drawn sample" if dataset == "sample" else dataset)
 
 

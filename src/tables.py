@@ -1,6 +1,6 @@
 """The table of faces: its columns, its checks, the ledger of what was left out, and the splits.
 
-Every loader in `datasets` gives `Loaded(table, ledger)`. One row of the table is one face in one picture.
+Every loader in `datasets` returns `Loaded(table, ledger)`. One row of the table is one face in one picture.
 
 Before it: `config`. After it: `datasets`, `train`, `evaluate`.
 """
@@ -20,7 +20,7 @@ COLUMNS = {
     "gender": "string",  # female, male, NA
     "age_low": "Int64",  # years, inclusive; equal to age_high where the age is exact
     "age_high": "Int64",
-    "left": "Float64",  # the face's box in pixels from 0, right and bottom exclusive; NA: look for the face
+    "left": "Float64",  # the face's box in pixels from 0, right and bottom exclusive; NA: search for the face
     "top": "Float64",
     "right": "Float64",
     "bottom": "Float64",
@@ -32,18 +32,26 @@ SPLITS = ("train", "validation", "test")
 
 
 class Loaded(NamedTuple):
-    """What a loader gives: the table of faces, and the ledger (`path`, `reason`) of the rows left out."""
+    """What a loader returns: the table of faces, and the ledger (`path`, `reason`) of the rows that were left out."""
 
     table: pd.DataFrame
     ledger: pd.DataFrame
 
 
 def divide(rows: pd.DataFrame, reasons: dict[str, np.ndarray], dataset: str) -> Loaded:
-    """Parts the rows read into the faces kept and the ledger.
+    """Splits the rows of a data set into the faces that are kept and the ledger: kept + dropped = read, always.
 
-    rows: every row read, with `path` and any other of `COLUMNS`; columns that are absent become NA.
-    reasons: reason -> boolean mask (n,) of the rows to leave out for it. A row that several reasons fit goes down under
-    the first. Kept + dropped = read, always.
+    Args:
+        rows: every row read, with `path` and any other of `COLUMNS`; columns that are absent become NA.
+        reasons: for each reason a boolean mask, shape (n,), of the rows to leave out for it. A row that several reasons fit
+            is listed under the first.
+        dataset: the value of the column `dataset`.
+
+    Returns:
+        The table, with all of `COLUMNS` in their dtypes even where no row is kept, and the ledger.
+
+    Raises:
+        ValueError: genders or ages are not valid; see `checked`.
     """
     masks = [np.asarray(mask, bool) for mask in reasons.values()]
     first = np.select(masks, range(len(masks)), -1) if masks else np.full(len(rows), -1)
@@ -69,11 +77,19 @@ def checked(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def for_task(table: pd.DataFrame, task: str, groups: AgeGroups | None = None) -> Loaded:
-    """The faces that have a label for one task, with that label, and a ledger of the others.
+    """Selects the faces that have a label for one task and adds that label.
 
-    task: "gender" or "age"; `groups` are the age classes. The table gains `label`, an int64 class index: for gender 0 is
-    female and 1 is male. An age range that touches several classes is no label. Raises ValueError for another task,
-    and for age without groups.
+    Args:
+        table: a table of faces.
+        task: "gender" or "age".
+        groups: the age classes, required for "age". An age range that touches several classes is no label.
+
+    Returns:
+        The faces with a label, with an additional column `label` (int64 class index; for gender 0 is female and 1 is male),
+        and the ledger of the others.
+
+    Raises:
+        ValueError: the task is unknown, or `groups` is missing for "age".
     """
     if task not in ("gender", "age"):
         raise ValueError(f"task must be gender or age, got {task!r}")
@@ -99,14 +115,27 @@ def exact_years(table: pd.DataFrame) -> np.ndarray:
 
 
 def split(table: pd.DataFrame, test_fold: int | None = None, validation: float = 0.1, test: float = 0.1) -> np.ndarray:
-    """Which part each face belongs to: an object array (n,) of "train", "validation", "test".
+    """Assigns each face to the training, validation or test part.
 
-    With a `test_fold`, that fold of the data set is the test part; without one, the test part is drawn too. What is drawn
-    is drawn by a hash of the subject, or of the file's name up to its first dot where nobody is named: the same face
-    always falls on the same side, whatever else the table holds, and no subject is in two parts.
+    The parts are drawn by a hash of the subject or, for people without a known identity, of the file name up to its first
+    dot. The same face therefore always falls into the same part, whatever else the table holds, and no subject is in two.
 
-    Raises ValueError where the table has no such fold or a part would be empty.
+    Args:
+        table: a table of faces.
+        test_fold: the data set's own fold to test on; None draws the test part too.
+        validation: share of the subjects in the validation part, 0 to 1.
+        test: share of the subjects in the test part where it is drawn, 0 to 1.
+
+    Returns:
+        "train", "validation" or "test" for each face, an object array of shape (n,).
+
+    Raises:
+        ValueError: the table is empty, has no such fold, or has too few faces or subjects for three parts.
     """
+    if table.empty:
+        raise ValueError(
+            "a split needs faces, and the table of faces is empty: the loader's ledger says why rows were left out"
+        )
     position = pd.Series(keys(table)).map(_position).to_numpy(float)
     part = np.full(len(table), "train", object)
     if test_fold is None:
@@ -114,6 +143,8 @@ def split(table: pd.DataFrame, test_fold: int | None = None, validation: float =
         part[position < test] = "test"
     else:
         folds = sorted(table["fold"].dropna().unique())
+        if not folds:
+            raise ValueError(f"this data set has no folds of its own, got test fold {test_fold}: pass None to draw the parts")
         if test_fold not in folds:
             raise ValueError(f"test fold must be one of {[int(f) for f in folds]}, got {test_fold}")
         part[position < validation] = "validation"
@@ -125,7 +156,7 @@ def split(table: pd.DataFrame, test_fold: int | None = None, validation: float =
 
 
 def keys(table: pd.DataFrame) -> np.ndarray:
-    """By what a face is assigned to a part: its subject, or its file name up to the first dot; str (n,)."""
+    """The key that assigns a face to a part: its subject, or its file name up to the first dot; str, shape (n,)."""
     names = table["path"].map(lambda path: PurePosixPath(path).name.split(".")[0])
     return table["subject"].fillna(names).to_numpy(str)
 

@@ -178,8 +178,9 @@ def test_no_usable_row_gives_an_empty_table_and_a_full_ledger(tmp_path, name):
     assert len(loaded.table) == 0 and len(loaded.ledger) == read
     assert {column: str(dtype) for column, dtype in loaded.table.dtypes.items()} == COLUMNS
     assert list(loaded.ledger.columns) == ["path", "reason"] and loaded.ledger.notna().all(axis=None)
-    with pytest.raises(ValueError, match="part of these 0 faces is empty"):
-        split(loaded.table)
+    for test_fold in (None, 0):
+        with pytest.raises(ValueError, match="the table of faces is empty"):
+            split(loaded.table, test_fold)
     assert for_task(loaded.table, "gender").table.empty
     assert for_task(loaded.table, "age", config.AGE_GROUPS["adience"]).table.empty
 
@@ -938,6 +939,8 @@ def test_a_faces_key_is_its_subject_or_else_its_files_name():
 def test_split_refuses_what_it_cannot_do():
     with pytest.raises(ValueError, match=r"one of \[0, 1, 2, 3, 4\], got 7"):
         split(make_table(300), test_fold=7)
+    with pytest.raises(ValueError, match="no folds of its own, got test fold 0"):
+        split(make_table(300).assign(fold=pd.array([pd.NA] * 1200, "Int64")), test_fold=0)
     with pytest.raises(ValueError, match="part of these 4 faces is empty"):
         split(make_table(1))
 
