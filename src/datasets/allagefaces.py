@@ -24,7 +24,8 @@ ORIGINALS = ("original images", "original_images")
 def load(folder: str | Path) -> Loaded:
     """Loads the faces of All-Age-Faces, in the order of their paths.
 
-    Ages are exact. The owners say that each picture shows another person and name nobody, so `subject` is NA.
+    Ages are exact. The owners name nobody, so `subject` is NA. They say that each picture shows another person, but pictures
+    with neighbouring serial numbers often look like the same one: a random split puts some of these on both sides.
 
     Args:
         folder: the folder of the pictures, the owners' "All-Age-Faces Dataset", or a folder that holds it or AllAgeFaces/.
