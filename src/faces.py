@@ -1,10 +1,9 @@
-"""Finding faces, their 68 landmarks, and aligning them: the one way that training and prediction share.
+"""Faces in a photo: their 68 landmarks, and the alignment that training and prediction share.
 
-Before it: `photos`. After it: `prepare` (whole tables) and `predict` (new photos).
+Before it: `detect` and `photos`. After it: `prepare` (whole tables) and `predict` (new photos).
 """
 
 import functools
-import threading
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -13,19 +12,21 @@ import dlib
 import numpy as np
 
 from src.config import FACE_SIZE
-from src.landmark_file import install, packaged_file
+from src.detect import DEFAULT, Box, Detection, detect, overlap
+from src.landmark_file import install
 
-DETECTORS = ("hog", "cnn", "hog+cnn")
-DETECTOR = "hog+cnn"  # of photos: finds most of what hog misses, costs no more where that finds a face; benchmarks/photos.py
-SEARCH_SIDE = 800  # pixels: the longest side at which a photo is first searched; dlib's detector sees faces from 80 up
-CNN_SIDE = 480  # the same for the network, which takes seven times as long a pixel, and sees faces from about 40 up
-CNN_THINNEST = 16  # pixels: dlib fails on strips that are thinner than its first filters
-CLEAR_SCORE = 0.1  # of the detector; patterns that look a little like a face score between 0 and this
 EYES = (slice(36, 42), slice(42, 48))  # of the 68 landmarks: the eye on the picture's left, the one on its right
+LANDMARK_SIDE = 256  # pixels: larger faces are scaled down to this before their landmarks are found
 
-# The distance of the eyes, and their height below the upper edge, in a box of each of dlib's detectors, as shares of the
-# box's width: measured on UTKFace by benchmarks/alignment.py.
-HOG_EYES, CNN_EYES = (0.43, 0.25), (0.45, 0.34)
+# The landmark predictor expects boxes as HOG draws them: squares. What to make of another detector's box: the square's
+# side as a share of the mean of width and height, and how far its middle lies below, as a share of the height
+# (benchmarks/alignment.py).
+TO_HOG_BOX = {"yunet": (1.0, 0.02)}
+
+# The distance of the eyes, and their height below the upper edge, in a detector's box, as shares of the box's width:
+# measured on UTKFace by benchmarks/alignment.py.
+HOG_EYES, CNN_EYES, YUNET_EYES = (0.43, 0.25), (0.45, 0.34), (0.457, 0.353)
+TURNED = 0.34  # of the mean of YuNet's width and height: eyes closer together than this belong to a turned head
 
 
 @dataclass(frozen=True)
@@ -50,49 +51,6 @@ class Alignment:
                 f"alignment needs a whole size >= 16 and eye_distance and eye_height between 0 and 1, got {asdict(self)}"
             )
 
-    @property
-    def eyes(self) -> np.ndarray:
-        """The eye centres in the aligned face: float64 (2, 2), (x, y) in pixels, the picture's left eye first."""
-        half = self.eye_distance / 2
-        return self.size * np.array([[0.5 - half, self.eye_height], [0.5 + half, self.eye_height]]) - 0.5
-
-
-class Face(NamedTuple):
-    """A face found in a photo, in the photo's pixels."""
-
-    box: tuple[float, float, float, float]  # left, top, right, bottom
-    score: float  # the detector's, above 0; about 1 and more for a clear frontal face
-    landmarks: np.ndarray  # float64 (68, 2), (x, y)
-    frontal: bool = True  # False: dlib's network found it, which finds turned and covered faces too
-
-    @property
-    def eyes(self) -> np.ndarray:
-        """The eye centres to align it by: float64 (2, 2), (x, y) in pixels, the picture's left eye first.
-
-        Of a face that may be turned, whose eyes seem too near each other, the landmarks tell only how it is tilted; where
-        eyes lie in such a box tells the rest.
-        """
-        eyes = _eye_centres(self.landmarks)
-        if self.frontal:
-            return eyes
-        (one, other) = eyes @ (1, 1j)
-        return _eyes_in_box(self.box, CNN_EYES, (other - one) / abs(other - one) if one != other else 1)
-
-
-class _Detectors(threading.local):
-    """dlib's detectors, made when they are first used; one each a thread, since they keep notes while they search."""
-
-    @functools.cached_property
-    def hog(self):
-        return dlib.get_frontal_face_detector()
-
-    @functools.cached_property
-    def cnn(self):
-        return dlib.cnn_face_detection_model_v1(str(packaged_file("mmod_human_face_detector.dat")))
-
-
-_detectors = _Detectors()
-
 
 @functools.cache
 def _predictor():
@@ -104,76 +62,77 @@ def _predictor():
 
 
 def ready() -> None:
-    """Reads dlib's detector and landmarks, which takes a second, before they are asked for."""
-    _ = _detectors.hog, _predictor()
+    """Loads the detector and the landmark predictor, which takes a second, before the first photo needs them."""
+    find_faces(np.zeros((64, 64, 3), np.uint8), DEFAULT)
+    _predictor()
 
 
-def find_faces(photo: np.ndarray, detector: str = "hog") -> list[Face]:
-    """All faces that a detector finds, largest first, each with its 68 landmarks.
+def find_faces(photo: np.ndarray, detector: str = DEFAULT) -> list[Face]:
+    """Finds all faces of a photo, each with its 68 landmarks.
 
-    photo: uint8 (height, width, 3), RGB. detector: "hog", dlib's frontal detector; "cnn", dlib's network (King, "Max-margin
-    object detection", 2015), which also finds turned and covered faces and takes far longer; "hog+cnn", the network only
-    where the other finds no clear face. Raises ValueError for another.
+    Args:
+        photo: uint8 (height, width, 3), RGB, 0-255.
+        detector: See `detect.detect`.
+
+    Returns:
+        The faces, largest first.
+
+    Raises:
+        ValueError: For an unknown detector, or one that is not installed on this machine.
     """
-    if detector not in DETECTORS:
-        raise ValueError(f"detector must be one of {', '.join(DETECTORS)}, got {detector!r}")
-    clear, weak = ([], []) if detector == "cnn" else _by_hog(photo)
-    if not clear and detector != "hog":
-        clear = _by_cnn(photo)
-    return clear or weak
-
-
-def _by_hog(photo: np.ndarray) -> tuple[list[Face], list[Face]]:
-    """Clear faces or, where there are none, weak detections, which are mostly no faces.
-
-    A large photo is searched at `SEARCH_SIDE`; only where that finds nothing it is searched again at twice the resolution,
-    which finds faces half as large, and a very large one at four times.
-    """
-    grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
-    scale = min(1.0, SEARCH_SIDE / max(grey.shape))
-    weak = []
-    for closer in (1, 2, 4) if 4 * scale <= 1 else (1, 2):
-        seen = _resized(grey, closer * scale)
-        if seen is None:
-            continue
-        boxes, scores, _ = _detectors.hog.run(seen, 0, 0.0)
-        faces = _with_landmarks(seen, zip(boxes, scores, strict=True), closer * scale)
-        clear = [face for face in faces if face.score >= CLEAR_SCORE]
-        if clear:
-            return clear, []
-        weak = weak or faces
-    return [], weak
-
-
-def _by_cnn(photo: np.ndarray) -> list[Face]:
-    scale = min(1.0, CNN_SIDE / max(photo.shape))
-    if min(photo.shape[:2]) * scale < CNN_THINNEST:
-        return []
-    seen = _resized(photo, scale)
-    found = [(one.rect, one.confidence) for one in _detectors.cnn(seen, 0) if one.confidence >= CLEAR_SCORE]
-    faces = _with_landmarks(cv2.cvtColor(seen, cv2.COLOR_RGB2GRAY), found, scale)
-    return [face._replace(frontal=False) for face in faces]
-
-
-def _resized(picture: np.ndarray, scale: float) -> np.ndarray | None:
-    """None for a line of pixels, with which OpenCV can't do anything."""
-    if min(picture.shape[:2]) * scale < 1:
-        return None
-    if scale == 1:
-        return picture
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=method)
-
-
-def _with_landmarks(grey: np.ndarray, found, scale: float) -> list[Face]:
-    """The faces in the photo's pixels, largest first; found: (rectangle, score) in the pixels of `grey`."""
     faces = []
-    for box, score in found:
-        points = _predictor()(grey, box).parts()
-        landmarks = (np.array([(p.x, p.y) for p in points]) + 0.5) / scale - 0.5
-        edges = (box.left(), box.top(), box.right() + 1, box.bottom() + 1)
-        faces.append(Face(tuple(edge / scale for edge in edges), score, landmarks))
-    return sorted(faces, key=lambda face: face.box[0] - face.box[2])
+    for found in detect(photo, detector):
+        landmarks = find_landmarks(photo, _hog_box(found.box, detector))
+        faces.append(Face(found.box, found.score, landmarks, _alignment_eyes(found, landmarks, detector)))
+    return faces
+
+
+def _alignment_eyes(found: Detection, landmarks: np.ndarray, detector: str) -> np.ndarray:
+    """The landmarks' eye centres or, of a face that may be turned, the places where eyes lie in its box.
+
+    The landmarks of a turned face show its eyes too close together, so that aligning by them would enlarge it. They give
+    only its tilt then. benchmarks/alignment.py compares the two.
+    """
+    eyes = eye_centres(landmarks)
+    (one, other) = eyes @ (1, 1j)
+    if detector == "hog" or (detector == "yunet" and abs(other - one) >= TURNED * found.side):
+        return eyes
+    tilt = (other - one) / abs(other - one) if one != other else 1
+    return _eyes_in_box(found.box, YUNET_EYES if detector == "yunet" else CNN_EYES, tilt)
+
+
+def find_landmarks(photo: np.ndarray, box: Box) -> np.ndarray:
+    """The 68 landmarks of the face in a box, by dlib's predictor (Kazemi and Sullivan, CVPR 2014).
+
+    Args:
+        photo: uint8 (height, width, 3), RGB, 0-255.
+        box: The face as dlib's HOG detector would draw it; it may reach over the photo's edge.
+
+    Returns:
+        float64 (68, 2), (x, y) in the photo's pixels.
+    """
+    left, top, right, bottom = box
+    # The predictor looks at single pixels: of a large face they would show nothing but noise.
+    scale = min(1.0, LANDMARK_SIDE / max(right - left, bottom - top))
+    x, y = max(0, int(left - (right - left) / 2)), max(0, int(top - (bottom - top) / 2))
+    near = photo[y : int(bottom + (bottom - top) / 2) + 1, x : int(right + (right - left) / 2) + 1]
+    grey = cv2.cvtColor(near, cv2.COLOR_RGB2GRAY)
+    if scale < 1:
+        grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    edges = [round((edge - start) * scale) for edge, start in zip(box, (x, y, x, y))]
+    points = _predictor()(grey, dlib.rectangle(edges[0], edges[1], edges[2] - 1, edges[3] - 1)).parts()
+    return (np.array([(p.x, p.y) for p in points]) + 0.5) / scale - 0.5 + (x, y)
+
+
+def _hog_box(box: Box, detector: str) -> Box:
+    """The square that HOG would draw around a face, from another detector's box."""
+    if detector not in TO_HOG_BOX:
+        return box
+    left, top, right, bottom = box
+    share, lower = TO_HOG_BOX[detector]
+    half = share * (right - left + bottom - top) / 4
+    x, y = (left + right) / 2, (top + bottom) / 2 + lower * (bottom - top)
+    return x - half, y - half, x + half, y + half
 
 
 def choose_face(faces: list[Face], box: tuple | None, shape: tuple) -> Face | None:
@@ -197,16 +156,6 @@ def choose_face(faces: list[Face], box: tuple | None, shape: tuple) -> Face | No
     return max(faces, key=weight)
 
 
-def overlap(a: tuple, b: tuple) -> float:
-    """Intersection over union of two boxes."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    both = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    return width * height / (both - width * height)
-
-
 def align(photo: np.ndarray, landmarks: np.ndarray, alignment: Alignment = Alignment()) -> np.ndarray:
     """The face turned, scaled and moved (a similarity) so that its eye centres lie on the template's.
 
@@ -214,7 +163,7 @@ def align(photo: np.ndarray, landmarks: np.ndarray, alignment: Alignment = Align
     photo's own pixels; beyond the photo's edge its border is repeated. Raises ValueError where the eye centres are not two
     distinct, finite points.
     """
-    return _cut(photo, _eye_centres(landmarks), alignment)
+    return _cut(photo, eye_centres(landmarks), alignment)
 
 
 def align_face(photo: np.ndarray, face: Face, alignment: Alignment = Alignment()) -> np.ndarray:
@@ -227,7 +176,8 @@ def align_box(photo: np.ndarray, box: tuple, alignment: Alignment = Alignment())
     return _cut(photo, _eyes_in_box(box, HOG_EYES), alignment)
 
 
-def _eye_centres(landmarks: np.ndarray) -> np.ndarray:
+def eye_centres(landmarks: np.ndarray) -> np.ndarray:
+    """The eye centres of 68 landmarks, float64 (2, 2): the picture's left eye first."""
     return np.array([landmarks[eye].mean(axis=0) for eye in EYES])
 
 
