@@ -66,13 +66,14 @@ DLIB_CLEAR = 0.1  # of dlib's scores; patterns that look a little like a face sc
 
 
 class Detection(NamedTuple):
-    """A face's box in the photo's pixels, and the detector's score.
+    """A face's box in the photo's pixels, the detector's score, and the detector: "yunet", "hog" or "cnn".
 
     YuNet scores from 0 to 1. dlib's scores start at 0 and reach 1 and more for a clear frontal face.
     """
 
     box: Box
     score: float
+    detector: str
 
     @property
     def side(self) -> float:
@@ -175,7 +176,7 @@ def _search(photo: Photo, scale: float) -> list[Detection]:
                 x, y = x + left, y + top
                 if core_left <= x + w / 2 < core_right and core_top <= y + h / 2 < core_bottom:
                     box = (x / scale, y / scale, (x + w) / scale, (y + h) / scale)
-                    found.append(Detection(box, percent / 100))
+                    found.append(Detection(box, percent / 100, "yunet"))
     return _without_repeats(found)
 
 
@@ -216,7 +217,7 @@ def _by_hog(photo: Photo) -> tuple[list[Detection], list[Detection]]:
         if seen is None:
             continue
         boxes, scores, _ = _dlib.hog.run(seen, 0, 0.0)
-        found = [Detection(_of_rectangle(box, closer * scale), score) for box, score in zip(boxes, scores)]
+        found = [Detection(_of_rectangle(box, closer * scale), score, "hog") for box, score in zip(boxes, scores)]
         clear = [one for one in found if one.score >= DLIB_CLEAR]
         if clear:
             return clear, []
@@ -229,7 +230,9 @@ def _by_cnn(photo: Photo) -> list[Detection]:
     if min(photo.shape[:2]) * scale < CNN_THINNEST:
         return []
     found = _dlib.cnn(_resized(photo, scale), 0)
-    return [Detection(_of_rectangle(one.rect, scale), one.confidence) for one in found if one.confidence >= DLIB_CLEAR]
+    return [
+        Detection(_of_rectangle(one.rect, scale), one.confidence, "cnn") for one in found if one.confidence >= DLIB_CLEAR
+    ]
 
 
 def _of_rectangle(box: dlib.rectangle, scale: float) -> Box:

@@ -82,12 +82,12 @@ def find_faces(photo: np.ndarray, detector: str = DEFAULT) -> list[Face]:
     """
     faces = []
     for found in detect(photo, detector):
-        landmarks = find_landmarks(photo, _hog_box(found.box, detector))
-        faces.append(Face(found.box, found.score, landmarks, _alignment_eyes(found, landmarks, detector)))
+        landmarks = find_landmarks(photo, _hog_box(found))
+        faces.append(Face(found.box, found.score, landmarks, _alignment_eyes(found, landmarks)))
     return faces
 
 
-def _alignment_eyes(found: Detection, landmarks: np.ndarray, detector: str) -> np.ndarray:
+def _alignment_eyes(found: Detection, landmarks: np.ndarray) -> np.ndarray:
     """The landmarks' eye centres or, of a face that may be turned, the places where eyes lie in its box.
 
     The landmarks of a turned face show its eyes too close together, so that aligning by them would enlarge it. They give
@@ -95,10 +95,10 @@ def _alignment_eyes(found: Detection, landmarks: np.ndarray, detector: str) -> n
     """
     eyes = eye_centres(landmarks)
     (one, other) = eyes @ (1, 1j)
-    if detector == "hog" or (detector == "yunet" and abs(other - one) >= TURNED * found.side):
+    if found.detector == "hog" or (found.detector == "yunet" and abs(other - one) >= TURNED * found.side):
         return eyes
     tilt = (other - one) / abs(other - one) if one != other else 1
-    return _eyes_in_box(found.box, YUNET_EYES if detector == "yunet" else CNN_EYES, tilt)
+    return _eyes_in_box(found.box, YUNET_EYES if found.detector == "yunet" else CNN_EYES, tilt)
 
 
 def find_landmarks(photo: np.ndarray, box: Box) -> np.ndarray:
@@ -124,14 +124,13 @@ def find_landmarks(photo: np.ndarray, box: Box) -> np.ndarray:
     return (np.array([(p.x, p.y) for p in points]) + 0.5) / scale - 0.5 + (x, y)
 
 
-def _hog_box(box: Box, detector: str) -> Box:
+def _hog_box(found: Detection) -> Box:
     """The square that HOG would draw around a face, from another detector's box."""
-    if detector not in TO_HOG_BOX:
-        return box
-    left, top, right, bottom = box
-    share, lower = TO_HOG_BOX[detector]
-    half = share * (right - left + bottom - top) / 4
-    x, y = (left + right) / 2, (top + bottom) / 2 + lower * (bottom - top)
+    if found.detector not in TO_HOG_BOX:
+        return found.box
+    left, top, right, bottom = found.box
+    share, lower = TO_HOG_BOX[found.detector]
+    half, x, y = share * found.side / 2, (left + right) / 2, (top + bottom) / 2 + lower * (bottom - top)
     return x - half, y - half, x + half, y + half
 
 
