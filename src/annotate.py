@@ -16,7 +16,6 @@ from src.tables import BOX
 # Okabe and Ito's orange, sky blue, green, purple and yellow, one a face, in turn; black is readable on each.
 LABELS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442")
 FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")  # with matplotlib, thus on every machine
-UNSURE = "unsure of "  # begins the part of a message that names what the models are unsure of
 
 
 def annotate(photo, rows: pd.DataFrame) -> np.ndarray:
@@ -24,8 +23,9 @@ def annotate(photo, rows: pd.DataFrame) -> np.ndarray:
 
     photo: uint8 RGB (h, w, 3), 0-255. rows: this photo's predictions: status, left, top, right, bottom (pixels; a box
     may reach over the edge, NA: none is drawn), gender, p_male, age_group, age_group_probability, age_years (NA: not
-    said) and, where there are any, age_low, age_high, person (a number, of a video's) and message, in which "unsure of"
-    gives a question mark. Labels lie wholly inside the photo and, where there is room, beside the faces; the smaller the
+    said) and, where there are any, age_interval_low, age_interval_high, person (a number, of a video's), and gender_unsure
+    and age_unsure, which give a question mark. Labels
+    lie wholly inside the photo and, where there is room, beside the faces; the smaller the
     face, the smaller its label, but never too small to read at the width of a page; where a photo is too small to write
     on, the box stands alone. Raises ValueError for any other kind of array.
     """
@@ -63,14 +63,14 @@ def _label(row: dict) -> str:
     if pd.notna(row["age_group"]):
         lines.append(f"{row['age_group']}{doubt['age']} {row['age_group_probability']:.0%}")
     if pd.notna(row["age_years"]):
-        low, high = row.get("age_low", pd.NA), row.get("age_high", pd.NA)
+        low, high = row.get("age_interval_low", pd.NA), row.get("age_interval_high", pd.NA)
         lines.append(f"{row['age_years']:.0f} {'years' if pd.isna(low) else f'({low}-{high})'}")
     return "\n".join(lines)
 
 
 def _unsure(row: dict, task: str) -> bool:
-    message = row.get("message", pd.NA)
-    return pd.notna(message) and task in message.partition(UNSURE)[2].partition(";")[0].split()
+    unsure = row.get(f"{task}_unsure", False)
+    return pd.notna(unsure) and bool(unsure)
 
 
 def _written(text: str, colour: str, photo: tuple[int, int], face_width: float) -> Image.Image | None:

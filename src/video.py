@@ -27,7 +27,10 @@ LONGEST = 1920  # pixels: larger frames are scaled down, on reading
 USUAL, FASTEST = 25, 60  # frames a second: where a video does not say, and the most; more are left out
 # What is inside counts, not the name: lists of other files to read, as HLS has them, must not be followed.
 FORMATS = "mov,matroska,webm,avi,mpeg,mpegts,asf,flv,gif,ogg,mpegvideo"
-ANSWERS = ["gender", "p_male", "age_group", "age_group_probability", "age_years", "age_low", "age_high", "message"]
+ANSWERS = [
+    "gender", "p_male", "age_group", "age_group_probability", "age_years", "message",
+    "age_interval_low", "age_interval_high", "gender_unsure", "age_unsure",
+]  # fmt: skip
 
 
 class UnreadableVideo(ValueError):

@@ -282,16 +282,17 @@ def test_annotate_says_what_it_knows():
 
 
 def test_labels_show_the_interval_and_what_is_unsure():
-    row = predictions([None]).assign(age_low=26, age_high=43, message=pd.NA).iloc[0].to_dict()
+    row = predictions([None]).assign(age_interval_low=26, age_interval_high=43).iloc[0].to_dict()
     assert annotate._label(row).split("\n") == ["male 90%", "25-32 61%", "29 (26-43)"]
     marks = {
-        "unsure of gender": ["male? 90%", "25-32 61%"],
-        "unsure of age": ["male 90%", "25-32? 61%"],
-        "no face was found; the whole photo was judged; unsure of gender and age": ["male? 90%", "25-32? 61%"],
-        "unsure of gender; no annotated copy of that age": ["male? 90%", "25-32 61%"],
+        (True, False): ["male? 90%", "25-32 61%"],
+        (False, True): ["male 90%", "25-32? 61%"],
+        (True, True): ["male? 90%", "25-32? 61%"],
+        (pd.NA, pd.NA): ["male 90%", "25-32 61%"],
     }
-    for message, lines in marks.items():
-        assert annotate._label(row | {"message": message, "age_low": pd.NA}).split("\n") == [*lines, "29 years"]
+    for (gender, age), lines in marks.items():
+        doubt = {"gender_unsure": gender, "age_unsure": age, "age_interval_low": pd.NA}
+        assert annotate._label(row | doubt).split("\n") == [*lines, "29 years"]
 
 
 def test_annotate_of_a_tiny_photo_of_no_rows_and_of_a_wrong_array():
