@@ -3,7 +3,7 @@
 `layout` decides where everything goes; `annotate` draws it. Sizes follow from the picture, so that the text stays readable
 when a large picture is scaled down to the width of a page.
 
-Before it: rows as `predict` gives them. After it: `plots`, `predict`, `video`, `camera` and `demo`.
+Before it: `placement`, and rows as `predict` gives them. After it: `plots`, `predict`, `video`, `camera` and `demo`.
 """
 
 import functools
@@ -17,16 +17,14 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
+from src import placement
+from src.placement import Box, Size
 from src.tables import BOX
 
 # Okabe and Ito's orange, sky blue, green, purple and yellow, in turn; black text is readable on each.
 LABELS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442")
 FONTS = Path(matplotlib.get_data_path(), "fonts", "ttf")  # part of matplotlib, thus on every machine
 REGULAR, BOLD = "DejaVuSans.ttf", "DejaVuSans-Bold.ttf"
-GAP = 2  # pixels between labels
-TRIES = 6  # orders in which labels are placed before numbers take their place
-
-Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom are the first outside
 
 
 class Text(NamedTuple):
@@ -56,7 +54,7 @@ class Layout(NamedTuple):
         legend: whole answers outside the photo, one for each of `numbers`; for a single face a line without a number.
     """
 
-    canvas: tuple[int, int]
+    canvas: Size
     boxes: dict[int, Box]
     labels: list[Text]
     numbers: list[Text]
@@ -108,7 +106,7 @@ def annotate(photo: npt.NDArray[np.uint8], rows: pd.DataFrame, legend: bool = Tr
     return np.array(picture)
 
 
-def layout(size: tuple[int, int], rows: pd.DataFrame, legend: bool = True) -> Layout:
+def layout(size: Size, rows: pd.DataFrame, legend: bool = True) -> Layout:
     """Decides where boxes, labels, numbers and the legend go.
 
     Labels lie inside the photo, beside their face, and cover no face and no other label. Where that is not possible for all
@@ -123,30 +121,43 @@ def layout(size: tuple[int, int], rows: pd.DataFrame, legend: bool = True) -> La
             age_interval_high, gender_unsure, age_unsure. `person`, else `face`, gives the number and the colour.
         legend: see `annotate`.
     """
-    texts, boxes = {}, {}
+    texts: dict[int, str] = {}
+    boxes: dict[int, Box] = {}
     for index, row in enumerate(rows.to_dict("records"), start=1):
         number = _number(row, index)
         texts[number] = _line(row)
         if not any(pd.isna(row[side]) for side in BOX):
             boxes[number] = _clipped([float(row[side]) for side in BOX], size)
     smallest = max(11, math.ceil(max(size) / 70))
-    wanted = dict.fromkeys(texts, smallest)
-    for number, (left, _, right, _) in boxes.items():
-        wanted[number] = int(np.clip((right - left) / 7, smallest, 2 * smallest))
-    labels: dict[int, Text] = {}
-    for fonts in (wanted, dict.fromkeys(texts, smallest)):
-        labels = _labels(texts, fonts, boxes, size)
-        if len(labels) == len(texts):
-            return Layout(size, boxes, list(labels.values()), [], [])
+    fonts = dict.fromkeys(texts, smallest)
+    wanted = fonts | {number: int(np.clip((box[2] - box[0]) / 7, smallest, 2 * smallest)) for number, box in boxes.items()}
+    for some in (wanted, fonts):
+        extents = {number: _extent(text, some[number], REGULAR) for number, text in texts.items()}
+        places = placement.labels(extents, boxes, size)
+        if len(places) == len(texts):
+            return Layout(size, boxes, _texts(places, texts, some), [], [])
     if not legend:
-        left = [number for number in texts if number in boxes and number not in labels]
-        labels |= _on_own_box(left, texts, smallest, boxes, size, labels)
-        left = [number for number in left if number not in labels]
-        taken = [label.place for label in labels.values()]
-        return Layout(size, boxes, list(labels.values()), _numbers(left, boxes, size, size, taken), [])
+        missing = {number: extents[number] for number in boxes if number not in places}
+        places |= placement.on_own_boxes(missing, boxes, size, list(places.values()))
+        missing_still = [number for number in missing if number not in places]
+        numbers = _numbers(missing_still, boxes, size, size, list(places.values()))
+        return Layout(size, boxes, _texts(places, texts, fonts), numbers, [])
     canvas, lines = _legend(texts, size)
     numbers = _numbers(list(boxes), boxes, size, canvas, []) if len(texts) > 1 else []
     return Layout(canvas, boxes, [], numbers, lines)
+
+
+def _texts(places: dict[int, Box], texts: dict[int, str], fonts: dict[int, int]) -> list[Text]:
+    return [Text(number, texts[number], fonts[number], place) for number, place in places.items()]
+
+
+def _numbers(chosen: list[int], boxes: dict[int, Box], size: Size, canvas: Size, taken: list[Box]) -> list[Text]:
+    """A number beside each of the chosen faces. canvas: what will be scaled to a page. taken: places of labels."""
+    smallest = max(9, max(canvas) / 80)
+    fonts = {number: int(np.clip((boxes[number][2] - boxes[number][0]) / 4, smallest, 1.6 * smallest)) for number in chosen}
+    texts = {number: str(number) for number in chosen}
+    extents = {number: _extent(texts[number], fonts[number], BOLD) for number in chosen}
+    return _texts(placement.numbers(extents, boxes, size, taken), texts, fonts)
 
 
 def _number(row: dict, index: int) -> int:
@@ -172,7 +183,7 @@ def _line(row: dict) -> str:
         said.append(f"{row['age_years']:.0f}{_doubt(row, 'age')} ({low:.0f}–{high:.0f})")
     elif pd.notna(row["age_group"]):
         said.append(row["age_group"] + _doubt(row, "age"))
-    return status + person + ", ".join(said) or "face"
+    return (status + person + ", ".join(said)).rstrip(": ") or "face"
 
 
 def _doubt(row: dict, task: str) -> str:
@@ -180,184 +191,17 @@ def _doubt(row: dict, task: str) -> str:
     return "?" if pd.notna(unsure) and unsure else ""
 
 
-def _clipped(box: list[float], size: tuple[int, int]) -> Box:
+def _clipped(box: list[float], size: Size) -> Box:
     """The part of a box inside the photo, of at least one pixel."""
     left, top = (int(np.clip(math.floor(box[i]), 0, size[i] - 1)) for i in (0, 1))
     right, bottom = (int(np.clip(math.ceil(box[i + 2]), start + 1, size[i])) for i, start in ((0, left), (1, top)))
     return left, top, right, bottom
 
 
-# --- labels and numbers on the photo ------------------------------------------------------------------------------------
-
-
-def _labels(texts: dict[int, str], fonts: dict[int, int], boxes: dict[int, Box], size: tuple[int, int]) -> dict[int, Text]:
-    """Labels for as many faces as possible; those that found no room go first in the next try."""
-    choices = {}
-    for number, text in texts.items():
-        extent = _extent(text, fonts[number], REGULAR)
-        spots = _inside(_beside(boxes[number], extent) if number in boxes else _sized(np.zeros((1, 2)), extent), size)
-        spots = spots[_free(spots, list(boxes.values()))]
-        choices[number] = _clearest_first(spots, [box for other, box in boxes.items() if other != number])
-    order, best = list(texts), {}
-    for _ in range(TRIES):
-        placed: dict[int, Text] = {}
-        taken: list[Box] = []
-        for number in order:
-            spots = choices[number]
-            free = _free(spots, taken)
-            if free.any():
-                placed[number] = Text(number, texts[number], fonts[number], _box(spots[np.argmax(free)]))
-                taken.append(_wider(placed[number].place, GAP))
-        best = max(best, placed, key=len)
-        missing = [number for number in order if number not in placed]
-        if not missing or not all(map(len, choices.values())):  # no order makes room where there is no place at all
-            break
-        order = missing + [number for number in order if number in placed]
-    return best
-
-
-def _on_own_box(numbers, texts, font: int, boxes: dict[int, Box], size, labels: dict[int, Text]) -> dict[int, Text]:
-    """Labels along the lower or upper edge of faces so large that a label covers at most an eighth of their height."""
-    placed: dict[int, Text] = {}
-    for number in numbers:
-        left, top, right, bottom = boxes[number]
-        width, height = _extent(texts[number], font, REGULAR)
-        spots = np.array([(left, y, left + width, y + height) for y in (bottom - height, top)])
-        others = [box for other, box in boxes.items() if other != number]
-        taken = others + [_wider(label.place, GAP) for label in (*labels.values(), *placed.values())]
-        spots = _inside(spots, size)
-        spots = spots[_free(spots, taken)]
-        if len(spots) and 8 * height <= bottom - top:
-            placed[number] = Text(number, texts[number], font, _box(spots[0]))
-    return placed
-
-
-def _numbers(
-    numbers: list[int], boxes: dict[int, Box], size: tuple[int, int], canvas: tuple[int, int], taken: list[Box]
-) -> list[Text]:
-    """A number for each of the faces. canvas: what will be scaled to a page. taken: places that are not free."""
-    smallest = max(9, max(canvas) / 80)
-    placed: list[Text] = []
-    for number in numbers:
-        box = boxes[number]
-        font = int(np.clip((box[2] - box[0]) / 4, smallest, 1.6 * smallest))
-        width, height = _extent(str(number), font, BOLD)
-        others = [other for name, other in boxes.items() if name != number]
-        texts = taken + [_wider(text.place, GAP) for text in placed]
-        outside = _inside(_beside(box, (width, height)), size)
-        spots = outside[_free(outside, [box, *others, *texts])]
-        if not len(spots):
-            corners = _inside(_at_corners(box, (width, height)), size)
-            spots = corners[_free(corners, [*others, *texts])]
-        if not len(spots):
-            everywhere = np.concatenate([outside, corners, _grid((width, height), size)])
-            spots = everywhere[[np.argmin(_cost(everywhere, box, others, texts))]]
-        placed.append(Text(number, str(number), font, _box(_clearest_first(spots, others)[0])))
-    return placed
-
-
-def _beside(box: Box, extent: tuple[int, int]) -> npt.NDArray[np.int64]:
-    """Places that touch a box from outside, int (n, 4), the best first: above and below, then right and left."""
-    left, top, right, bottom = box
-    width, height = extent
-    shared = min(width, right - left) // 2  # at least so much of the label is above or below its own face
-    slides = [left, (left + right - width) // 2, right - width, *np.linspace(left + shared - width, right - shared, 7)]
-    across = [(x, y) for x in slides for y in (top - height, bottom)]
-    shared = min(height, bottom - top) // 2
-    slides = [top, (top + bottom - height) // 2, bottom - height, *np.linspace(top + shared - height, bottom - shared, 5)]
-    along = [(x, y) for y in slides for x in (right, left - width)]
-    return _sized(np.array(across + along), extent)
-
-
-def _at_corners(box: Box, extent: tuple[int, int]) -> npt.NDArray[np.int64]:
-    """Places over the corners of a face's own box, int (n, 4): half outside, then inside; only where the face is large."""
-    left, top, right, bottom = box
-    width, height = extent
-    half = [(x - width // 2, y - height // 2) for y in (top, bottom) for x in (left, right)]
-    inside = [(x, y) for y in (top, bottom - height) for x in (left, right - width)]
-    large = [
-        2 * width <= right - left and 2 * height <= bottom - top,
-        4 * width <= right - left and 4 * height <= bottom - top,
-    ]
-    return _sized(np.array(half * large[0] + inside * large[1]).reshape(-1, 2), extent)
-
-
-def _grid(extent: tuple[int, int], size: tuple[int, int]) -> npt.NDArray[np.int64]:
-    """Places all over the photo, int (n, 4), half a label apart."""
-    ends = [max(0, size[i] - extent[i]) for i in (0, 1)]
-    x, y = (np.arange(0, end + 1, max(1, length // 2)) for end, length in zip(ends, extent))
-    return _sized(np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2), extent)
-
-
-def _sized(corners: npt.NDArray, extent: tuple[int, int]) -> npt.NDArray[np.int64]:
-    corners = corners.astype(int)
-    return np.concatenate([corners, corners + extent], axis=1)
-
-
-def _inside(spots: npt.NDArray, size: tuple[int, int]) -> npt.NDArray:
-    """Moves places into the photo; drops those that are larger than it."""
-    extents = spots[:, 2:] - spots[:, :2]
-    spots = spots[(extents <= size).all(axis=1)]
-    extents = spots[:, 2:] - spots[:, :2]
-    start = np.clip(spots[:, :2], 0, np.array(size) - extents)
-    return np.concatenate([start, start + extents], axis=1)
-
-
-def _free(spots: npt.NDArray, taken: list[Box]) -> npt.NDArray[np.bool_]:
-    return ~(_shared(spots, taken) > 0).any(axis=1)
-
-
-def _clearest_first(spots: npt.NDArray, others: list[Box]) -> npt.NDArray:
-    """Places in the same order, but first those at a distance from other faces, so that the label is not taken for theirs."""
-    if not len(spots):
-        return spots
-    height = int(spots[0, 3] - spots[0, 1])
-    return spots[np.argsort(~_free(spots, [_wider(box, height // 2) for box in others]), kind="stable")]
-
-
-def _box(spot: npt.NDArray) -> Box:
-    left, top, right, bottom = (int(edge) for edge in spot)
-    return left, top, right, bottom
-
-
-def _shared(spots: npt.NDArray, others: list) -> npt.NDArray[np.float64]:
-    """The area that each place shares with each other box, in square pixels, float (places, others)."""
-    boxes = np.array(others, float).reshape(-1, 4)
-    low = np.maximum(spots[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(spots[:, None, 2:], boxes[None, :, 2:])
-    return np.clip(high - low, 0, None).prod(axis=2)
-
-
-def _cost(spots: npt.NDArray, box: Box, others: list[Box], texts: list[Box]) -> npt.NDArray[np.float64]:
-    """How bad each place is for a number: how many of its own heights it is away from its face, and what it covers.
-
-    A number moves 12 heights away rather than touch another box, 30 rather than touch the middle of a face.
-    """
-    width, height = spots[0, 2:] - spots[0, :2]
-    distance = np.maximum(0, np.maximum(box[:2] - spots[:, 2:], spots[:, :2] - box[2:])).sum(axis=1) / height
-    middles = [_middle(other) for other in (box, *others)]
-    weighed = ((texts, 1000), (middles, 30), (others, 12), ([box], 4))
-    for boxes, weight in weighed:
-        shares = _shared(spots, boxes) / (width * height)
-        distance = distance + weight * ((shares > 0) + shares).sum(axis=1)
-    return distance
-
-
-def _middle(box: Box) -> tuple[float, ...]:
-    """The part of a box with eyes, nose and mouth: the middle 70% of its width and height."""
-    left, top, right, bottom = box
-    x, y = 0.15 * (right - left), 0.15 * (bottom - top)
-    return left + x, top + y, right - x, bottom - y
-
-
-def _wider(place: Box, by: int) -> Box:
-    return place[0] - by, place[1] - by, place[2] + by, place[3] + by
-
-
 # --- the legend ---------------------------------------------------------------------------------------------------------
 
 
-def _legend(texts: dict[int, str], size: tuple[int, int]) -> tuple[tuple[int, int], list[Text]]:
+def _legend(texts: dict[int, str], size: Size) -> tuple[Size, list[Text]]:
     """The canvas and the lines beside the photo, below or to the right, whichever keeps the canvas smaller."""
     font = max(12, math.ceil(max(size) / 80))
     for _ in range(4):  # a larger canvas is scaled down further, and then needs larger letters
@@ -368,7 +212,7 @@ def _legend(texts: dict[int, str], size: tuple[int, int]) -> tuple[tuple[int, in
     return canvas, lines
 
 
-def _columns(texts: dict[int, str], size: tuple[int, int], font: int, below: bool) -> tuple[tuple[int, int], list[Text]]:
+def _columns(texts: dict[int, str], size: Size, font: int, below: bool) -> tuple[Size, list[Text]]:
     numbers = sorted(texts)
     margin, pitch = font // 2, round(1.7 * font)
     chip = max(_extent(str(number), font, BOLD)[0] for number in numbers)
@@ -410,7 +254,7 @@ def _connect(pen: ImageDraw.ImageDraw, text: Text, box: Box) -> None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _extent(text: str, size: int, font: str) -> tuple[int, int]:
+def _extent(text: str, size: int, font: str) -> Size:
     """The width and height of a text with its background, in pixels. Numbers are trimmed, as they have no descenders."""
     bold = font == BOLD
     width = _font(font, size).getlength(text)
