@@ -77,7 +77,8 @@ def measured(photos: pd.DataFrame, answers: pd.DataFrame) -> list[dict]:
     if exact.any():
         row("gender accuracy", right, known & exact & (low < 7), by="age", group="0-6")
         row("absolute error", np.abs(years - low), exact, "years")
-        covered = (answers["age_low"] <= photos["age_low"]) & (photos["age_low"].clip(upper=100) <= answers["age_high"])
+        label = photos["age_low"].clip(upper=100)  # the interval ends at 100
+        covered = (answers["age_interval_low"] <= label) & (label <= answers["age_interval_high"])
         row("90% interval covers", covered.to_numpy(bool, na_value=False), exact)
     return rows
 

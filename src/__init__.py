@@ -10,7 +10,7 @@ The modules, in the order that the data flows; each imports only from those befo
 - training: `network` the two-level CNN · `descriptor` dlib's descriptor network, the teacher · `joint` both tasks on one
   trunk, and their losses · `train`
 - judging: `evaluate` · `protocol` IMDB-WIKI, then Adience's folds · `calibrate` · `label_noise` doubted labels · `assess`
-  results by group · `annotate` answers drawn on a photo · `plots` · `result_plots`
+  results by group · `placement` where labels go · `annotate` answers drawn on a photo · `plots` · `result_plots`
 - the models: `model_folder` saving and loading · `released` the training of the released ones · `findings` what is known
   of them · `export` to ONNX and LiteRT
 - answering: `answers` faces into the table's columns · `explain` what a model looks at · `upload` · `table_file` a table that

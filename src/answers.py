@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from src.annotate import UNSURE
 from src.backend import keras
 from src.calibrate import in_groups, interval
 from src.config import AGE_GROUPS, MODELS
@@ -20,7 +19,8 @@ from src.model_folder import Labels, ModelFolderError, TrainedModel, load
 
 COLUMNS = (
     "photo", "status", "face", "left", "top", "right", "bottom", "detection_score", "gender", "p_male",
-    "age_group", "age_group_probability", "age_years", "message", "age_low", "age_high",
+    "age_group", "age_group_probability", "age_years", "message",
+    "age_interval_low", "age_interval_high", "gender_unsure", "age_unsure",
 )  # fmt: skip
 TOGETHER = 32  # faces in a batch; bounds the memory
 
@@ -47,15 +47,19 @@ class Models(NamedTuple):
         return {task: np.concatenate(parts) for task, parts in said.items() if parts}
 
     def columns(self, probabilities: dict[str, np.ndarray]) -> list[dict]:
-        """The columns of the table for each face, `message` among them where a model is unsure."""
+        """The columns of the table of predictions for each face.
+
+        `gender_unsure` and `age_unsure` are booleans. `message` says the same to people; it is None where no model is unsure.
+        """
         rows: list[dict] = []
         for task, probability in probabilities.items():
             said = _say(probability, self.trained[task])
-            rows = rows or [{"message": None} for _ in said]
+            rows = rows or [{} for _ in said]
             for row, answers in zip(rows, said, strict=True):
-                if answers.pop("unsure"):
-                    row["message"] = f"{row['message']} and {task}" if row["message"] else UNSURE + task
                 row.update(answers)
+        for row in rows:
+            doubted = [task for task in probabilities if row[f"{task}_unsure"]]
+            row["message"] = f"unsure of {' and '.join(doubted)}" if doubted else None
         return rows
 
 
@@ -105,13 +109,13 @@ def _same_level_one(one: TrainedModel, other: TrainedModel) -> bool:
 
 
 def _say(probability: np.ndarray, trained: TrainedModel) -> list[dict]:
-    """The columns for each face, and whether the model is `unsure`, from its probabilities (n, classes)."""
+    """One task's columns for each face, from the model's probabilities (n, classes)."""
     labels, calibration = trained.labels, trained.calibration
     probability = probability / probability.sum(axis=1, keepdims=True, dtype=float)
     names, of_names = grouped(probability, labels)
     best = answer(of_names, ordered=labels.task == "age")
     confidence = of_names[np.arange(len(best)), best]
-    said = {"unsure": confidence < (calibration.unsure_below if calibration else 0)}
+    said = {f"{labels.task}_unsure": confidence < (calibration.unsure_below if calibration else 0)}
     if labels.task == "gender":
         said |= {"gender": [names[i] for i in best], "p_male": probability[:, names.index("male")].round(4)}
     else:
@@ -121,7 +125,8 @@ def _say(probability: np.ndarray, trained: TrainedModel) -> list[dict]:
             "age_years": _years(probability, labels).round(1),
         }
     if labels.single_years and calibration and calibration.quantiles:
-        said["age_low"], said["age_high"] = interval(probability, calibration.quantiles, calibration.bands).T
+        low, high = interval(probability, calibration.quantiles, calibration.bands).T
+        said |= {"age_interval_low": low, "age_interval_high": high}
     return [dict(zip(said, values)) for values in zip(*said.values())]
 
 
@@ -152,7 +157,8 @@ def as_table(rows: Iterable[dict]) -> pd.DataFrame:
     """The rows as a table of predictions, with the columns and types that `predict` promises."""
     table = pd.DataFrame(list(rows)).reindex(columns=list(COLUMNS))
     table["detection_score"] = table["detection_score"].astype(float).round(3)
-    whole = dict.fromkeys(("face", "left", "top", "right", "bottom", "age_low", "age_high"), "Int64")
+    whole = dict.fromkeys(("face", "left", "top", "right", "bottom", "age_interval_low", "age_interval_high"), "Int64")
     words = dict.fromkeys(("photo", "status", "gender", "age_group", "message"), "string")
     numbers = dict.fromkeys(("detection_score", "p_male", "age_group_probability", "age_years"), "Float64")
-    return table.astype(whole | words | numbers)
+    booleans = dict.fromkeys(("gender_unsure", "age_unsure"), "boolean")
+    return table.astype(whole | words | numbers | booleans)

@@ -55,7 +55,8 @@ def annotated(frames: Iterator[np.ndarray], models: Models, detector: str = "hog
         people = [person for person in tracks.in_sight if person.detections >= SURE]
         rows = pd.DataFrame(looks.answers(people), index=range(len(people))).reindex(columns=ANSWERS)
         rows[BOX] = [person.box for person in people] if people else np.empty((0, 4))
-        yield annotate(frame, rows.assign(status="ok", person=[person.number for person in people]))
+        rows = rows.assign(status="ok", person=[person.number for person in people])
+        yield annotate(frame, rows, legend=False)
 
 
 def show(frames: Iterator[np.ndarray], gender_model: str | Path, age_model: str | Path, detector: str = "hog") -> None:

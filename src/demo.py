@@ -134,13 +134,13 @@ def table_of(table: pd.DataFrame) -> str:
     rows = []
     for row in table[table["face"].notna()].to_dict("records"):
         sure = max(row["p_male"], 1 - row["p_male"])
-        span = "" if pd.isna(row["age_low"]) else f"{row['age_low']:.0f}–{row['age_high']:.0f}"
+        span = "" if pd.isna(row["age_interval_low"]) else f"{row['age_interval_low']:.0f}–{row['age_interval_high']:.0f}"
         doubt = "" if pd.isna(row["message"]) else row["message"]
         rows.append((row["face"], f"{row['gender']} ({sure:.0%})", f"{row['age_group']} ({row['age_group_probability']:.0%})",
                      f"{row['age_years']:.0f}", span, doubt))  # fmt: skip
     if not rows:
         return ""
-    names = ("", "gender", "age group", "years", "nine in ten lie within", "doubt")
+    names = ("", "gender", "age group", "years", "90% interval", "doubt")
     head = "".join(f"<th>{name}</th>" for name in names)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"

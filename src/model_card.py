@@ -234,7 +234,7 @@ def _trust(models, results: pd.DataFrame, curves: pd.DataFrame) -> str:
             "The probabilities were calibrated on the validation part by one temperature each: of the answers given at 80%,",
             f"about 80% should be right. The mean gap between the two (expected calibration error): {gaps}.",
             "",
-            "**Unsure.** `predict` answers in doubt too, and then says so in `message` (age: among eight groups):",
+            "**Unsure.** `gender_unsure` and `age_unsure` mark answers below a probability (age: among eight groups):",
             "",
             *lines,
             *(_interval(results, name) for name in whole.loc[whole["measure"] == "90% interval covers", "dataset"]),
@@ -247,7 +247,7 @@ def _interval(results: pd.DataFrame, dataset: str) -> str:
     covered = _value(results, dataset, "90% interval covers")
     worst = findings.worst_words(results, dataset, "90% interval covers", "age")
     return f"""
-**The age interval.** `age_low` to `age_high` is made to hold the labelled age of nine faces in ten *of each age band*
+**The age interval.** `age_interval_low` to `age_interval_high` is a 90% prediction interval, calibrated *in each age band*
 (conformal prediction, on the validation part). On {titled(dataset)}'s test part it held {covered} and was
 {width["value"].iloc[0]:.1f} years wide on average. {worst}"""
 

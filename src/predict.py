@@ -54,15 +54,17 @@ def predict(
 
     photos: files and folders (see `photos.list_photos`). gender_model, age_model: model folders; None leaves that task's
     columns empty. fallback: what becomes of a photo in which no face is found: nothing, or its central square is judged
-    as if it were a face. annotate: a folder to write copies of the photos to, with boxes and answers drawn in; the
-    photos themselves are never changed, and no file is replaced but the copies of an earlier call. detector: see
-    `faces.find_faces`. workers: processes that look at many photos, -1 for one a core.
+    as if it were a face. annotate: a folder to write annotated copies of the photos to (see `src.annotate`; a copy
+    with a legend is larger than its photo); the photos themselves are never changed, and no file is replaced but the
+    copies of an earlier call. detector: see `faces.find_faces`. workers: processes that look at many photos, -1 for one a
+    core.
 
     Columns: `photo` path; `status` ok, no_face, whole_photo or unreadable; `face` 1, 2, … in the photo; `left, top, right,
     bottom` in pixels of the upright photo; `detection_score`; `gender` female or male; `p_male` and
-    `age_group_probability` 0-1; `age_group`; `age_years`; `message`, why there is no answer, or what the models are unsure
-    of; `age_low`, `age_high`: years between which, ends included, the labelled age of nine faces in ten lies, where the age
-    model knows single years and its card holds the quantiles for that. What does not apply is NA.
+    `age_group_probability` 0-1; `age_group`; `age_years`; `message`, a text for people: why there is no answer, or what the
+    models are unsure of; `age_interval_low`, `age_interval_high`: the 90% prediction interval of the age in whole years, both
+    ends included, where the age model knows single years and its card holds the quantiles; `gender_unsure`, `age_unsure`:
+    true where the answer's probability is below the limit in the model's card. What does not apply is NA.
 
     Raises ValueError for another fallback, detector or number of workers, and ModelFolderError for a model folder that can't
     be used. A bad photo raises nothing: its row says what is wrong.

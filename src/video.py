@@ -27,7 +27,10 @@ LONGEST = 1920  # pixels: larger frames are scaled down, on reading
 USUAL, FASTEST = 25, 60  # frames a second: where a video does not say, and the most; more are left out
 # What is inside counts, not the name: lists of other files to read, as HLS has them, must not be followed.
 FORMATS = "mov,matroska,webm,avi,mpeg,mpegts,asf,flv,gif,ogg,mpegvideo"
-ANSWERS = ["gender", "p_male", "age_group", "age_group_probability", "age_years", "age_low", "age_high", "message"]
+ANSWERS = [
+    "gender", "p_male", "age_group", "age_group_probability", "age_years", "message",
+    "age_interval_low", "age_interval_high", "gender_unsure", "age_unsure",
+]  # fmt: skip
 
 
 class UnreadableVideo(ValueError):
@@ -144,7 +147,7 @@ def draw(path: str | Path, watched: Watched, target: Path, progress: bool = True
     by_frame = dict(list(as_rows(watched.frames).groupby("frame")))
     with opened(path, seconds) as (facts, frames):
         shown = enumerate(tqdm(frames, desc="drawing", unit=" frames", disable=not progress))
-        drawn = (annotate(frame, by_frame[number]) if number in by_frame else frame for number, frame in shown)
+        drawn = (annotate(frame, by_frame[number], legend=False) if number in by_frame else frame for number, frame in shown)
         write(drawn, facts["size"], facts["fps"], target)
 
 

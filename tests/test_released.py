@@ -105,8 +105,8 @@ def test_the_models_answer_for_photos(runs, pictures):
     found = table[table["status"] == "ok"]
     assert len(found) >= 0.8 * len(photos)
     assert found["gender"].isin(GENDERS).all() and found["age_group"].isin(AGE_GROUPS["adience"].names).all()
-    assert ((found["age_low"] <= found["age_years"]) & (found["age_years"] <= found["age_high"])).all()
-    assert found["age_low"].ge(0).all() and found["age_high"].lt(YEARS).all()
+    assert ((found["age_interval_low"] <= found["age_years"]) & (found["age_years"] <= found["age_interval_high"])).all()
+    assert found["age_interval_low"].ge(0).all() and found["age_interval_high"].lt(YEARS).all()
 
 
 def test_the_tables_of_results(runs):

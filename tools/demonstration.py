@@ -103,7 +103,7 @@ def video() -> Frames:
     frames = people.walk(FPS)
     for frame, rows in zip(frames, people.followed(frames, FPS), strict=True):
         words = "A video: whoever is followed keeps one answer, the mean over all looks"
-        yield cards.captioned(annotate(frame, rows) if len(rows) else frame, words)
+        yield cards.captioned(annotate(frame, rows, legend=False) if len(rows) else frame, words)
 
 
 def ending() -> Frames:
