@@ -54,8 +54,9 @@ TILE, TILE_OVERLAP = 960, 128  # larger pictures are searched in tiles: the netw
 SMALL_FACE = 32  # a face or a candidate below this size is a sign of more faces that are too small to see
 FINER_DECIDES = 40  # a finer search decides about faces below this size
 LARGE_PHOTO = 1920  # pixels: the longest side from which on a first search without a clear face is not trusted
-CANDIDATE = 0.25  # the score of what is worth a finer search
-CLEAR, CLEAR_SMALL = 0.4, 0.6  # the scores of a face, and of one below FINER_DECIDES, where patterns look more like faces
+CANDIDATE, CLEAR = 0.25, 0.6  # the scores of what may be a face, and of what is one
+AGREE = 0.8  # what the scores of two searches of a candidate must add up to
+SURROUNDINGS, CLOSE_SIDE = 3, 160  # the second one: of a square this many times its size, resized to this side
 SAME_FACE = 0.4  # intersection over union of two boxes of one face
 
 # dlib
@@ -147,7 +148,9 @@ def _by_yunet(photo: Photo) -> list[Detection]:
         finer = _search(photo, finer_scale)
         found = _without_repeats([one for one in found if one.side * scale >= FINER_DECIDES] + finer)
         scale = finer_scale
-    return [one for one in found if one.score >= (CLEAR if one.side * scale >= FINER_DECIDES else CLEAR_SMALL)]
+    return [
+        one for one in found if one.score >= CLEAR or (one.side * scale >= FINER_DECIDES and _confirmed(photo, one))
+    ]
 
 
 def _may_hide_faces(found: list[Detection], scale: float, longest: int) -> bool:
@@ -159,6 +162,19 @@ def _may_hide_faces(found: list[Detection], scale: float, longest: int) -> bool:
         return False
     # A large photo may hold faces too small to see; a small one is mostly a cropped face, found at one size or another.
     return longest >= LARGE_PHOTO and longest * scale < 2 * FIRST_SIDE or longest <= SMALLEST_SIDE
+
+
+def _confirmed(photo: Photo, one: Detection) -> bool:
+    """Whether a second search, at another size, agrees that a weak candidate is a face. Patterns seldom pass both."""
+    if one.score < CANDIDATE:
+        return False
+    left, top, right, bottom = one.box
+    x, y, reach = (left + right) / 2, (top + bottom) / 2, SURROUNDINGS * one.side / 2
+    x0, y0 = max(0, int(x - reach)), max(0, int(y - reach))
+    near = photo[y0 : int(y + reach) + 1, x0 : int(x + reach) + 1]
+    again = _search(near, CLOSE_SIDE / max(near.shape[:2]))
+    box = (left - x0, top - y0, right - x0, bottom - y0)
+    return one.score + max((other.score for other in again if overlap(other.box, box) >= SAME_FACE), default=0) >= AGREE
 
 
 def _search(photo: Photo, scale: float) -> list[Detection]:

@@ -52,6 +52,22 @@ class Alignment:
             )
 
 
+    @property
+    def eyes(self) -> np.ndarray:
+        """The eye centres in the aligned face: float64 (2, 2), (x, y) in pixels, the picture's left eye first."""
+        half = self.eye_distance / 2
+        return self.size * np.array([[0.5 - half, self.eye_height], [0.5 + half, self.eye_height]]) - 0.5
+
+
+class Face(NamedTuple):
+    """A face found in a photo, in the photo's pixels."""
+
+    box: Box  # as the detector draws it; it may reach over the photo's edge
+    score: float  # see `detect.Detection`
+    landmarks: np.ndarray  # float64 (68, 2), (x, y)
+    eyes: np.ndarray  # float64 (2, 2), (x, y): the eye centres to align the face by, the picture's left eye first
+
+
 @functools.cache
 def _predictor():
     file = install()
