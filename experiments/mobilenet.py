@@ -1,0 +1,106 @@
+"""MobileNetV1 for faces, in the two variants that the teachers' weights need, and quick to train on a CPU.
+
+Source: Howard et al., "MobileNets: efficient convolutional neural networks for mobile vision applications", 2017.
+Batch normalisation is folded into kernels and biases, so each convolution is followed by a bias and an activation only.
+"""
+
+import functools
+from collections.abc import Sequence
+
+from src.backend import keras, layers, ops
+
+STEM = 32  # filters of the first convolution
+# filters of the pointwise convolution and stride of the depthwise one before it
+BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
+
+
+@keras.saving.register_keras_serializable("age_and_gender")
+class BiasPReLU(layers.Layer):
+    """Adds a bias to each channel, then PReLU: maps (batch, height, width, channels) of any float type to the same shape.
+
+    On TensorFlow, training uses one compiled kernel forward and one backward. Separate kernels for the bias, the
+    activation and their gradients each read and write the whole map, which took half of SFace's training on a CPU.
+    Compilation takes some seconds for each new batch size.
+    """
+
+    def build(self, input_shape):
+        channels = (input_shape[-1],)
+        self.bias = self.add_weight(shape=channels, initializer="zeros", name="bias")
+        self.slope = self.add_weight(shape=channels, initializer=keras.initializers.Constant(0.25), name="slope")
+
+    def call(self, inputs, training=None):
+        bias, slope = (ops.cast(weights, self.compute_dtype) for weights in (self.bias, self.slope))
+        if training and keras.backend.backend() == "tensorflow":
+            return _compiled_prelu()(inputs, bias, slope)
+        x = inputs + bias
+        return ops.where(x > 0, x, slope * x)
+
+
+@functools.cache  # the layers share what is compiled for maps of one shape
+def _compiled_prelu():
+    import tensorflow as tf
+
+    @tf.function(jit_compile=True)
+    def forward(x, bias, slope):
+        x = x + bias
+        return tf.where(x > 0, x, slope * x)
+
+    @tf.function(jit_compile=True)
+    def backward(x, bias, slope, change):
+        x = x + bias
+        return tf.where(x > 0, change, slope * change), change * tf.minimum(x, tf.zeros_like(x))
+
+    def sum_per_channel(values):
+        # A matrix product adds up much faster than TensorFlow's reduction kernel.
+        flat = tf.reshape(values, (-1, values.shape[-1]))
+        return tf.matmul(tf.ones((1, tf.shape(flat)[0]), flat.dtype), flat)[0]
+
+    @tf.custom_gradient
+    def prelu(x, bias, slope):
+        def gradient(change):
+            of_x, of_slope = backward(x, bias, slope, change)
+            return of_x, sum_per_channel(of_x), sum_per_channel(of_slope)
+
+        return forward(x, bias, slope), gradient
+
+    return prelu
+
+
+def mobilenet(
+    size: int, stem_stride: int, prelu: bool, scale: float, offset: float | Sequence[float], dtype: str = "float32"
+) -> keras.Model:
+    """The convolutions of MobileNetV1 1.0, random weights: uint8 faces (batch, size, size, 3), RGB, to 1,024 channels.
+
+    Args:
+        size: Side of the faces in pixels.
+        stem_stride: Stride of the first convolution, 1 or 2.
+        prelu: True for PReLU and padding by one pixel on all sides (MXNet's rule), False for ReLU6 and padding by
+            TensorFlow's rule, which for stride 2 pads at the bottom and at the right only.
+        scale: Factor for the pixels 0-255.
+        offset: Added after scaling; one number or one for each of red, green and blue.
+        dtype: Keras dtype policy, such as "mixed_bfloat16". Depthwise convolutions always compute in float32: in
+            bfloat16, TensorFlow's CPU gradient for stride 2 took five times as long.
+
+    Returns:
+        A model with output (batch, rows, columns, 1024), in the policy's compute type.
+    """
+
+    def stage(x, kind: type[layers.Layer], name: str, stride: int = 1, **options):
+        """A convolution, its bias and its activation."""
+        symmetric = prelu and stride == 2
+        if symmetric:
+            x = layers.ZeroPadding2D(1, dtype=dtype)(x)
+        padding = "valid" if symmetric else "same"
+        options = {"dtype": dtype} | options
+        x = kind(strides=stride, padding=padding, use_bias=not prelu, name=name, **options)(x)
+        if prelu:
+            return BiasPReLU(dtype=dtype, name=f"{name}_activation")(x)
+        return layers.ReLU(6, dtype=dtype, name=f"{name}_activation")(x)
+
+    face = keras.Input((size, size, 3), dtype="uint8", name="face")
+    x = layers.Rescaling(scale, offset, dtype=dtype, name="scale")(face)
+    x = stage(x, layers.Conv2D, "stem", stem_stride, filters=STEM, kernel_size=3)
+    for number, (filters, stride) in enumerate(BLOCKS, start=1):
+        x = stage(x, layers.DepthwiseConv2D, f"depthwise_{number}", stride, kernel_size=3, dtype="float32")
+        x = stage(x, layers.Conv2D, f"pointwise_{number}", filters=filters, kernel_size=1)
+    return keras.Model(face, x, name="mobilenet")
