@@ -16,7 +16,7 @@ import pooch
 import requests
 from tqdm.auto import tqdm
 
-from src.files import write_text
+from src.files import followed, write_text
 
 TRIES = 5  # in a row that bring no new byte
 PAUSE = 2.0  # seconds before the second try, twice as long before each further one
@@ -36,6 +36,7 @@ def download(url: str, target: Path, at_most: int, sha256: str | None = None, pa
     beside the target as NAME.part and is gone on with, as long as the server says that the file is still the same one.
     Raises DownloadError, saying why, with nothing at `target` that was not whole and right.
     """
+    target = followed(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     pooch.get_logger().setLevel("ERROR")
     known = f"sha256:{sha256}" if sha256 else None
