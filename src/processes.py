@@ -15,6 +15,7 @@ from types import FrameType
 from typing import NoReturn
 
 WATCH = 1.0  # seconds between two looks at the parent
+GRACE = 5.0  # seconds that a stopped command has to exit
 
 
 class Stopped(KeyboardInterrupt):
@@ -43,7 +44,10 @@ def run_command(main: Callable[[], int]) -> NoReturn:
             print(f"\n{stop if stop.args else 'stopped'}", file=sys.stderr, flush=True)
         end_children()
         number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
-        os._exit(128 + number)  # a normal exit would wait for workers that were interrupted too
+        late = threading.Timer(GRACE, os._exit, [128 + number])  # should a library wait for its threads
+        late.daemon = True
+        late.start()
+        sys.exit(128 + number)
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
