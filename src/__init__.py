@@ -2,7 +2,8 @@
 
 The modules, in the order that the data flows; each imports only from those before it (a test reads this list):
 
-- at the bottom: `config` paths, age groups, sizes · `files` written whole or not at all · `backend` Keras, set up
+- at the bottom: `config` paths, age groups, sizes · `files` atomic writes and locks · `processes` worker processes, and how
+  they end · `backend` Keras, set up
 - getting a data set: `download` · `unpack` · `fetch` · `landmark_file` dlib's 68 points
 - from a picture to an aligned face: `tables` the table of faces, its ledger and its splits · `face_space` drawn faces ·
   `photos` reading a file · `datasets` one loader each · `faces` detection, landmarks, alignment · `looking` many photos in

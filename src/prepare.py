@@ -13,6 +13,8 @@ import argparse
 import hashlib
 import itertools
 import json
+import multiprocessing
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -26,9 +28,10 @@ import dlib
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
+from joblib.externals.loky.backend.process import LokyProcess
 from tqdm.auto import tqdm
 
-from src import datasets
+from src import datasets, processes
 from src import faces as face_tools
 from src.config import CACHE
 from src.faces import Alignment
@@ -117,8 +120,8 @@ def prepare(
 def _pool(workers: int, scheduler: str | None) -> Iterator[Callable]:
     """Gives a function that prepares chunks, here in processes or on a scheduler's cluster, and yields their sizes."""
     if scheduler is None:
-        pool = Parallel(n_jobs=workers, return_as="generator_unordered")
-        yield lambda tasks: pool(delayed(_prepare_chunk)(*task) for task in tasks)
+        pool = Parallel(n_jobs=workers if processes.can_have_children() else 1, return_as="generator_unordered")
+        yield lambda tasks: pool(delayed(_in_worker)(os.getpid(), *task) for task in tasks)
         return
     from distributed import Client  # here: few need it, and it takes a while to import
 
@@ -132,6 +135,12 @@ def _pool(workers: int, scheduler: str | None) -> Iterator[Callable]:
         ) from error
     with client:
         yield lambda tasks: _on_cluster(client, tasks)
+
+
+def _in_worker(parent: int, *task) -> int:
+    if isinstance(multiprocessing.current_process(), LokyProcess):  # not in a thread, nor on a cluster
+        processes.end_with_parent(parent)
+    return _prepare_chunk(*task)
 
 
 def _on_cluster(client, tasks: Iterator[tuple]) -> Iterator[int]:
@@ -295,6 +304,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt as stop:
+        stop.args = ("stopped; what is done is kept, and the same command goes on from there",)
+        raise
     outcome = pd.Series(np.where(prepared.how == "", prepared.reason, prepared.how)).str.split(" (", regex=False).str[0]
     print(outcome.value_counts().to_string())
     print(f"{len(table):,} faces are in {prepared.folder}")
@@ -304,4 +316,4 @@ def main(arguments: list[str] | None = None) -> int:
 if __name__ == "__main__":
     from src.prepare import main as importable  # whose functions other processes find by name
 
-    sys.exit(importable())
+    processes.run_command(importable)

@@ -404,6 +404,15 @@ def test_landmark_file_is_placed_verified_and_then_left_alone(tmp_path):
     assert (target.stat().st_mtime_ns, target.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
 
 
+def test_a_landmark_file_is_placed_where_a_link_leads(tmp_path):
+    real, link = tmp_path / "disk" / "landmarks.dat", tmp_path / NAME
+    real.parent.mkdir()
+    link.symlink_to(real)
+    landmark_file.install(link)
+    landmark_file._verify(real)
+    assert link.is_symlink() and not real.is_symlink()
+
+
 def test_a_damaged_landmark_file_is_refused(tmp_path, monkeypatch):
     package_with(tmp_path / "site", b"not landmarks")
     monkeypatch.syspath_prepend(tmp_path / "site")

@@ -115,6 +115,13 @@ def test_cut_connections_are_resumed_and_no_byte_comes_twice(server, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set.tar"]
 
 
+def test_a_file_is_fetched_to_where_a_link_leads(server, tmp_path):
+    real, link = tmp_path / "disk" / "big.tar", tmp_path / "set.tar"
+    link.symlink_to(real)
+    get(server.url, tmp_path)
+    assert link.is_symlink() and real.read_bytes() == CONTENT and len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_later_run_goes_on_where_the_first_gave_up(server, tmp_path):
     server.cuts = [2_000_000, 0, 0, 0, 0, 0]
     refused(server.url, tmp_path, f"{30 * 2**16:,} bytes are kept, run again to go on")

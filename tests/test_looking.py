@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from PIL import Image
 from skimage.data import astronaut
@@ -20,7 +21,7 @@ from src.config import AGE_GROUPS, ROOT
 from src.faces import Alignment
 from src.model_folder import Labels
 from src.predict import main, predict
-from src.table_file import TableFile, as_written
+from src.table_file import TableFile, as_written, open_table
 
 HEAD = astronaut()[0:260, 90:350]
 ALIGNMENTS = {"gender": Alignment(size=64), "age": Alignment(size=64)}
@@ -245,6 +246,126 @@ def test_whatever_is_cut_off_the_rest_is_whole(tmp_path, name):
         assert list(dict.fromkeys(table["photo"])) == [as_written(str(photo)) for photo in photos[:done]]
 
 
+# --- where the table goes ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["there", "not there yet"])
+def test_a_table_goes_where_a_link_leads(tmp_path, target):
+    real, link = tmp_path / "disk" / "real.csv", tmp_path / "table.csv"
+    real.parent.mkdir()
+    link.symlink_to(real)
+    if target == "there":
+        real.touch()
+    for done in (0, 2):  # the second time it is resumed
+        with open_table(link, named("abc"), {}) as table:
+            assert table.done == done
+            table.add([row(name) for name in "abc"[done:]])
+    assert link.is_symlink() and read(real)["photo"].tolist() == ["a", "b", "c"]
+
+
+def header(columns):
+    return ",".join(columns).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"name,price\nbread,3\n",
+        b"\xff\xd8\xff\xe0 a picture",
+        b"\n",
+        header(COLUMNS[1:]),
+        header([*COLUMNS, "my notes"]),
+        b"photo",
+    ],
+)
+def test_a_file_that_is_no_table_of_predictions_stays(tmp_path, models, capfd, content):
+    file = tmp_path / "mine.csv"
+    file.write_bytes(content)
+    photos = drawn(tmp_path / "photos", 1)
+    assert main([str(photos[0]), "--csv", str(file), *models]) == 2
+    (error,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert f"{file} is not a table of predictions" in error
+    assert file.read_bytes() == content and {path.name for path in tmp_path.iterdir()} == {"mine.csv", "photos"}
+
+
+@pytest.mark.parametrize("content", [b"", header(COLUMNS), header(COLUMNS[:14]) + b"x.jpg" + b"," * 13 + b"\r\n"])
+def test_an_empty_file_and_an_older_table_are_replaced(tmp_path, content):
+    (tmp_path / "t.csv").write_bytes(content)
+    with open_table(tmp_path / "t.csv", named("a"), {}) as table:
+        table.add([row("a")])
+    assert read(tmp_path / "t.csv")["photo"].tolist() == ["a"]
+
+
+def test_a_pipe_gets_header_and_rows_as_they_come_and_nothing_else(tmp_path):
+    """By the name of an open file, as /dev/stdout is one, and by a link."""
+    reading, writing = os.pipe()
+    link = tmp_path / "link.csv"
+    link.symlink_to(f"/dev/fd/{writing}")
+    for path in (Path(f"/dev/fd/{writing}"), link):
+        with open_table(path, named("ab"), {}) as table:
+            assert os.read(reading, 1 << 16) == header(COLUMNS)
+            table.add([row("a"), *faces_of("b", 2)])
+            assert os.read(reading, 1 << 16).count(b"\n") == 3
+            table.finish()
+        assert table.counts() == {"ok": 2, "no_face": 1} and not table.done
+    assert link.is_symlink() and [path.name for path in tmp_path.iterdir()] == ["link.csv"]
+    os.close(writing)
+    assert os.read(reading, 1) == b""
+    os.close(reading)
+
+
+def test_a_named_pipe_stays_one(tmp_path):
+    pipe = tmp_path / "table.csv"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE) as reader:
+        with open_table(pipe, named("a"), {}) as table:
+            table.add([row("a")])
+        assert reader.communicate()[0].startswith(header(COLUMNS) + b"a,no_face")
+    assert pipe.is_fifo() and [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_the_table_on_standard_output_is_a_table_alone(tmp_path, models):
+    """Also where the shell has sent that to a file with lines in it."""
+    photos, out = drawn(tmp_path / "photos", 3), tmp_path / "out.csv"
+    with out.open("wb") as stdout:
+        stdout.write(b"# made today\n")
+        stdout.flush()
+        command = [sys.executable, "-m", "src.predict", str(tmp_path / "photos"), "--csv", "/dev/fd/1", *models]
+        done = subprocess.run(command, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0 and "3 photos, 3 rows" in done.stderr, done.stderr
+    assert pd.read_csv(out, comment="#")["photo"].tolist() == [str(photo) for photo in photos]
+
+
+def test_a_reader_that_goes_away_is_told_in_one_sentence(tmp_path, models, capfd):
+    drawn(tmp_path, 40)
+    reading, writing = os.pipe()
+    os.close(reading)
+    assert main([str(tmp_path), "--csv", f"/dev/fd/{writing}", *models]) == 2
+    os.close(writing)
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: ") and "Broken pipe" in said
+
+
+def test_a_second_run_with_the_same_table_ends_at_once(tmp_path, models, capfd):
+    drawn(tmp_path / "photos", 2)
+    target, link = tmp_path / "table.csv", tmp_path / "link.csv"
+    link.symlink_to(target)
+    arguments = [str(tmp_path / "photos"), *models, "--csv"]
+    code = (
+        "import sys; from pathlib import Path; from src.files import only_writer\n"
+        "with only_writer(Path(sys.argv[1])): print('writing', flush=True); sys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code, str(target)], cwd=ROOT, **pipes) as first:
+        first.stdout.readline()
+        for path in (target, link):
+            assert main([*arguments, str(path)]) == 2
+            assert "another run is writing" in capfd.readouterr().err.splitlines()[-1]
+        assert not target.exists()
+    assert main([*arguments, str(link)]) == 0
+    assert len(read(target)) == 2 and link.is_symlink() and not list(tmp_path.glob(".*"))
+
+
 def test_a_disk_that_fills_up_leaves_whole_rows_and_a_second_try_ends_the_work(tmp_path, models, mounted, capfd):
     photos = drawn(tmp_path / "photos", 100)
     disk = mounted("-o", "size=12k")
@@ -295,9 +416,35 @@ def test_ctrl_c_at_any_moment_leaves_a_valid_table_and_the_same_command_ends_the
     pd.testing.assert_frame_equal(table.astype(alone.dtypes.to_dict()), alone, atol=2e-4, rtol=0)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_stopped_command_leaves_its_table_and_no_process(tmp_path, models, capfd, number):
+    """The signal goes to the command alone, as from a scheduler or a container's stop."""
+    folder, target = tmp_path / "photos", tmp_path / "table.csv"
+    photos = drawn(folder, 150)
+    arguments = [str(folder), "--csv", str(target), "--detector", "hog", *models]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "src.predict", *arguments], cwd=ROOT, stderr=subprocess.PIPE, preexec_fn=heeding_ctrl_c
+    )
+    while running.poll() is None and not (target.exists() and len(lines(target)) > 40):
+        time.sleep(0.01)
+    children = psutil.Process(running.pid).children(recursive=True)
+    running.send_signal(number)
+    error = running.communicate(timeout=60)[1].decode()
+    assert running.returncode == (-number if number == signal.SIGKILL else 128 + number), error
+    assert number == signal.SIGKILL or f"what is done is in {target}" in error
+    assert children and not psutil.wait_procs(children, timeout=10)[1]
+    kept = read(target)["photo"].tolist()
+    assert 32 <= len(kept) < 150 and kept == [str(photo) for photo in photos[: len(kept)]]
+    assert main(arguments) == 0
+    assert f"going on with {target}" in capfd.readouterr().err
+    assert read(target)["photo"].tolist() == [str(photo) for photo in photos]
+    assert not list(tmp_path.glob(".*"))
+
+
 def heeding_ctrl_c():
-    """Also where these tests run in the background of a shell, which lets its jobs ignore SIGINT."""
+    """Also where these tests run in the background of a shell, which lets its jobs ignore SIGINT, or under nohup."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def lines(path):

@@ -234,10 +234,12 @@ from pathlib import Path
 import pandas as pd
 from src import prepare
 from src.faces import Alignment
+from src.processes import run_command
 from src.tables import checked
 prepare.CHUNK = {CHUNK}
 table, folder, cache, workers = sys.argv[1:]
-prepare.prepare(checked(pd.read_pickle(table)), folder, Alignment(size=64), Path(cache), int(workers))
+table = checked(pd.read_pickle(table))
+run_command(lambda: prepare.prepare(table, folder, Alignment(size=64), Path(cache), int(workers)) and 0)
 """
 
 
@@ -281,6 +283,21 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(pictures, undisturbed
     prepared = prepare(table, folder, SMALL, tmp_path, workers=1)
     assert tree(prepared.folder) == tree(undisturbed.folder)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept  # what was done was not done again
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows does not have these signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_worker_outlives_a_stopped_run(pictures, undisturbed, table_file, tmp_path, number):
+    """The signal goes to the run alone."""
+    folder, table, rows = pictures
+    running = start(table_file, folder, tmp_path, 2)
+    wait_for(lambda: records(tmp_path), running)
+    children = psutil.Process(running.pid).children(recursive=True)
+    running.send_signal(number)
+    assert running.wait(60) == (-number if number == signal.SIGKILL else 128 + number)
+    assert len(children) >= 2 and not psutil.wait_procs(children, timeout=10)[1]
+    assert 0 < len(records(tmp_path)) < len(range(0, len(rows), CHUNK))
+    assert tree(prepare(table, folder, SMALL, tmp_path, workers=1).folder) == tree(undisturbed.folder)
 
 
 def test_two_runs_beside_each_other_end_with_the_same_bytes(pictures, undisturbed, table_file, tmp_path):
