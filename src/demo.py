@@ -38,7 +38,7 @@ from src import video
 from src.annotate import annotate
 from src.answers import Models, answered, as_table, load_models
 from src.config import IMAGE_SUFFIXES, MODELS, VIDEO_SUFFIXES
-from src.faces import DETECTOR
+from src.detect import DEFAULT
 from src.looking import look_at
 from src.photos import UnreadablePhoto, read_photo
 
@@ -85,7 +85,7 @@ def answer_photo(upload: str | None, models: Models) -> str:
 
 def of_pixels(photo: np.ndarray, models: Models) -> str:
     """The answer as HTML for one photo: uint8 (height, width, 3), RGB."""
-    table = as_table(answered(look_at(photo, "photo", models.alignments, "none", DETECTOR), models))
+    table = as_table(answered(look_at(photo, "photo", models.alignments, "none", DEFAULT), models))
     if (table["status"] == "no_face").all():
         words = "No face was found. One that is larger, from the front and well lit is easier to find."
     else:

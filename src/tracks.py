@@ -17,6 +17,7 @@ from scipy.optimize import linear_sum_assignment
 
 from src import faces as face_tools
 from src.descriptor import SIZE, descriptor_network
+from src.detect import DLIB_CLEAR, overlap
 from src.faces import Face
 
 QUICK = 15.0  # frames a second from which the trackers look at every second frame alone; between two looks a box lies halfway
@@ -95,13 +96,13 @@ class Tracks:
         return people
 
     def _detect(self, frame: np.ndarray) -> list[tuple[Person, Face]]:
-        found = [face for face in face_tools.find_faces(frame, self.detector) if face.score >= face_tools.CLEAR_SCORE]
+        found = [face for face in face_tools.find_faces(frame, self.detector) if face.score >= DLIB_CLEAR]
         known = self.in_sight
         matched = self._match(frame, known, found)
         for person in known:
             if person not in [one for one, _ in matched]:
                 person.missed += 1
-                behind = any(face_tools.overlap(person.box, face.box) > CROSSING for _, face in matched)
+                behind = any(overlap(person.box, face.box) > CROSSING for _, face in matched)
                 if behind or person.missed >= PATIENCE:
                     self._lose(person)
         taken = [id(face) for _, face in matched]
@@ -119,10 +120,10 @@ class Tracks:
         """Who is where they were; where several are close together also by their looks."""
         if not known or not found:
             return []
-        shared = np.array([[face_tools.overlap(person.box, face.box) for face in found] for person in known])
+        shared = np.array([[overlap(person.box, face.box) for face in found] for person in known])
         cost = 1 - shared
         for i, person in enumerate(known):
-            if any(other is not person and face_tools.overlap(person.box, other.box) > CROSSING for other in known):
+            if any(other is not person and overlap(person.box, other.box) > CROSSING for other in known):
                 for j in np.flatnonzero(shared[i] >= SAME_PLACE):
                     unlike = person.unlike(descriptor(frame, found[j]))
                     cost[i, j] += 2 * unlike
