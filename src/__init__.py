@@ -7,7 +7,8 @@ The modules, in the order that the data flows; each imports only from those befo
 - getting a data set: `download` · `unpack` · `fetch` · `landmark_file` dlib's 68 points
 - from a picture to an aligned face: `tables` the table of faces, its ledger and its splits · `face_space` drawn faces ·
   `photos` reading a file · `datasets` one loader each · `detect` faces in a photo · `faces` landmarks and alignment ·
-  `looking` many photos in several processes · `prepare` a table into cached aligned faces · `duplicates` and `pictures` cleaning by what files show
+  `looking` many photos in several processes · `prepare` a table into cached aligned faces ·
+  `duplicates` and `pictures` cleaning by what files show
 - training: `network` the two-level CNN · `descriptor` dlib's descriptor network, the teacher · `joint` both tasks on one
   trunk, and their losses · `train`
 - judging: `evaluate` · `protocol` IMDB-WIKI, then Adience's folds · `calibrate` · `label_noise` doubted labels · `assess`

@@ -11,7 +11,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import cv2
 import dlib
@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from src.landmark_file import packaged_file
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
-Photo = npt.NDArray[np.uint8]
+Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+Photo: TypeAlias = npt.NDArray[np.uint8]
 
 
 def _load_yunet() -> Callable[[int, int, bytes], list[list[int]]] | None:
