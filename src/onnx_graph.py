@@ -293,7 +293,8 @@ def _apply_layer(network: Network, layer: dict, inputs: list[Tensor], group: h5p
     dtype = config.get("dtype", "float32")
     if (dtype["config"]["name"] if isinstance(dtype, dict) else dtype) != "float32":
         raise UnsupportedModel(f"the layer {kind} computes in {dtype}")
-    settings = {name: value for name, value in config.items() if value is not None and not name.endswith(_TRAINING)}
+    known = {name: value for name, value in config.items() if name not in _IGNORED and not name.endswith(_IGNORED_ENDINGS)}
+    settings = {name: value for name, value in known.items() if value is not None}
     if unknown := settings.keys() - defaults.keys():
         raise UnsupportedModel(f"the layer {kind} has the unknown settings {sorted(unknown)}")
     for name, value in (defaults | settings).items():
@@ -427,10 +428,9 @@ def _unchanged(network: Network, layer: SimpleNamespace, weights: list, x: Tenso
     return x
 
 
-# Endings of settings that matter in training only, and names.
-_TRAINING = (
-    "name", "trainable", "dtype", "_initializer", "_regularizer", "_constraint", "momentum", "synchronized", "seed", "rate",
-)  # fmt: skip
+# Settings without an effect on predictions.
+_IGNORED = {"name", "trainable", "dtype", "momentum", "renorm_momentum", "synchronized", "seed", "rate"}
+_IGNORED_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 _ACTIVATIONS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}
 _MODELS = {"Functional": _functional, "Sequential": _sequential}
 _PICTURE = {"data_format": Only("channels_last")}

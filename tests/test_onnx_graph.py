@@ -21,7 +21,9 @@ GENDER = Labels("gender", ("female", "male"))
 
 
 def faces_of(size, count=5):
-    return np.random.default_rng(1).integers(0, 256, (count, size, size, 3), np.uint8)
+    """Noise about a different colour for each face: all noise looks the same to a network."""
+    rng = np.random.default_rng(1)
+    return np.uint8(rng.integers(0, 200, (count, 1, 1, 3)) + rng.integers(0, 56, (count, size, size, 3)))
 
 
 def shaken(model):
@@ -51,14 +53,15 @@ def assert_same(model, folder):
 
 
 def classifier(features):
-    return layers.Dense(2, activation="softmax", kernel_initializer=keras.initializers.GlorotUniform(1))(features)
+    return layers.Dense(2, activation="softmax", kernel_initializer=keras.initializers.RandomNormal(stddev=0.05, seed=1))(
+        features
+    )
 
 
 def own_level_one(*steps):
     """A level one of a user's own, as a Sequential model."""
-    return keras.Sequential(
-        [keras.Input((SIZE, SIZE, 3), dtype="uint8"), layers.Rescaling(1 / 255), *steps], name="level_one"
-    )
+    face = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+    return keras.Sequential([face, layers.Rescaling(1 / 255), *steps], name="level_one")
 
 
 # --- known layers -----------------------------------------------------------------------------------------------------
@@ -93,7 +96,7 @@ def test_the_residual_network(size, inner, mirrored, tmp_path):
     "steps",
     [
         [
-            layers.Conv2D(4, (5, 3), 3, "valid", activation="tanh"),
+            layers.Conv2D(4, (5, 3), 3, activation="tanh"),
             layers.MaxPooling2D((3, 2), padding="same"),
             layers.Flatten(),
         ],
@@ -160,9 +163,7 @@ UNSUPPORTED = {
     "groups of channels": lambda: own_level_one(layers.Conv2D(6, 7, 7, groups=3), layers.GlobalAveragePooling2D()),
     "the user's own layer": lambda: own_level_one(ReLU(), layers.GlobalAveragePooling2D()),
     "another axis": lambda: own_level_one(layers.BatchNormalization(axis=1), layers.GlobalAveragePooling2D()),
-    "another precision": lambda: own_level_one(
-        layers.Conv2D(4, 7, 7, dtype="mixed_bfloat16"), layers.GlobalAveragePooling2D()
-    ),
+    "another precision": lambda: own_level_one(layers.Conv2D(4, 7, 7, dtype="mixed_bfloat16"), layers.Flatten()),
     "a scale per channel": lambda: own_level_one(layers.Rescaling([1.0, 2.0, 3.0]), layers.GlobalAveragePooling2D()),
     "kept dimensions": lambda: own_level_one(layers.GlobalAveragePooling2D(keepdims=True), layers.Flatten()),
 }
