@@ -139,12 +139,11 @@ def test_the_command_says_what_is_wrong(residual, tmp_path, capsys):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("backend", ["jax", "nonsense"])
-def test_the_command_exports_whatever_the_users_backend_is(backend, residual, tmp_path):
+def test_the_command_exports_whatever_the_users_backend_is(residual, tmp_path):
     """Only TensorFlow can export."""
     done = subprocess.run(
         [sys.executable, "-m", "src.export", str(residual), "--to", str(tmp_path)],
-        cwd=ROOT, env=os.environ | {"KERAS_BACKEND": backend}, capture_output=True, text=True, check=False,
+        cwd=ROOT, env=os.environ | {"KERAS_BACKEND": "jax"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "residual").iterdir()) == sorted(EXPORTED)
