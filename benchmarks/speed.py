@@ -71,7 +71,7 @@ def measure_both(folders: list[Path], turns: int) -> list[dict]:
     models = {folder.name: load(folder) for folder in folders}
     size, megabytes = models[folders[0].name].alignment.size, sum((f / "model.keras").stat().st_size for f in folders) / 1e6
     networks = joint_networks(models).values()
-    way = {"Keras, predict_on_batch": lambda faces: [network.predict_on_batch(faces) for network in networks]}
+    way = {"ONNX Runtime, as predict": lambda faces: [network(faces) for network in networks]}
     return [
         {"model": "both", "batch": batch, "way": name, **spread, "MB": megabytes}
         for batch in BATCHES

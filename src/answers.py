@@ -3,46 +3,62 @@
 After it: `predict` for photos, `video` for moving pictures.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from src.backend import keras
 from src.calibrate import in_groups, interval
 from src.config import AGE_GROUPS, MODELS
 from src.evaluate import answer, expected_years
 from src.faces import Alignment
 from src.model_folder import Labels, ModelFolderError, TrainedModel, load
+from src.onnx_graph import Predict, run_together
+
+if TYPE_CHECKING:
+    from src.backend import keras
 
 COLUMNS = (
     "photo", "status", "face", "left", "top", "right", "bottom", "detection_score", "gender", "p_male",
     "age_group", "age_group_probability", "age_years", "message",
     "age_interval_low", "age_interval_high", "gender_unsure", "age_unsure",
 )  # fmt: skip
-TOGETHER = 32  # faces in a batch; bounds the memory
+BATCH = 16  # faces; larger batches take more memory and, in ONNX Runtime, more time for each face
 
 
 class Models(NamedTuple):
-    """The models that are asked, by task, and the networks that ask them (see `joint_networks`)."""
+    """The loaded models.
+
+    Attributes:
+        trained: The models by task.
+        networks: What runs them, by the tasks that each function predicts (see `joint_networks`).
+    """
 
     trained: dict[str, TrainedModel]
-    networks: dict[tuple[str, ...], keras.Model]
+    networks: dict[tuple[str, ...], Predict]
 
     @property
     def alignments(self) -> dict[str, Alignment]:
         return {task: some.alignment for task, some in self.trained.items()}
 
     def probabilities(self, faces: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """By task, the probability of each class, float (n, classes), for faces that are aligned for each task."""
+        """Runs the models.
+
+        Args:
+            faces: For each face, by task, the aligned face: uint8 (size, size, 3), RGB, 0-255.
+
+        Returns:
+            The probability of each class by task, float32 (n, classes). Empty if there are no faces.
+        """
         said: dict[str, list] = {task: [] for task in self.trained}
         for tasks, network in self.networks.items():
-            for start in range(0, len(faces), TOGETHER):
-                some = np.stack([face[tasks[0]] for face in faces[start : start + TOGETHER]])
-                # Unlike a direct call it is compiled, unlike `Model.predict` it starts no data pipeline.
-                for task, probability in network.predict_on_batch(some).items():
+            for start in range(0, len(faces), BATCH):
+                batch = np.stack([face[tasks[0]] for face in faces[start : start + BATCH]])
+                for task, probability in network(batch).items():
                     said[task].append(probability)
         return {task: np.concatenate(parts) for task, parts in said.items() if parts}
 
@@ -81,24 +97,51 @@ def answered(rows: list[dict], models: Models) -> list[dict]:
     return [{name: value for name, value in row.items() if name != "aligned"} for row in rows]
 
 
-def joint_networks(models: dict[str, TrainedModel]) -> dict[tuple[str, ...], keras.Model]:
-    """What to ask, by the tasks that it answers: each model or, where both stand on the same level one, a joint one.
+def joint_networks(
+    models: dict[str, TrainedModel],
+) -> dict[tuple[str, ...], Predict]:
+    """Returns functions that run models: a single one where all take the same aligned faces.
 
-    Each network takes aligned faces and gives a dict of probabilities, one entry a task.
+    Models that share a level one run it once. Models run in ONNX Runtime or, if one has layers that only Keras
+    knows, all of them in Keras.
+
+    Args:
+        models: The models by task.
+
+    Returns:
+        Functions from aligned faces to probabilities, by the tasks that they predict.
     """
+    networks = {task: trained.network for task, trained in models.items()}
+    known = {task: network for task, network in networks.items() if network is not None}
+    if len(known) < len(networks):
+        return {tasks: model.predict_on_batch for tasks, model in _keras_networks(models).items()}
+    if len({trained.alignment for trained in models.values()}) == 1:
+        return {tuple(known): run_together(known)}
+    return {(task,): run_together({task: network}) for task, network in known.items()}
+
+
+def _keras_networks(models: dict[str, TrainedModel]) -> dict[tuple[str, ...], keras.Model]:
+    """The same as Keras models, to be run by `predict_on_batch`.
+
+    That method is compiled, unlike a direct call, and does not start a data pipeline, unlike `predict`.
+    """
+    from src.backend import keras
+
     if len(models) < 2 or not _same_level_one(*models.values()):
         return {(task,): keras.Model(some.model.inputs, {task: some.model.output}) for task, some in models.items()}
     level_one = next(iter(models.values())).model.get_layer("level_one")
     photo = keras.Input(level_one.input_shape[1:], dtype="uint8")
     features = level_one(photo)
-    answers = {}
-    for task, trained in models.items():  # each level two is wrapped: two of one name can't stand side by side
+    outputs = {}
+    for task, trained in models.items():  # each level two is wrapped, since a model cannot hold two of the same name
         given = keras.Input(features.shape[1:])
-        answers[task] = keras.Model(given, trained.model.get_layer("level_two")(given), name=task)(features)
-    return {tuple(models): keras.Model(photo, answers)}
+        outputs[task] = keras.Model(given, trained.model.get_layer("level_two")(given), name=task)(features)
+    return {tuple(models): keras.Model(photo, outputs)}
 
 
 def _same_level_one(one: TrainedModel, other: TrainedModel) -> bool:
+    from src.backend import keras
+
     for trained in (one, other):
         if [layer.name for layer in trained.model.layers[1:]] != ["level_one", "level_two"]:
             return False

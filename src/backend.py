@@ -1,6 +1,6 @@
 """Keras, imported without the pages that TensorFlow logs while it starts; other modules take it from here.
 
-Before it: nothing. After it: every module that holds or trains a network.
+Before it: `config`. After it: every module that holds or trains a network.
 """
 
 import logging
@@ -8,6 +8,8 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from src.config import keras_backend
 
 
 @contextmanager
@@ -37,13 +39,17 @@ def _without(*packages: str) -> Iterator[None]:
 
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ["KERAS_BACKEND"] = keras_backend()  # it takes precedence over the backend in ~/.keras/keras.json
 # Keras imports scikit-learn, and TensorFlow JAX, where they can, for bridges that nothing here crosses: a quarter of the
 # time that the first answer waits for them.
 _NEEDLESS = {"sklearn", "jax"} - {os.environ["KERAS_BACKEND"]}
 with _silent_stderr(), _without(*_NEEDLESS):
     import keras
     from keras import layers, ops
+# A user's ~/.keras/keras.json may set other defaults, which would change every layer that is made or loaded.
+keras.config.set_image_data_format("channels_last")
+keras.config.set_floatx("float32")
+keras.config.set_epsilon(1e-7)
 # It warns of retracing where several models are trained in turn; after the import, which in a notebook sets another level.
 logging.getLogger("tensorflow").setLevel("ERROR")
 

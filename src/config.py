@@ -3,6 +3,8 @@
 Before it: nothing. After it: everything.
 """
 
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,8 @@ NOTEBOOKS = ROOT / "notebooks"
 LANDMARK_FILE = ROOT / "shape_predictor_68_face_landmarks.dat"
 LANDMARK_SHA256 = "fbdc2cb80eb9aa7a758672cbfdda32ba6300efe9b6e6c7a299ff7e736b11b92f"
 
+BACKENDS = ("tensorflow", "jax")  # of Keras; the first is the default
+
 SEED = 1
 FACE_SIZE = 227  # pixels: the input of the two-level CNN
 GENDERS = ("female", "male")
@@ -30,6 +34,23 @@ IMAGE_SUFFIXES = (
     ".heif", ".hif",
 )  # fmt: skip
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts")
+
+
+def keras_backend() -> str:
+    """Returns the name of Keras's backend, from the environment variable KERAS_BACKEND.
+
+    For a backend that is not supported, it ends the program with status 2 and one sentence on stderr. Commands import
+    Keras together with their modules, so that no command could catch an ordinary exception.
+    """
+    name = os.environ.get("KERAS_BACKEND") or BACKENDS[0]
+    if name not in BACKENDS:
+        print(
+            f"error: the environment variable KERAS_BACKEND must be {' or '.join(BACKENDS)}, got {name!r}; "
+            f"unset it to use {BACKENDS[0]}",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+    return name
 
 
 @dataclass(frozen=True)

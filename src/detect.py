@@ -42,8 +42,8 @@ def _load_yunet() -> Callable[[int, int, bytes], list[list[int]]] | None:
 
 
 _yunet = _load_yunet()
-DETECTORS = (*(["yunet"] if _yunet else []), "hog", "cnn", "hog+cnn")
-DEFAULT = "yunet" if _yunet else "hog+cnn"
+DETECTORS = ("yunet", "hog", "cnn", "hog+cnn") if _yunet else ("hog", "cnn", "hog+cnn")
+DEFAULT = DETECTORS[0] if _yunet else "hog+cnn"
 
 # YuNet. All figures are in pixels of the resized picture that the network sees; benchmarks/detection.py measures them.
 FIRST_SIDE = 640  # the longest side at which a photo is searched first; the network sees faces from 20 pixels up
@@ -178,7 +178,7 @@ def _confirmed(photo: Photo, one: Detection) -> bool:
 def _search(photo: Photo, scale: float) -> list[Detection]:
     """All boxes that YuNet gives at one scale, weak ones included."""
     seen = _resized(photo, scale)
-    if seen is None:
+    if seen is None or _yunet is None:
         return []
     seen = cv2.cvtColor(seen, cv2.COLOR_RGB2BGR)
     found = []

@@ -9,6 +9,7 @@ Before it: `model_folder`.
 """
 
 import argparse
+import os
 import shutil
 import sys
 import warnings
@@ -31,8 +32,15 @@ def export(folder: str | Path, target: str | Path) -> list[Path]:
     folder: a model folder (see `model_folder`). target: may hold an earlier export, which is replaced. Both models take any
     number of faces at once, in LiteRT once the input is resized, as `litert_model` does.
 
-    Raises ModelFolderError for a model folder that can't be used, and ValueError where `target` holds anything else.
+    Raises ModelFolderError for a model folder that can't be used, and ValueError if `target` holds anything else or Keras
+    runs with another backend than TensorFlow, which alone can export.
     """
+    from src.backend import keras  # imported late, so that `main` can choose the backend
+
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise ValueError(
+            f"the export needs Keras with TensorFlow, got Keras with {backend}; run `python -m src.export`, which sets it"
+        )
     folder, target = Path(folder), Path(target)
     model = load(folder).model
     model.trainable = False  # else Keras's ONNX export takes nested batch normalisation for training's
@@ -83,6 +91,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="each model gets a folder in it")
     parser.error = lambda message: parser.exit(2, f"error: {message}; --help tells more\n")
     options = parser.parse_args(arguments)
+    if "keras" not in sys.modules:
+        os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user's is: no other can export
     names = [folder.resolve().name for folder in options.folders]
     if len(set(names)) < len(names):
         parser.error(f"model folders must have different names, got {', '.join(names)}")

@@ -6,20 +6,28 @@ JSON, and Keras's format in its safe mode.
 Before it: `train`. After it: `answers`, `export`, `findings`.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import platform
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dlib
 import numpy as np
 
-from src.backend import keras
 from src.calibrate import Calibration
 from src.config import GENDERS, MODELS, YEARS
 from src.faces import Alignment
 from src.files import folder_written_whole, write_text
+from src.onnx_graph import Network, UnsupportedModel, read_network
+
+if TYPE_CHECKING:  # importing Keras takes seconds, and most models run without it
+    from src.backend import keras
 
 FILES = ("model.keras", "labels.json", "card.json")
 
@@ -65,13 +73,31 @@ class Labels:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A loaded model folder."""
+    """A loaded model folder.
 
-    model: keras.Model  # uint8 (batch, size, size, 3), RGB, 0-255, to probabilities (batch, classes)
+    Attributes:
+        load_model: Loads the Keras model; raises ModelFolderError if this Keras cannot.
+        labels: The classes.
+        alignment: How faces are aligned for this model.
+        card: The content of `card.json`.
+        calibration: The calibration in the card, if there is one.
+        network: The model for ONNX Runtime; None if it has layers that only Keras can run.
+    """
+
+    load_model: Callable[[], keras.Model]
     labels: Labels
     alignment: Alignment
     card: dict
     calibration: Calibration | None = None
+    network: Network | None = None
+
+    @cached_property
+    def model(self) -> keras.Model:
+        """The Keras model, loaded on first use.
+
+        It takes uint8 (batch, size, size, 3), RGB, 0-255, and gives probabilities (batch, classes).
+        """
+        return self.load_model()
 
 
 def save(
@@ -88,7 +114,9 @@ def save(
     trained_on: data set, counts and settings. results: measured figures, each with its interval and n. calibration: the
     fields of `Calibration`.
     """
-    _check(model, labels, alignment)
+    from src.backend import keras
+
+    _check_model(model, labels, alignment)
     if calibration is not None:
         calibration = asdict(Calibration(**calibration))
     with folder_written_whole(Path(folder)) as new:
@@ -110,7 +138,16 @@ def save(
 
 
 def load(folder: str | Path) -> TrainedModel:
-    """Reads a model folder; ModelFolderError says in one sentence what is missing, damaged or does not fit."""
+    """Reads a model folder and checks its three files against each other.
+
+    Keras is imported only for a model that ONNX Runtime cannot run (see `onnx_graph`).
+
+    Args:
+        folder: A model folder.
+
+    Raises:
+        ModelFolderError: Something is missing, damaged or does not fit; the message says what, in one sentence.
+    """
     folder = Path(folder)
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
@@ -128,10 +165,7 @@ def load(folder: str | Path) -> TrainedModel:
         calibration = _calibration(card.get("calibration"))
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFolderError(f"{folder}: labels.json or card.json is not as this version writes it ({error})") from error
-    if _sha256(folder / "model.keras") != promised:
-        raise ModelFolderError(
-            f"{folder}/model.keras is damaged or was changed: its SHA-256 is not the one in card.json; get the folder anew"
-        )
+    content = _read_model_file(folder, promised)
     if classes != labels.classes or task != labels.task:
         raise ModelFolderError(
             f"{folder}: labels.json names {labels.task} classes {list(labels.classes)}, "
@@ -140,14 +174,49 @@ def load(folder: str | Path) -> TrainedModel:
     if colours != "RGB":
         raise ModelFolderError(f"{folder}: the colour order must be RGB, card.json says {colours!r}")
     try:
-        model = keras.models.load_model(folder / "model.keras", compile=False, safe_mode=True)
-        _check(model, labels, alignment)
-    except Exception as error:  # Keras raises many kinds; each means that this file can't be used
-        said = " ".join(str(error).split()).split(". ")[0]  # Keras's further sentences are advice to programmers
-        raise ModelFolderError(f"{folder}/model.keras can't be used: {said}") from error
+        network = read_network(content)
+        _check_shapes((None, *network.size, 3), "uint8", network.classes, labels, alignment)
+    except UnsupportedModel:
+        network = None
+    except ValueError as error:
+        raise ModelFolderError(f"{folder}/model.keras can't be used: {error}") from error
+    trained = TrainedModel(
+        partial(_load_keras_model, folder, card, labels, alignment), labels, alignment, card, calibration, network
+    )
+    if network is None:
+        trained.model  # noqa: B018  # loads it, which checks that it can be used
     if not np.allclose(eyes, alignment.eyes):
         raise ModelFolderError(f"{folder}: card.json's eyes {eyes} are not those of its alignment, {alignment.eyes.tolist()}")
-    return TrainedModel(model, labels, alignment, card, calibration)
+    return trained
+
+
+def _read_model_file(folder: Path, promised: str) -> bytes:
+    content = (folder / "model.keras").read_bytes()
+    if hashlib.sha256(content).hexdigest() != promised:
+        raise ModelFolderError(
+            f"{folder}/model.keras is damaged or was changed: its SHA-256 is not the one in card.json; get the folder anew"
+        )
+    return content
+
+
+def _load_keras_model(folder: Path, card: dict, labels: Labels, alignment: Alignment) -> keras.Model:
+    from src.backend import keras
+
+    _read_model_file(folder, card["model_sha256"])  # it may have changed since the folder was read
+    versions = card.get("versions")
+    saved_by = versions.get("keras") if isinstance(versions, dict) else None
+    other = saved_by != keras.__version__
+    try:
+        model = keras.models.load_model(folder / "model.keras", compile=False, safe_mode=True)
+        _check_model(model, labels, alignment)
+        if other:  # models of another version may load and then fail at the first prediction
+            model(np.zeros((1, alignment.size, alignment.size, 3), np.uint8), training=False)
+    except Exception as error:  # Keras raises many kinds; each means that this file can't be used
+        said = " ".join(str(error).split()).split(". ")[0]  # Keras's further sentences are advice to programmers
+        if other:
+            said = f"Keras {saved_by} saved it and this is Keras {keras.__version__}, which reports: {said}"
+        raise ModelFolderError(f"{folder}/model.keras can't be used: {said}") from error
+    return model
 
 
 def find(task: str, dataset: str) -> Path:
@@ -164,12 +233,16 @@ def find(task: str, dataset: str) -> Path:
     )
 
 
-def _check(model: keras.Model, labels: Labels, alignment: Alignment) -> None:
+def _check_model(model: keras.Model, labels: Labels, alignment: Alignment) -> None:
+    _check_shapes(tuple(model.input_shape), model.inputs[0].dtype, model.output_shape[-1], labels, alignment)
+
+
+def _check_shapes(shape: tuple, dtype: str, outputs: int, labels: Labels, alignment: Alignment) -> None:
     wanted = (None, alignment.size, alignment.size, 3)
-    if tuple(model.input_shape) != wanted or model.inputs[0].dtype != "uint8":
-        raise ValueError(f"the model takes {model.inputs[0].dtype} {model.input_shape}, the alignment gives uint8 {wanted}")
-    if model.output_shape[-1] != len(labels.classes):
-        raise ValueError(f"the model has {model.output_shape[-1]} outputs, labels.json names {len(labels.classes)} classes")
+    if shape != wanted or dtype != "uint8":
+        raise ValueError(f"the model takes {dtype} {shape}, the alignment gives uint8 {wanted}")
+    if outputs != len(labels.classes):
+        raise ValueError(f"the model has {outputs} outputs, labels.json names {len(labels.classes)} classes")
 
 
 def _calibration(entry: dict | None) -> Calibration | None:

@@ -18,7 +18,7 @@ import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError
 
-from src.config import MODELS, NOTEBOOKS, ROOT, RUNS
+from src.config import MODELS, NOTEBOOKS, ROOT, RUNS, keras_backend
 from src.datasets import NAMES
 from src.files import write_text
 
@@ -78,6 +78,7 @@ def main() -> int:
     parser.add_argument("--notebooks", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6, 7])
     parser.add_argument("--save", action="store_true", help="write the outputs into notebooks/ too")
     options = parser.parse_args()
+    keras_backend()  # a notebook would report an unsupported one after a minute, in a traceback
     if options.save and options.dataset != "sample":
         print("error: --save is for the sample: outputs that show real people are not to be kept", file=sys.stderr)
         return 2

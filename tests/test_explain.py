@@ -89,7 +89,7 @@ def test_an_answer_stands_for_all_the_classes_that_it_sums(standins):
     starts = [*groups.starts, 101]
     place = groups.names.index(name)
     assert classes == list(range(starts[place], starts[place + 1]))
-    gender = TrainedModel(spot_finder(False), Labels("gender", ("female", "male")), Alignment(size=SIZE), {})
+    gender = TrainedModel(lambda: spot_finder(False), Labels("gender", ("female", "male")), Alignment(size=SIZE), {})
     assert explain.answered_classes(gender, with_spot((30, 30))) == ("male", [1])
 
 

@@ -1,12 +1,16 @@
 """Exported models: ONNX Runtime and LiteRT give Keras's answers for any number of faces, and nothing else is overwritten."""
 
+import os
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
 
 from src import model_folder, network
 from src.backend import keras, layers
-from src.config import MODELS
+from src.config import MODELS, ROOT
 from src.export import EXPORTED, export, litert_model, main, onnx_model
 from src.face_space import FaceSpace
 from src.faces import Alignment
@@ -133,3 +137,24 @@ def test_the_command_says_what_is_wrong(residual, tmp_path, capsys):
         main([str(residual), str(residual), "--to", str(tmp_path / "new")])
     assert stop.value.code == 2 and "different names, got residual, residual" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_the_command_exports_whatever_the_users_backend_is(residual, tmp_path):
+    """Only TensorFlow can export."""
+    done = subprocess.run(
+        [sys.executable, "-m", "src.export", str(residual), "--to", str(tmp_path)],
+        cwd=ROOT, env=os.environ | {"KERAS_BACKEND": "jax"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "residual").iterdir()) == sorted(EXPORTED)
+
+
+def test_within_another_backend_the_export_is_refused(residual, tmp_path):
+    code = "import sys; import src.backend; from src.export import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(residual), "--to", str(tmp_path)],
+        cwd=ROOT, env=os.environ | {"KERAS_BACKEND": "jax"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and "TensorFlow" in done.stderr and done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

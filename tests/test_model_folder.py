@@ -276,6 +276,46 @@ def test_a_model_that_takes_floats(folder):
     assert "the model takes float32" in refused(folder)
 
 
+def fails_on_dark_faces(folder):
+    """A folder whose model loads, but fails for any dark face, as models of another version of Keras may."""
+    face = keras.Input((SMALL, SMALL, 3), dtype="uint8")
+    mean = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(-1.0, offset=255.0)(face))
+    x = keras.layers.Flatten()(keras.layers.Embedding(20, 2)(mean))
+    keras.Model(face, keras.layers.Dense(2, activation="softmax")(x)).save(folder / "model.keras")
+    trust(folder)
+
+
+def test_a_model_of_another_keras_that_loads_but_fails(folder):
+    fails_on_dark_faces(folder)
+    model_folder.load(folder)
+    versions = json.loads((folder / "card.json").read_text())["versions"]
+    change(folder / "card.json", versions=versions | {"keras": "3.10.0"})
+    said = refused(folder)
+    assert "3.10.0" in said and keras.__version__ in said
+
+
+@pytest.mark.parametrize("versions", [{"keras": "3.10.0"}, {}, None, [1]])
+def test_a_model_of_another_or_an_unknown_keras_that_works(folder, model, versions):
+    change(folder / "card.json", versions=versions)
+    assert model_folder.load(folder).model.count_params() == model.count_params()
+
+
+@pytest.mark.parametrize("name", ["trained_on", "results", "versions"])
+def test_a_card_without_an_entry_that_predictions_do_not_need(folder, name):
+    card = json.loads((folder / "card.json").read_text())
+    del card[name]
+    (folder / "card.json").write_text(json.dumps(card))
+    assert model_folder.load(folder).model.output_shape == (None, 2)
+
+
+def test_a_model_that_changes_after_its_folder_was_loaded(folder):
+    """Keras reads the file only when its model is asked for."""
+    loaded = model_folder.load(folder)
+    (folder / "model.keras").write_bytes(b"x")
+    with pytest.raises(ModelFolderError, match="damaged or was changed"):
+        loaded.model  # noqa: B018
+
+
 # --- refused on saving ------------------------------------------------------------------------------------------------
 
 

@@ -344,9 +344,9 @@ def test_a_shared_level_one_runs_once_and_says_the_same(of_years):
     assert list(joint) == [("gender", "age")]
     apart = [alone for name in of_years for alone in networks_of({name: of_years[name]}).values()]
     faces = np.random.default_rng(1).integers(0, 256, (5, 64, 64, 3), np.uint8)
-    said = joint["gender", "age"].predict_on_batch(faces)
+    said = joint["gender", "age"](faces)
     for alone in apart:
-        for task, probability in alone.predict_on_batch(faces).items():
+        for task, probability in alone(faces).items():
             np.testing.assert_allclose(said[task], probability, atol=1e-6)
     assert said["gender"].shape == (5, 2) and said["age"].shape == (5, 101)
 
@@ -367,7 +367,8 @@ def test_level_ones_that_differ_are_not_shared(models, of_years, head, tmp_path)
     photo = save(tmp_path / "head.png", head)
     for other in others:
         mixed = of_years | {"gender_model": other}
-        assert list(networks_of(mixed)) == [("gender",), ("age",)]
+        apart = model_folder.load(other).alignment != model_folder.load(of_years["age_model"]).alignment
+        assert list(networks_of(mixed)) == ([("gender",), ("age",)] if apart else [("gender", "age")])
         (row,), (alone,) = rows_of([photo], mixed), rows_of([photo], mixed | {"age_model": None})
         assert row["p_male"] == pytest.approx(alone["p_male"], abs=1e-4)
 
