@@ -33,7 +33,7 @@ from src.calibrate import in_groups
 from src.config import AGE_GROUPS, CACHE, SEED, YEARS
 from src.datasets import AGE_GROUPS_OF
 from src.files import write_text, written_whole
-from src.joint import LABEL_ERROR, LOGITS, TAUGHT, UNKNOWN, joint_labels, joint_loss, taught_loss, with_heads
+from src.joint import LOGITS, TAUGHT, UNKNOWN, joint_labels, joint_loss, taught_loss, with_heads
 from src.network import level_one, residual_level_one
 from src.photos import read_photo
 from src.released import ALIGNMENT, INNER, METRICS, STUDENT, Data, joint_probabilities, load_data, teach, told
@@ -69,7 +69,7 @@ def soft_ends_loss(labels, outputs):
     low, high = labels[:, 1:2], labels[:, 2:3]
     years = ops.arange(YEARS, dtype="float32")[None]
     outside = ops.maximum(ops.maximum(low - years, years - high), 0.0)
-    within = ops.log_softmax(outputs[:, 2:LOGITS], axis=1) - 0.5 * ops.square(outside / LABEL_ERROR)
+    within = ops.log_softmax(outputs[:, 2:LOGITS], axis=1) - 0.5 * ops.square(outside / SOFT_EDGE)
     of_age = ops.where(low > UNKNOWN, -ops.logsumexp(within, axis=1, keepdims=True), 0.0)[:, 0]
     return joint_loss(_gender_alone(labels), outputs) + of_age
 
@@ -80,6 +80,9 @@ def children_loss(labels, outputs):
     child = ops.logical_and(labels[:, 2] > UNKNOWN, labels[:, 2] <= CHILD)
     of_gender = joint_loss(_gender_alone(labels), outputs)
     return taught_loss(labels, outputs) + 2 * (1 - TAUGHT) * ops.where(child, of_gender, 0.0)
+
+
+SOFT_EDGE = 1.5  # years: how softly a range ends, in the variant that reaches over its ends
 
 
 def _gender_alone(labels):

@@ -35,9 +35,10 @@ from src.joint import LOGITS, AbsoluteError, GenderAccuracy, joint_labels, joint
 from src.model_folder import Labels, save
 from src.network import residual_level_one, scaled_to, with_mirror_image
 from src.prepare import prepare
-from src.tables import exact_years, for_task, split
+from src.tables import exact_years, for_task, keys, split
 from src.train import Settings, fast_dtype, fit, predict
 
+DATASETS = ("utkface", "fairface", "allagefaces")
 ALIGNMENT = Alignment(size=128, eye_distance=0.36, eye_height=0.35)
 AUGMENTED = Settings(
     batch_size=64, rotation=12, zoom=0.15, shift=0.05, brightness=0.3, grey=0.1, coarse=0.2, erased=0.25, patience=99
@@ -65,12 +66,20 @@ class Data(NamedTuple):
 
 
 def load_data(folder: Path, runs: Path = CACHE) -> Data:
-    """Both data sets, aligned, with their frozen split."""
-    table = pd.concat([datasets.load(name, folder).table for name in ("utkface", "fairface")], ignore_index=True)
+    """The three data sets, aligned, with their split.
+
+    The parts of UTKFace and FairFace do not depend on All-Age-Faces, which came later: its copies of their pictures follow
+    them.
+    """
+    table = pd.concat([datasets.load(name, folder).table for name in DATASETS], ignore_index=True)
     prepared = prepare(table, folder, ALIGNMENT, runs)
     group = _kept(prepared.folder / "near_duplicates.npy", lambda: near_duplicates(prepared.faces))
     there = prepared.reason == ""
-    table = as_subjects(table, group)
+    late = (table["dataset"] == DATASETS[-1]).to_numpy()
+    first = as_subjects(table[~late], group[~late])
+    of_group = pd.Series(keys(first)).groupby(group[~late]).first()
+    last = table[late].assign(subject=pd.Series(group[late], table.index[late]).map(of_group).astype("string"))
+    table = pd.concat([first, as_subjects(last, group[late])])
     part = np.where(there, split(table), "none")
     return Data(table, prepared.faces, prepared.how, part, prepared.folder)
 
