@@ -13,10 +13,12 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import joblib
 import numpy as np
+import numpy.typing as npt
 from joblib.externals.loky import ProcessPoolExecutor
 
 from src import faces as face_tools
@@ -29,15 +31,26 @@ NO_FACE = "no face was found"
 AHEAD = 4  # photos a process that are looked at before they are asked for; bounds the memory
 
 
-def look(path: Path, alignments: dict[str, Alignment], fallback: str = "none", detector: str = DEFAULT) -> list[dict]:
-    """One photo's rows before the models have spoken; a row with a face carries it, aligned for each task, in `aligned`.
+class Source(NamedTuple):
+    """A photo's name in the table of predictions, and where its pixels come from."""
+
+    name: str
+    pixels: Path | bytes | npt.NDArray[np.uint8]  # a file, its content, or uint8 (height, width, 3), RGB
+
+
+def look(
+    source: Source, alignments: dict[str, Alignment], fallback: str = "none", detector: str = DEFAULT
+) -> list[dict]:
+    """One photo's rows before the models run; a row with a face carries it, aligned for each task, in `aligned`.
 
     alignments: by task. fallback, detector: as in `predict`. A file that can't be read raises nothing and gives a row.
     """
+    name, pixels = source
     try:
-        return look_at(read_photo(path), str(path), alignments, fallback, detector)
+        photo = pixels if isinstance(pixels, np.ndarray) else read_photo(pixels)
+        return look_at(photo, name, alignments, fallback, detector)
     except UnreadablePhoto as error:
-        return [{"photo": str(path), "status": "unreadable", "message": str(error)}]
+        return [{"photo": name, "status": "unreadable", "message": str(error)}]
 
 
 def look_at(photo: np.ndarray, name: str, alignments: dict[str, Alignment], fallback: str, detector: str) -> list[dict]:
@@ -83,12 +96,12 @@ def _aligned(alignments: dict[str, Alignment], align) -> dict[str, np.ndarray]:
 
 
 def looked(
-    paths: list[Path], alignments: dict[str, Alignment], fallback: str, detector: str, workers: int = -1
+    sources: list[Source], alignments: dict[str, Alignment], fallback: str, detector: str, workers: int = -1
 ) -> Iterator[list[dict]]:
     """The rows of `look` for each photo, in order.
 
     Args:
-        paths: Photo files.
+        sources: The photos.
         alignments: Alignment by task.
         fallback: As in `predict`.
         detector: As in `predict`.
@@ -101,24 +114,24 @@ def looked(
     workers = process_count(workers)
     asked = (alignments, fallback, detector)
     if not processes.can_have_children() or (workers == 1 and _key(workers) not in _pools):
-        yield from (look(path, *asked) for path in paths)
+        yield from (look(source, *asked) for source in sources)
         return
-    waiting: deque[tuple[Path, Future]] = deque()
-    left = iter(paths)
+    waiting: deque[tuple[Source, Future]] = deque()
+    left = iter(sources)
     try:
         while True:
-            for path in itertools.islice(left, workers * AHEAD - len(waiting)):
-                waiting.append((path, _submitted(workers, path, *asked)))
+            for source in itertools.islice(left, workers * AHEAD - len(waiting)):
+                waiting.append((source, _submitted(workers, source, *asked)))
             if not waiting:
                 return
-            path, future = waiting.popleft()
+            source, future = waiting.popleft()
             try:
                 yield future.result()
             except BrokenProcessPool:  # the others that waited there are lost too: each is looked at again alone
                 _pools.clear()
-                lost = [path, *(other for other, _ in waiting)]
+                lost = [source, *(other for other, _ in waiting)]
                 waiting.clear()
-                yield from (_look_alone(path, *asked) for path in lost)
+                yield from (_look_alone(source, *asked) for source in lost)
     finally:
         for _, future in waiting:
             future.cancel()
@@ -148,12 +161,12 @@ def _key(workers: int) -> tuple[int, int]:
     return os.getpid(), workers  # a fork of this process inherits pools that it cannot use
 
 
-def _submitted(workers: int, path: Path, *asked) -> Future:
+def _submitted(workers: int, source: Source, *asked) -> Future:
     try:
-        return started(workers).submit(look, path, *asked)
+        return started(workers).submit(look, source, *asked)
     except BrokenProcessPool:  # since the last photo; what waited there says so too, and is looked at again
         _pools.pop(_key(workers), None)
-        return started(workers).submit(look, path, *asked)
+        return started(workers).submit(look, source, *asked)
 
 
 def kill() -> None:
@@ -172,9 +185,9 @@ def _start(parent: int) -> None:
         face_tools.ready()
 
 
-def _look_alone(path: Path, *asked) -> list[dict]:
+def _look_alone(source: Source, *asked) -> list[dict]:
     try:
-        return started(1).submit(look, path, *asked).result()
+        return started(1).submit(look, source, *asked).result()
     except BrokenProcessPool:
         _pools.clear()
-        return [{"photo": str(path), "status": "unreadable", "message": "damaged picture (reading it ended the reader)"}]
+        return [{"photo": source.name, "status": "unreadable", "message": "damaged picture (reading it ended the reader)"}]

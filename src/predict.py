@@ -20,6 +20,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
@@ -29,7 +31,8 @@ from src.annotate import annotate as draw_answers
 from src.config import IMAGE_SUFFIXES, MODELS, RUNS, VIDEO_SUFFIXES
 from src.detect import DEFAULT, DETECTORS
 from src.files import write_text, written_whole
-from src.photos import list_photos, read_photo
+from src.looking import Source
+from src.photos import list_photos, read_photo, to_rgb
 from src.processes import run_command
 
 # TensorFlow takes seconds to import: what needs it is imported where it is used, after all else has been checked.
@@ -40,8 +43,121 @@ TOGETHER = 32  # photos that are answered together; bounds the memory
 COPIES = ".annotated-copies.json"  # in a folder of annotated copies: their names
 
 
+Picture = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]  # one photo as the user has it; see `Predictor.predict`
+
+
+class Predictor:
+    """Loads the models once and predicts gender and age for the faces in photos.
+
+    Example:
+        >>> predictor = Predictor()
+        >>> table = predictor.predict(["family.jpg", "holiday/"])
+        >>> table[["photo", "face", "gender", "age_years"]]
+    """
+
+    def __init__(
+        self,
+        gender_model: str | Path | None = MODELS / "gender",
+        age_model: str | Path | None = MODELS / "age",
+        fallback: str = "none",
+        detector: str = DEFAULT,
+        workers: int = -1,
+    ):
+        """Loads the models.
+
+        Args:
+            gender_model: Model folder; None leaves the columns of gender empty.
+            age_model: Model folder; None leaves the columns of age empty.
+            fallback: What happens to a photo without a face: "none", or "whole-photo" to treat its central square as a face.
+            detector: What finds the faces; see `detect.detect`.
+            workers: Processes for eight photos or more, -1 for one per core. A process that may not start others, such as a
+                worker of `multiprocessing.Pool` or Celery, does the work itself.
+
+        Raises:
+            ValueError: For an unknown fallback or detector, or a number of workers that is neither -1 nor positive.
+            ModelFolderError: For a model folder that cannot be used; it is a ValueError too.
+        """
+        from src.answers import load_models
+
+        if workers != -1 and workers < 1:
+            raise ValueError(f"workers must be -1, for one per core, or at least 1, got {workers}")
+        for name, allowed, given in (("fallback", FALLBACKS, fallback), ("detector", DETECTORS, detector)):
+            if given not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {given!r}")
+        self.models = load_models(gender_model, age_model)
+        self.fallback, self.detector, self.workers = fallback, detector, workers
+
+    def predict(
+        self, photos: Picture | Iterable[Picture], annotate: str | Path | None = None, progress: bool = True
+    ) -> pd.DataFrame:
+        """Predicts for one photo or several.
+
+        Args:
+            photos: A file, a folder (searched recursively, sorted), a pattern such as "*.jpg", the bytes of a picture file,
+                a PIL image, an array uint8 (height, width, 3), RGB, 0-255, or an iterable of any of these.
+            annotate: A folder for annotated copies (see `src.annotate`; a copy with a legend is larger than its photo). The
+                photos are never changed, and only the copies of an earlier call are replaced.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            The table of predictions: at least one row per photo, in the order given; several faces largest first. What does
+            not apply is NA. Columns:
+
+            - `photo`: the path as given, or "photo-N" for the N-th photo if it has no path
+            - `status`: "ok", "no_face", "whole_photo" (the fallback was used) or "unreadable"
+            - `face`: 1, 2, … within the photo; `left, top, right, bottom`: its box in pixels of the upright photo;
+              `detection_score`: see `detect.Detection`
+            - `gender`: "female" or "male"; `p_male`: 0-1
+            - `age_group`, `age_group_probability` (0-1), `age_years`
+            - `message`: a text for people: why there is no prediction, or which ones are uncertain
+            - `age_interval_low`, `age_interval_high`: the 90% prediction interval of the age in whole years, inclusive, if the
+              age model predicts single years and its card holds the quantiles
+            - `gender_unsure`, `age_unsure`: whether the probability is below the limit in the model's card
+
+        Raises:
+            ValueError: For an array of another type or shape, an empty name, or a copy that would replace another file. A bad
+                photo raises nothing: its row says what is wrong.
+        """
+        from src.answers import as_table
+
+        sources = _sources(photos, annotate)
+        copies = targets([Path(name) for name, _ in sources], Path(annotate)) if annotate is not None else None
+        return as_table(itertools.chain.from_iterable(self.batches(sources, copies, progress=progress)))
+
+    def batches(
+        self,
+        sources: list[Source],
+        copies: dict[Path, Path] | None = None,
+        done: int = 0,
+        progress: bool = True,
+    ) -> Iterator[list[dict]]:
+        """Yields the rows of predictions, a batch of whole photos at a time.
+
+        Args:
+            sources: The photos.
+            copies: Where to write annotated copies, by the photo's name (see `targets`).
+            done: The number of photos to skip at the beginning.
+            progress: Whether to show a progress bar.
+        """
+        from src.answers import answered
+
+        left = sources[done:]
+        workers = self.workers if len(left) >= FEW else 1
+        looked = looking.looked(left, self.models.alignments, self.fallback, self.detector, workers)
+        counts = {"total": len(sources), "initial": done}
+        with tqdm(**counts, unit=" photos", desc="predicting", disable=not progress) as bar:
+            for start in range(0, len(left), TOGETHER):
+                some = left[start : start + TOGETHER]
+                rows = list(itertools.chain.from_iterable(itertools.islice(looked, len(some))))
+                rows = answered(rows, self.models)
+                if copies:
+                    _annotate(some, copies, rows)
+                yield rows
+                bar.update(len(some))
+
+
 def predict(
-    photos: str | Path | Iterable[str | Path],
+    photos: Picture | Iterable[Picture],
     gender_model: str | Path | None = MODELS / "gender",
     age_model: str | Path | None = MODELS / "age",
     fallback: str = "none",
@@ -50,33 +166,35 @@ def predict(
     detector: str = DEFAULT,
     workers: int = -1,
 ) -> pd.DataFrame:
-    """The table of predictions: at least one row a photo, in the order given; several faces largest first.
+    """`Predictor(...).predict(photos)` in one call, with the arguments and errors of both."""
+    return Predictor(gender_model, age_model, fallback, detector, workers).predict(photos, annotate, progress)
 
-    photos: files and folders (see `photos.list_photos`). gender_model, age_model: model folders; None leaves that task's
-    columns empty. fallback: what becomes of a photo in which no face is found: nothing, or its central square is judged
-    as if it were a face. annotate: a folder to write annotated copies of the photos to (see `src.annotate`; a copy
-    with a legend is larger than its photo); the photos themselves are never changed, and no file is replaced but the
-    copies of an earlier call. detector: see `faces.find_faces`. workers: processes that look at many photos, -1 for one a
-    core.
 
-    Columns: `photo` path; `status` ok, no_face, whole_photo or unreadable; `face` 1, 2, … in the photo; `left, top, right,
-    bottom` in pixels of the upright photo; `detection_score`; `gender` female or male; `p_male` and
-    `age_group_probability` 0-1; `age_group`; `age_years`; `message`, a text for people: why there is no answer, or what the
-    models are unsure of; `age_interval_low`, `age_interval_high`: the 90% prediction interval of the age in whole years, both
-    ends included, where the age model knows single years and its card holds the quantiles; `gender_unsure`, `age_unsure`:
-    true where the answer's probability is below the limit in the model's card. What does not apply is NA.
+def _sources(photos: Picture | Iterable[Picture], annotate: str | Path | None) -> list[Source]:
+    """Each photo's name and where its pixels come from."""
+    given = [photos] if isinstance(photos, (str, Path, bytes, Image.Image, np.ndarray)) else list(photos)
+    drawn = {Path(annotate, name).resolve() for name in _copies(Path(annotate))} if annotate is not None else set()
+    named = {Path(os.path.expanduser(place)) for place in given if isinstance(place, (str, Path))}
+    sources: list[Source] = []
+    for place in given:
+        if isinstance(place, (str, Path)):
+            paths = list_photos([place])
+            # A copy that an earlier call has drawn is no photo, unless it is named itself.
+            sources += [Source(str(path), path) for path in paths if path in named or path.resolve() not in drawn]
+        else:
+            sources.append(Source(f"photo-{len(sources) + 1}", _in_memory(place)))
+    return sources
 
-    Raises ValueError for another fallback, detector or number of workers, and ModelFolderError for a model folder that can't
-    be used. A bad photo raises nothing: its row says what is wrong.
-    """
-    from src.answers import as_table, load_models
 
-    if workers != -1 and workers < 1:
-        raise ValueError(f"workers must be -1, for one a core, or at least 1, got {workers}")
-    paths = _listed([photos] if isinstance(photos, (str, Path)) else list(photos), annotate)
-    models = load_models(gender_model, age_model)
-    work = Work(paths, models, fallback, annotate, detector, workers if len(paths) >= FEW else 1)
-    return as_table(itertools.chain.from_iterable(work.batches(progress=progress)))
+def _in_memory(photo) -> bytes | npt.NDArray[np.uint8]:
+    if isinstance(photo, bytes):
+        return photo
+    if isinstance(photo, Image.Image):
+        return to_rgb(photo)
+    if isinstance(photo, np.ndarray) and photo.dtype == np.uint8 and photo.ndim == 3 and photo.shape[2] == 3 and photo.size:
+        return photo
+    got = f"{photo.dtype} {photo.shape}" if isinstance(photo, np.ndarray) else type(photo).__name__
+    raise ValueError(f"a photo must be a path, bytes, a PIL image or an array uint8 (height, width, 3), RGB; got {got}")
 
 
 def in_words(table: pd.DataFrame) -> str:
@@ -90,35 +208,6 @@ def in_words(table: pd.DataFrame) -> str:
     for name, why in zip(named, table["message"].where(table["status"] == "unreadable")):
         said += [f"{name}: could not be read: {why}."] if pd.notna(why) else []
     return "\n".join(said)
-
-
-class Work:
-    """How photos are answered; see `predict`, whose arguments it takes, with models that are loaded."""
-
-    def __init__(self, paths: list[Path], models, fallback: str, annotate: str | Path | None, detector: str, workers: int):
-        for name, allowed, given in (("fallback", FALLBACKS, fallback), ("detector", DETECTORS, detector)):
-            if given not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {given!r}")
-        self.paths, self.models, self.workers = paths, models, workers
-        self.fallback, self.detector = fallback, detector
-        self.targets = targets(paths, Path(annotate)) if annotate is not None else None
-
-    def batches(self, done: int = 0, progress: bool = True) -> Iterator[list[dict]]:
-        """The finished rows, a batch of whole photos at a time. done: so many of the photos are left out."""
-        from src.answers import answered
-
-        left = self.paths[done:]
-        looked = looking.looked(left, self.models.alignments, self.fallback, self.detector, self.workers)
-        counts = {"total": len(self.paths), "initial": done}
-        with tqdm(**counts, unit=" photos", desc="looking", disable=not progress) as bar:
-            for start in range(0, len(left), TOGETHER):
-                some = left[start : start + TOGETHER]
-                rows = list(itertools.chain.from_iterable(itertools.islice(looked, len(some))))
-                rows = answered(rows, self.models)
-                if self.targets:
-                    _annotate(some, self.targets, rows)
-                yield rows
-                bar.update(len(some))
 
 
 def targets(paths: list[Path], folder: Path) -> dict[Path, Path]:
@@ -155,16 +244,6 @@ def _copies(folder: Path) -> set[str]:
         return set()
 
 
-def _listed(photos: list[str | Path], annotate: str | Path | None) -> list[Path]:
-    """The photos of files and folders, but for the copies that an earlier call has drawn into a folder among them."""
-    paths = list_photos(photos)
-    drawn = {Path(annotate, name).resolve() for name in _copies(Path(annotate))} if annotate is not None else set()
-    if not drawn:
-        return paths
-    named = {Path(os.path.expanduser(place)) for place in photos}
-    return [path for path in paths if path in named or path.resolve() not in drawn]
-
-
 def _copy_name(path: Path, number: int) -> str:
     stem = path.stem if number == 1 else f"{path.stem}-{number}"
     if _is_video(path):
@@ -172,21 +251,22 @@ def _copy_name(path: Path, number: int) -> str:
     return stem + path.suffix + ("" if path.suffix.lower() in (".jpg", ".jpeg", ".png") else ".jpg")
 
 
-def _annotate(paths: list[Path], targets: dict[Path, Path], rows: list[dict]) -> None:
+def _annotate(sources: list[Source], copies: dict[Path, Path], rows: list[dict]) -> None:
     from src.answers import add_message, as_table
 
     table = as_table(rows)
-    for path in dict.fromkeys(paths):
-        mine = table[table["photo"] == str(path)]
+    for name, source in dict((source.name, source) for source in sources).values():
+        mine = table[table["photo"] == name]
         if (mine["status"] == "unreadable").any():
             continue
         try:
-            with written_whole(targets[path]) as new:
-                Image.fromarray(draw_answers(read_photo(path), mine)).save(new, quality=92)
-        except (OSError, ValueError) as error:  # the answers are worth more than the picture of them
+            with written_whole(copies[Path(name)]) as new:
+                pixels = source if isinstance(source, np.ndarray) else read_photo(source)
+                Image.fromarray(draw_answers(pixels, mine)).save(new, quality=92)
+        except (OSError, ValueError) as error:  # the predictions are worth more than the picture of them
             why = getattr(error, "strerror", None) or error
             for row in rows:
-                if row["photo"] == str(path):
+                if row["photo"] == name:
                     add_message(row, f"no annotated copy could be written ({why})")
 
 
@@ -233,48 +313,50 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 def _photos(options: argparse.Namespace) -> int:
     if options.csv and options.csv.is_dir():
         raise ValueError(f"--csv needs a file's name, got the folder {options.csv}")
-    paths = _listed(options.photos, options.annotate)
-    if options.csv and (_is_video(options.csv) or options.csv.suffix.lower() in IMAGE_SUFFIXES or options.csv in paths):
+    sources = _sources(options.photos, options.annotate)
+    given = [source.pixels for source in sources]
+    if options.csv and (_is_video(options.csv) or options.csv.suffix.lower() in IMAGE_SUFFIXES or options.csv in given):
         raise ValueError(f"--csv needs the name of a table, such as faces.csv, got the picture {options.csv}")
-    workers = max(1, min(len(paths), looking.process_count()))
-    if paths and looking.process_count() > 1:
-        looking.started(workers)  # they get ready while TensorFlow is imported
-    from src.answers import as_table, load_models
+    if len(sources) >= FEW and looking.process_count() > 1:
+        looking.started()  # they load the detector while this process loads the models
+    from src.answers import as_table
 
-    models = load_models(options.gender_model, options.age_model)
-    work = Work(paths, models, options.fallback, options.annotate, options.detector or DEFAULT, workers)
+    predictor = Predictor(options.gender_model, options.age_model, options.fallback, options.detector or DEFAULT)
+    copies = targets(given, options.annotate) if options.annotate else None
     if not options.csv:
-        table = as_table(itertools.chain.from_iterable(work.batches()))
+        table = as_table(itertools.chain.from_iterable(predictor.batches(sources, copies)))
         print(table.astype(object).where(table.notna(), "").to_string(index=False) if len(table) else "no photo found")
         return 0
-    return _to_csv(work, options)
+    return _to_csv(predictor, sources, copies, options)
 
 
-def _to_csv(work: Work, options: argparse.Namespace) -> int:
+def _to_csv(
+    predictor: Predictor, sources: list[Source], copies: dict[Path, Path] | None, options: argparse.Namespace
+) -> int:
     from src.table_file import open_table
 
     settings = {
         "photos": [str(Path(place).absolute()) for place in options.photos],
-        "models": {task: some.card["model_sha256"] for task, some in work.models.trained.items()},
+        "models": {task: some.card["model_sha256"] for task, some in predictor.models.trained.items()},
         "annotate": options.annotate and str(options.annotate.absolute()),
         "fallback": options.fallback,
-        "detector": options.detector or DEFAULT,
+        "detector": predictor.detector,
     }
-    with open_table(options.csv, work.paths, json.loads(json.dumps(settings))) as table:
+    names = [Path(source.name) for source in sources]
+    with open_table(options.csv, names, json.loads(json.dumps(settings))) as table:
         if table.done:
-            done = f"{table.done:,} of {len(work.paths):,} photos are done"
-            print(f"going on with {options.csv}: {done}", file=sys.stderr)
+            print(f"resuming {options.csv}: {table.done:,} of {len(sources):,} photos are done", file=sys.stderr)
         try:
-            for rows in work.batches(table.done):
+            for rows in predictor.batches(sources, copies, table.done):
                 _add(table, rows)
         except KeyboardInterrupt as stop:
             if table.resumes:
-                stop.args = (f"stopped; what is done is in {options.csv}, and the same command goes on from there",)
+                stop.args = (f"stopped; {options.csv} holds what is done, and the same command resumes it",)
             raise
         table.finish()
         counts = table.counts()
     told = ", ".join(f"{count:,} {status}" for status, count in counts.items()) or "no photo found"
-    summary = f"{len(work.paths):,} photos, {sum(counts.values()):,} rows ({told}) written to {options.csv}"
+    summary = f"{len(sources):,} photos, {sum(counts.values()):,} rows ({told}) written to {options.csv}"
     print(summary, file=sys.stdout if table.resumes else sys.stderr)  # a stream's output is the table alone
     return 0
 
