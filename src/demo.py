@@ -109,11 +109,9 @@ def answer_video(upload: str | None, models: Models) -> tuple[str | None, str]:
             return None, told("This file could not be read: it is damaged, or no video in a format that can be read.")
         except Refused as error:
             return None, told(f"{error}.")
-    count = len(watched.people)
-    words = f"{count or 'No'} {'person was' if count == 1 else 'people were'} followed; the answers are means over all looks."
-    return str(
-        target
-    ), f'<div class="answer">{told(words)}{table_of(watched.people.assign(face=watched.people["person"]))}</div>'
+    words = watched.summary.capitalize() + ("; the answers are means over all looks." if len(watched.people) else ".")
+    table = table_of(watched.people.assign(face=watched.people["person"]))
+    return str(target), f'<div class="answer">{told(words)}{table}</div>'
 
 
 def told(words: str) -> str:

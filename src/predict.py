@@ -3,7 +3,7 @@
     python -m src.predict PHOTO_OR_FOLDER… [--csv FILE] [--annotate FOLDER] [--fallback none|whole-photo]
                           [--detector hog+cnn|hog|cnn] [--gender-model FOLDER] [--age-model FOLDER]
     python -m src.predict VIDEO… [--annotate FOLDER]
-    python -m src.predict --camera [NUMBER]
+    python -m src.predict --camera [NUMBER|DEVICE|ADDRESS]
 
 `predict` is the same from Python. It shares `faces` with training, so that a new photo is treated as the training faces were.
 An interrupted run with --csv goes on where it stopped, when the same command is given again.
@@ -215,7 +215,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("photos", nargs="*", metavar="PHOTO_OR_FOLDER", help=f"or VIDEO; {suffixes}")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table here instead of printing it")
     parser.add_argument("--annotate", type=Path, metavar="FOLDER", help="write copies with boxes and answers drawn in")
-    parser.add_argument("--camera", type=int, nargs="?", const=0, metavar="NUMBER", help="watch a camera in a window")
+    watched = "watch a camera in a window: its number (default: 0), device path, or address (rtsp://…, http://…)"
+    parser.add_argument("--camera", nargs="?", const="0", metavar="CAMERA", help=watched)
     parser.add_argument("--fallback", choices=FALLBACKS, default="none", help="for photos without a face found")
     parser.add_argument("--detector", choices=DETECTORS, help="what finds faces (default: hog+cnn; in moving pictures hog)")
     parser.add_argument("--gender-model", type=Path, default=MODELS / "gender", metavar="FOLDER")
@@ -311,7 +312,7 @@ def _moving(options: argparse.Namespace) -> int:
     for path, target in copies.items():
         try:
             made = video.process(path, target, models, detector)
-            print("made:", *made, sep="\n  ")
+            print(f"{path}: {made.summary}; files written:", *made.files, sep="\n  ")
         except video.UnreadableVideo as error:
             print(f"error: {error}", file=sys.stderr)
             failed += 1
