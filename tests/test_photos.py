@@ -446,7 +446,8 @@ def test_photos_are_reduced_no_more_than_needed(tmp_path):
 @pytest.mark.parametrize(
     ("suffix", "options", "reader", "bytes_a_pixel"),
     [("jpg", {}, "read_photo", 7), ("png", {"compress_level": 1}, "read_photo", 7), ("jpg", {}, "read_scaled_photo", 7 / 4),
-     ("jpg", {"progressive": True}, "read_scaled_photo", 7 / 4 + 3), ("png", {"compress_level": 1}, "read_scaled_photo", 4 + 3 / 4)],
+     ("jpg", {"progressive": True}, "read_scaled_photo", 7 / 4 + 3),
+     ("png", {"compress_level": 1}, "read_scaled_photo", 4 + 3 / 4)],
 )  # fmt: skip
 def test_memory_for_a_large_photo(tmp_path, suffix, options, reader, bytes_a_pixel):
     """Pillow's picture has 4 bytes a pixel, the result 3: no other copy of the whole photo is made."""
