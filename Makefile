@@ -1,4 +1,4 @@
-# make run | test | lab | demo | predict PHOTOS=/path   (README.md tells the same steps without make)
+# make run | test | test-all | lab | demo | predict PHOTOS=/path   (README.md tells the same steps without make)
 # make run DATASET=utkface DATA=/path NOTEBOOKS="1 2"
 # make data DATASET=imdb_wiki [DATA=/path]
 # make prepare DATASET=imdb_wiki DATA=/path [SCHEDULER=tcp://host:8786]
@@ -22,11 +22,14 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python; do \
 READY := .venv/ready-$(shell (pwd; cat requirements.txt pyproject.toml) | cksum | cut -d' ' -f1)
 PY := .venv/bin/python
 
-.PHONY: run test lab demo predict setup data prepare protocol check figures report video
+.PHONY: run test test-all lab demo predict setup data prepare protocol check figures report video
 run: setup
 	@$(PY) -m src.run --dataset "$(DATASET)" --data "$(DATA)" --notebooks $(NOTEBOOKS)
 
 test: setup
+	@$(PY) -m pytest -m "not slow"
+
+test-all: setup
 	@$(PY) -m pytest
 
 lab: setup

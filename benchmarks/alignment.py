@@ -1,8 +1,8 @@
 """Which alignment template serves best? Trains the two-level CNN for a few epochs on each, judged on validation faces.
 
-    python benchmarks/alignment.py /path/to/UTKFace
+    python benchmarks/alignment.py /path/to/UTKFace [--runs FOLDER]
 
-The test part is not touched. Leaves the pictures in cache/.
+The test part is not touched. The pictures stay below --runs.
 Prints a table, and the place of the eyes in the detector's boxes (`faces.HOG_EYES`, `faces.CNN_EYES`).
 """
 
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--faces", type=int, default=6000, help="training faces (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--tasks", nargs="+", default=["age"], choices=list(CLASSES))
+    parser.add_argument("--runs", type=Path, default=CACHE, help="where the pictures are kept (default: %(default)s)")
     options = parser.parse_args()
     table = datasets.load("utkface", options.folder).table
     part = _part(table, options.faces)
@@ -40,7 +41,7 @@ def main() -> None:
         print(eyes_in_boxes(table, options.folder, detector), flush=True)
     rows = []
     for name, template in TEMPLATES.items():
-        pictures = _pictures(table, options.folder, template)
+        pictures = _pictures(table, options.folder, template, options.runs)
         for task in options.tasks:
             rows.append({"template": name, "task": task, **_judge(table, pictures, part, task, options.epochs)})
             print(pd.DataFrame(rows).to_string(index=False), flush=True)
@@ -49,7 +50,7 @@ def main() -> None:
 def eyes_in_boxes(table: pd.DataFrame, folder: Path, detector: str, count: int = 250) -> str:
     """Median distance and height of the eyes, as shares of the detector's box width."""
     shares = []
-    for path in table["path"].sample(count, random_state=SEED):
+    for path in table["path"].sample(min(count, len(table)), random_state=SEED):
         for face in faces.find_faces(read_photo(folder / path), detector)[:1]:
             left, top, right, _ = face.box
             one, other = (face.landmarks[eye].mean(axis=0) for eye in faces.EYES)
@@ -66,13 +67,13 @@ def _part(table: pd.DataFrame, count: int) -> np.ndarray:
     return part
 
 
-def _pictures(table: pd.DataFrame, folder: Path, template: Alignment | None) -> np.ndarray:
+def _pictures(table: pd.DataFrame, folder: Path, template: Alignment | None, runs: Path) -> np.ndarray:
     if template is not None:
-        return prepare.prepare(table, folder, template).faces
+        return prepare.prepare(table, folder, template, runs).faces
     pictures = (faces.whole_photo(read_photo(folder / path)) for path in table["path"])
     plain = Alignment()
-    CACHE.mkdir(exist_ok=True)
-    array = np.lib.format.open_memmap(CACHE / "whole.npy", "w+", np.uint8, (len(table), plain.size, plain.size, 3))
+    runs.mkdir(parents=True, exist_ok=True)
+    array = np.lib.format.open_memmap(runs / "whole.npy", "w+", np.uint8, (len(table), plain.size, plain.size, 3))
     for i, picture in enumerate(pictures):
         array[i] = picture
     return array

@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 
 from src.config import CACHE
-from src.evaluate import with_interval
+from src.evaluate import Measure, with_interval
 from src.released import load_data
 from src.tables import exact_years
 
 BANDS = {"0–6": (0, 6), "7 and older": (7, np.inf), "all": (0, np.inf)}  # years, both labels within
 FEWEST = 30  # pairs
+COLUMNS = ["dataset", "ages", "measure", *Measure._fields]
 
 
 def pairs_of(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -56,8 +57,8 @@ def main() -> None:
     options = parser.parse_args()
     data = load_data(options.folder, options.runs)
     group = np.load(data.folder / "near_duplicates.npy")
-    table = pd.DataFrame(agreement(data.table.assign(group=group)))
-    print(table.round(3).to_string(index=False))
+    table = pd.DataFrame(agreement(data.table.assign(group=group)), columns=COLUMNS)
+    print(table.round(3).to_string(index=False) if len(table) else f"fewer than {FEWEST} pairs of near-duplicates")
     if options.csv:
         table.to_csv(options.csv, index=False, float_format="%.5f", lineterminator="\n")
 

@@ -16,7 +16,7 @@ import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from src.calibrate import in_groups
-from src.config import AGE_GROUPS, SEED
+from src.config import AGE_GROUPS, CACHE, SEED
 from src.findings import judge, load_released
 from src.label_noise import UNLIKELY, doubts
 from src.released import YEARS_OF_CLASSES
@@ -27,8 +27,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--faces", type=int, default=2000)
     parser.add_argument("--wrong", type=float, default=0.05)
+    parser.add_argument("--runs", type=Path, default=CACHE, help="where aligned faces are kept (default: %(default)s)")
     options = parser.parse_args()
-    judged = judge("utkface", options.folder, load_released())
+    judged = judge("utkface", options.folder, load_released(), options.runs)
     table = judged.table.head(options.faces)
     rows = np.arange(len(table))
     gender, age = (judged.answers[task][rows] for task in ("gender", "age"))

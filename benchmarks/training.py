@@ -14,6 +14,7 @@ import numpy as np
 
 from src import datasets, network, prepare, tables, train
 from src.backend import fused_normalisation
+from src.config import CACHE
 
 
 def main() -> None:
@@ -22,10 +23,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default="")
     parser.add_argument("--steps", type=int, default=12, help="batches a turn (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--runs", type=Path, default=CACHE, help="where aligned faces are kept (default: %(default)s)")
     options = parser.parse_args()
     folder = datasets.place(options.dataset, options.folder)
     table = datasets.load(options.dataset, folder).table
-    prepared = prepare.prepare(table, folder)
+    prepared = prepare.prepare(table, folder, cache=options.runs)
     labelled = tables.for_task(table, "gender").table
     settings = train.Settings()
     model = network.two_level_cnn(2, dtype=train.fast_dtype())

@@ -16,6 +16,7 @@ The modules, in the order that the data flows; each imports only from those befo
 - the models: `onnx_graph` runs saved models without Keras · `model_folder` saving and loading · `released` the training of
   the released ones · `findings` what is known of them · `export` to ONNX and LiteRT
 - answering: `answers` faces into the table's columns · `explain` what a model looks at · `upload` · `table_file` a table that
-  grows · `tracks` people followed · `video` · `camera` · `predict` photos into answers · `demo` a page in the browser
+  grows · `predictor` photos into the table of predictions · `tracks` people followed · `video` · `camera` · `predict` the
+  command · `demo` a page in the browser
 - about all of it: `model_card` · `run` the notebooks in turn
 """

@@ -1,65 +1,149 @@
-"""The view of a camera with answers drawn in: in a window, or in a notebook.
+"""The live view of a camera with the predictions drawn in: in a window, or in a notebook.
 
-The camera is one of the machine that Python runs on. From another machine, the page of `make demo`, by
-way of an ssh tunnel, takes the camera of that one.
+A camera is a number or a device path of the machine that Python runs on, or the address of a network camera's stream. To
+use the camera of another machine, open the page of `make demo` there through an ssh tunnel.
 
 Before it: `video`. After it: `predict` and notebooks 3 and 4.
 """
 
 import contextlib
-from collections.abc import Iterator
-from pathlib import Path
+import os
+import threading
+from collections.abc import Generator, Iterator
 
 import cv2
 import numpy as np
-import pandas as pd
+import numpy.typing as npt
 from PIL import Image
 
 from src.annotate import annotate
-from src.answers import Models, load_models
+from src.predictor import Predictor
 from src.tables import BOX
 from src.tracks import SURE, Tracks
-from src.video import ANSWERS, Looks
+from src.video import Looks, table_of_answers
+
+SCHEMES = ("rtsp", "rtsps", "http", "https")  # of the addresses of streams
+TIMEOUT = 10.0  # seconds: to connect to a stream, and to wait for its next picture
 
 
 class NoCamera(OSError):
-    """No camera, or no window to show it in; its text says so in one sentence."""
+    """There is no camera, or no window to show its view in. The text says so in one sentence."""
 
 
 @contextlib.contextmanager
-def opened(number: int = 0) -> Iterator[Iterator[np.ndarray]]:
-    """The frames of a camera, uint8 (height, width, 3), RGB, until it gives no more; NoCamera where there is none."""
+def opened(source: int | str = 0, timeout: float = TIMEOUT) -> Iterator[Iterator[npt.NDArray[np.uint8]]]:
+    """Opens a camera and gives its frames, until it sends no more.
+
+    Args:
+        source: the number of a camera of this machine, as an int or as text; the path of its device, such as /dev/video0; or
+            the address of a stream, such as rtsp://192.168.1.20:554/stream1 or http://192.168.1.20/video. An address may
+            hold a user and a password, which no message repeats.
+        timeout: seconds to wait for a stream to open, and for each of its pictures.
+
+    Yields:
+        The frames: uint8 (height, width, 3), RGB, 0-255. Of a stream always the newest one: those that arrive while
+        another one is processed are skipped, so that the view does not fall behind.
+
+    Raises:
+        ValueError: `source` is none of these.
+        NoCamera: no picture can be had from it.
+    """
+    kind, wanted, name = _kind_of(source)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    camera = cv2.VideoCapture(number)
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: errors are reported here, and without the password
+    if kind == "stream":
+        times = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(1000 * timeout), cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(1000 * timeout)]
+        camera = cv2.VideoCapture(wanted, cv2.CAP_FFMPEG, times)
+    else:
+        camera = cv2.VideoCapture(wanted)
     try:
         good, first = camera.read() if camera.isOpened() else (False, None)
         if not good:
-            raise NoCamera(f"camera {number} gives no picture: there is none, or another program has taken it")
-        yield _frames(camera, first)
+            raise NoCamera(f"{name} gives no picture: {_WHY[kind].format(timeout=timeout)}")
+        with contextlib.closing(_newest(camera, first) if kind == "stream" else _frames(camera, first)) as frames:
+            yield frames
     finally:
         camera.release()
 
 
-def _frames(camera: cv2.VideoCapture, frame: np.ndarray) -> Iterator[np.ndarray]:
+_WHY = {
+    "stream": "nothing sends a stream there within {timeout:g} seconds; check the address, the user and the password",
+    "number": "there is no such camera, or another program is using it",
+    "device": "there is no such camera, or another program is using it",
+}
+
+
+def _kind_of(source: int | str) -> tuple[str, int | str, str]:
+    """The kind of a source, what OpenCV is to open, and its name in messages, which holds no password."""
+    text = str(source).strip()
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme.lower() in SCHEMES:
+        # The host alone: passwords also stand in paths and queries, and may themselves hold a slash.
+        host = rest.rpartition("@")[2]
+        for end in "/?#":
+            host = host.partition(end)[0]
+        return "stream", f"{scheme.lower()}://{rest}", f"the camera at {scheme.lower()}://{host}"
+    if text.isdecimal():
+        return "number", int(text), f"camera {text}"
+    if text.startswith("/dev/"):
+        return "device", text, f"camera {text}"
+    shown = f"an address that begins with {scheme}://" if separator else repr(text)
+    raise ValueError(
+        f"a camera is a number such as 0, a device such as /dev/video0, or an address that begins with "
+        f"{', '.join(f'{one}://' for one in SCHEMES)}; got {shown}"
+    )
+
+
+def _frames(camera: cv2.VideoCapture, frame: np.ndarray) -> Generator[npt.NDArray[np.uint8], None, None]:
     good = True
     while good:
         yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
         good, frame = camera.read()
 
 
-def annotated(frames: Iterator[np.ndarray], models: Models, detector: str = "hog") -> Iterator[np.ndarray]:
+def _newest(camera: cv2.VideoCapture, first: np.ndarray) -> Generator[npt.NDArray[np.uint8], None, None]:
+    """The newest frame whenever one is asked for. A thread reads all of them, since streams are delivered in order."""
+    arrived, newest, ended = threading.Condition(), [first], threading.Event()
+
+    def read() -> None:
+        good = True
+        while good and not ended.is_set():
+            good, frame = camera.read()
+            with arrived:
+                if good:
+                    newest[:] = [frame]
+                else:
+                    ended.set()
+                arrived.notify()
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        while True:
+            with arrived:
+                arrived.wait_for(lambda: newest or ended.is_set())
+                if not newest:
+                    return
+                frame = newest.pop()
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    finally:
+        ended.set()
+        reader.join()  # the camera must not be released while it is read
+
+
+def annotated(frames: Iterator[np.ndarray], predictor: Predictor) -> Iterator[np.ndarray]:
     """Each frame with the answers so far drawn in: the mean over all looks at a person, so that they settle."""
-    tracks, looks = Tracks(detector), Looks(models)
+    tracks, looks = Tracks(predictor.detector), Looks(predictor.models)
     for frame in frames:
         looks.add(frame, tracks.update(frame))
         people = [person for person in tracks.in_sight if person.detections >= SURE]
-        rows = pd.DataFrame(looks.answers(people), index=range(len(people))).reindex(columns=ANSWERS)
+        rows = table_of_answers(looks, people)
         rows[BOX] = [person.box for person in people] if people else np.empty((0, 4))
         rows = rows.assign(status="ok", person=[person.number for person in people])
         yield annotate(frame, rows, legend=False)
 
 
-def show(frames: Iterator[np.ndarray], gender_model: str | Path, age_model: str | Path, detector: str = "hog") -> None:
+def show(frames: Iterator[np.ndarray], predictor: Predictor) -> None:
     """A window with the view; closing it or Escape ends it. NoCamera where no window can be opened."""
     try:
         import tkinter
@@ -72,7 +156,7 @@ def show(frames: Iterator[np.ndarray], gender_model: str | Path, age_model: str 
     from PIL import ImageTk
 
     window.title("Age and gender")
-    label, views = tkinter.Label(window), annotated(frames, load_models(gender_model, age_model), detector)
+    label, views = tkinter.Label(window), annotated(frames, predictor)
     shown: list[ImageTk.PhotoImage] = []
     label.pack()
     window.bind("<Escape>", lambda _: window.destroy())
@@ -90,7 +174,7 @@ def show(frames: Iterator[np.ndarray], gender_model: str | Path, age_model: str 
     window.mainloop()
 
 
-def in_notebook(frames: Iterator[np.ndarray], models: Models, seconds: float = 30, detector: str = "hog") -> None:
+def in_notebook(frames: Iterator[np.ndarray], predictor: Predictor, seconds: float = 30) -> None:
     """The view in a cell, for some seconds or until the cell is interrupted."""
     import time
 
@@ -100,7 +184,7 @@ def in_notebook(frames: Iterator[np.ndarray], models: Models, seconds: float = 3
     picture, end = ipywidgets.Image(format="jpeg"), time.monotonic() + seconds
     display(picture)
     with contextlib.suppress(KeyboardInterrupt):
-        for view in annotated(frames, models, detector):
+        for view in annotated(frames, predictor):
             picture.value = cv2.imencode(".jpg", cv2.cvtColor(view, cv2.COLOR_RGB2BGR))[1].tobytes()
             if time.monotonic() > end:
                 break

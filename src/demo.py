@@ -36,11 +36,10 @@ from PIL import Image
 
 from src import video
 from src.annotate import annotate
-from src.answers import Models, answered, as_table, load_models
 from src.config import IMAGE_SUFFIXES, MODELS, VIDEO_SUFFIXES
-from src.detect import DEFAULT
-from src.looking import look_at
+from src.detect import MOVING
 from src.photos import UnreadablePhoto, read_photo
+from src.predictor import Predictor
 
 MEGABYTES = 50  # of an upload
 PIXELS = 50_000_000  # of a photo
@@ -71,7 +70,7 @@ class Refused(ValueError):
     """What is not answered; its text says why."""
 
 
-def answer_photo(upload: str | None, models: Models) -> str:
+def answer_photo(upload: str | None, predictor: Predictor) -> str:
     """The page's answer, as HTML, to an uploaded photo's path, which is deleted."""
     if not upload:
         return ""
@@ -80,12 +79,12 @@ def answer_photo(upload: str | None, models: Models) -> str:
             photo = read_photo(upload, PIXELS)
         except UnreadablePhoto as error:
             return told(f"This file could not be read: {error}.")
-        return of_pixels(photo, models)
+        return of_pixels(photo, predictor)
 
 
-def of_pixels(photo: np.ndarray, models: Models) -> str:
+def of_pixels(photo: np.ndarray, predictor: Predictor) -> str:
     """The answer as HTML for one photo: uint8 (height, width, 3), RGB."""
-    table = as_table(answered(look_at(photo, "photo", models.alignments, "none", DEFAULT), models))
+    table = predictor.predict(photo, progress=False)
     if (table["status"] == "no_face").all():
         words = "No face was found. One that is larger, from the front and well lit is easier to find."
     else:
@@ -93,7 +92,7 @@ def of_pixels(photo: np.ndarray, models: Models) -> str:
     return f'<div class="answer">{told(words)}{picture_of(annotate(photo, table))}{table_of(table)}</div>'
 
 
-def answer_video(upload: str | None, models: Models) -> tuple[str | None, str]:
+def answer_video(upload: str | None, predictor: Predictor) -> tuple[str | None, str]:
     """The annotated video's path, and the table of people as HTML; the upload is deleted."""
     if not upload:
         return None, ""
@@ -102,18 +101,16 @@ def answer_video(upload: str | None, models: Models) -> tuple[str | None, str]:
             with video.opened(upload) as (facts, _):
                 if facts["duration"] > SECONDS:
                     raise Refused(f"videos of up to {SECONDS} seconds are taken, got {facts['duration']:.1f}")
-            watched = video.watch(upload, models, progress=False, seconds=SECONDS)  # some don't say how long they are
+            watched = video.watch(upload, predictor, progress=False, seconds=SECONDS)  # some don't say how long they are
             target = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"]), "annotated.mp4")
             video.draw(upload, watched, target, progress=False, seconds=SECONDS)
         except video.UnreadableVideo:
             return None, told("This file could not be read: it is damaged, or no video in a format that can be read.")
         except Refused as error:
             return None, told(f"{error}.")
-    count = len(watched.people)
-    words = f"{count or 'No'} {'person was' if count == 1 else 'people were'} followed; the answers are means over all looks."
-    return str(
-        target
-    ), f'<div class="answer">{told(words)}{table_of(watched.people.assign(face=watched.people["person"]))}</div>'
+    words = watched.summary.capitalize() + ("; the answers are means over all looks." if len(watched.people) else ".")
+    table = table_of(watched.people.assign(face=watched.people["person"]))
+    return str(target), f'<div class="answer">{told(words)}{table}</div>'
 
 
 def told(words: str) -> str:
@@ -193,7 +190,7 @@ class Uploads:
 uploads = Uploads()
 
 
-def page(models: Models) -> gr.Blocks:
+def page(predictor: Predictor) -> gr.Blocks:
     """The page with its three tabs, not yet served."""
     # What a browser still loads is deleted when it is ten minutes old.
     at_once = {"concurrency_id": "models", "concurrency_limit": 32}  # which then wait for `working`
@@ -202,20 +199,20 @@ def page(models: Models) -> gr.Blocks:
         with gr.Tab("Photo"):
             photo = gr.File(label="A photo", file_types=list(IMAGE_SUFFIXES), elem_id="photo")
             photo_said = gr.HTML(elem_id="photo-answer")
-            photo.upload(lambda path: answer_photo(path, models), photo, photo_said, api_name="photo", **at_once)
+            photo.upload(lambda path: answer_photo(path, predictor), photo, photo_said, api_name="photo", **at_once)
         with gr.Tab("Camera"):
             # With an image mode Gradio would hand on a copy, and the picture itself would stay.
             camera = gr.Image(label="Camera", sources=["webcam"], type="filepath", image_mode=None, elem_id="camera")
             camera_said = gr.HTML(elem_id="camera-answer")
-            camera.input(lambda path: answer_photo(path, models), camera, camera_said, api_name="camera", **at_once)
+            camera.input(lambda path: answer_photo(path, predictor), camera, camera_said, api_name="camera", **at_once)
         with gr.Tab("Video"):
             film = gr.File(label="A video", file_types=list(VIDEO_SUFFIXES), elem_id="video")
             copy, people = gr.Video(label="Annotated", elem_id="copy"), gr.HTML(elem_id="video-answer")
-            film.upload(lambda path: answer_video(path, models), film, [copy, people], api_name="video", **at_once)
+            film.upload(lambda path: answer_video(path, predictor), film, [copy, people], api_name="video", **at_once)
     return blocks.queue(max_size=64)
 
 
-def application(models: Models) -> fastapi.FastAPI:
+def application(predictor: Predictor) -> fastapi.FastAPI:
     """The page as a web application."""
     app = fastapi.FastAPI()
 
@@ -238,7 +235,7 @@ def application(models: Models) -> fastapi.FastAPI:
 
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # the reader's own: none is loaded
     return gr.mount_gradio_app(
-        app, page(models), path="/", footer_links=[], run_history=False, max_file_size=MEGABYTES * 2**20, ssr_mode=False,
+        app, page(predictor), path="/", footer_links=[], run_history=False, max_file_size=MEGABYTES * 2**20, ssr_mode=False,
         enable_monitoring=False, show_error=False, theme=gr.themes.Default(**fonts), css=STYLE,
     )  # fmt: skip
 
@@ -259,7 +256,7 @@ def main() -> int:
             with socket.socket(type=socket.SOCK_STREAM) as taken:  # asked here, for an error in one sentence
                 taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 taken.bind((options.host, options.port))
-                app = application(load_models(options.gender_model, options.age_model))
+                app = application(Predictor(options.gender_model, options.age_model, detector=MOVING))
                 print(f"the page is at http://{options.host}:{taken.getsockname()[1]} (Ctrl-C ends it)", flush=True)
                 server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
                 server.run(sockets=[taken])

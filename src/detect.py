@@ -44,6 +44,7 @@ def _load_yunet() -> Callable[[int, int, bytes], list[list[int]]] | None:
 _yunet = _load_yunet()
 DETECTORS = ("yunet", "hog", "cnn", "hog+cnn") if _yunet else ("hog", "cnn", "hog+cnn")
 DEFAULT = DETECTORS[0] if _yunet else "hog+cnn"
+MOVING = DETECTORS[0]  # the default in moving pictures, for which dlib's network is too slow
 
 # YuNet. All figures are in pixels of the resized picture that the network sees; benchmarks/detection.py measures them.
 FIRST_SIDE = 640  # the longest side at which a photo is searched first; the network sees faces from 20 pixels up

@@ -25,9 +25,9 @@ from src import faces as face_tools
 from src import processes
 from src.detect import DEFAULT
 from src.faces import Alignment
-from src.photos import UnreadablePhoto, read_photo
+from src.photos import PhotoFile, UnreadablePhoto, read_photo, read_scaled_photo
 
-NO_FACE = "no face was found"
+NO_FACE = "no face found"
 AHEAD = 4  # photos a process that are looked at before they are asked for; bounds the memory
 
 
@@ -35,35 +35,39 @@ class Source(NamedTuple):
     """A photo's name in the table of predictions, and where its pixels come from."""
 
     name: str
-    pixels: Path | bytes | npt.NDArray[np.uint8]  # a file, its content, or uint8 (height, width, 3), RGB
+    photo: PhotoFile | npt.NDArray[np.uint8]  # a file, its content, a PIL image, or uint8 (height, width, 3), RGB
 
 
-def look(
-    source: Source, alignments: dict[str, Alignment], fallback: str = "none", detector: str = DEFAULT
-) -> list[dict]:
+def look(source: Source, alignments: dict[str, Alignment], fallback: str = "none", detector: str = DEFAULT) -> list[dict]:
     """One photo's rows before the models run; a row with a face carries it, aligned for each task, in `aligned`.
 
     alignments: by task. fallback, detector: as in `predict`. A file that can't be read raises nothing and gives a row.
     """
-    name, pixels = source
+    name, photo = source
     try:
-        photo = pixels if isinstance(pixels, np.ndarray) else read_photo(pixels)
-        return look_at(photo, name, alignments, fallback, detector)
+        if isinstance(photo, np.ndarray):
+            return look_at(photo, name, alignments, fallback, detector)
+        pixels, scale, _ = read_scaled_photo(photo)
+        return look_at(pixels, name, alignments, fallback, detector, scale)
     except UnreadablePhoto as error:
         return [{"photo": name, "status": "unreadable", "message": str(error)}]
 
 
-def look_at(photo: np.ndarray, name: str, alignments: dict[str, Alignment], fallback: str, detector: str) -> list[dict]:
-    """The same for a photo that has been read: uint8 (height, width, 3), RGB."""
+def look_at(
+    photo: np.ndarray, name: str, alignments: dict[str, Alignment], fallback: str, detector: str, scale: int = 1
+) -> list[dict]:
+    """The same for a photo that has been read: uint8 (height, width, 3), RGB. scale: by which its size was reduced."""
     found = face_tools.find_faces(photo, detector)
+    height, width = photo.shape[:2]
     rows = []
     for number, face in enumerate(found, start=1):
         aligned = _aligned(alignments, lambda alignment, face=face: face_tools.align_face(photo, face, alignment))
-        rows.append(_row(name, "ok", number, face.box, aligned) | {"detection_score": face.score})
+        inside = np.clip(face.box, 0, (width, height, width, height)) * scale
+        rows.append(_row(name, "ok", number, inside, aligned) | {"detection_score": face.score})
     if not found and fallback == "whole-photo":
-        box = (0, 0, photo.shape[1], photo.shape[0])
         aligned = _aligned(alignments, lambda alignment: face_tools.whole_photo(photo, alignment))
-        rows.append(_row(name, "whole_photo", 1, box, aligned) | {"message": f"{NO_FACE}; the whole photo was judged"})
+        row = _row(name, "whole_photo", 1, (0, 0, width * scale, height * scale), aligned)
+        rows.append(row | {"message": f"{NO_FACE}; the whole photo was used instead"})
     return rows or [{"photo": name, "status": "no_face", "message": NO_FACE}]
 
 
@@ -79,7 +83,7 @@ def first_with_face(paths: Iterable[Path], detector: str = "hog") -> tuple[np.nd
     return None
 
 
-def _row(name: str, status: str, number: int, box: tuple, aligned: dict) -> dict:
+def _row(name: str, status: str, number: int, box, aligned: dict) -> dict:
     edges = dict(zip(("left", "top", "right", "bottom"), (round(edge) for edge in box), strict=True))
     return {"photo": name, "status": status, "face": number, **edges, "aligned": aligned}
 

@@ -20,6 +20,7 @@ from src import faces as face_tools
 from src.annotate import annotate
 from src.answers import Models
 from src.files import written_whole
+from src.predictor import Predictor
 from src.tables import BOX
 from src.tracks import Person, Tracks
 
@@ -27,10 +28,12 @@ LONGEST = 1920  # pixels: larger frames are scaled down, on reading
 USUAL, FASTEST = 25, 60  # frames a second: where a video does not say, and the most; more are left out
 # What is inside counts, not the name: lists of other files to read, as HLS has them, must not be followed.
 FORMATS = "mov,matroska,webm,avi,mpeg,mpegts,asf,flv,gif,ogg,mpegvideo"
-ANSWERS = [
-    "gender", "p_male", "age_group", "age_group_probability", "age_years", "message",
-    "age_interval_low", "age_interval_high", "gender_unsure", "age_unsure",
-]  # fmt: skip
+# Each person's columns of the predictions, with their types: tables of nobody have the same as those of many.
+ANSWERS = {
+    "gender": "string", "p_male": "Float64", "age_group": "string", "age_group_probability": "Float64",
+    "age_years": "Float64", "message": "string", "age_interval_low": "Int64", "age_interval_high": "Int64",
+    "gender_unsure": "boolean", "age_unsure": "boolean",
+}  # fmt: skip
 
 
 class UnreadableVideo(ValueError):
@@ -38,10 +41,23 @@ class UnreadableVideo(ValueError):
 
 
 class Watched(NamedTuple):
-    """frames: frame (from 0), second, person, box in pixels, answers. people: a row a person."""
+    """The two tables of a video. Both are empty, with the same columns and types, where nobody was followed.
+
+    frames: one row for each person in each frame: frame (from 0), second, person (from 1), left, top, right, bottom (pixels),
+    and the person's predictions. people: one row for each person: person, first_second, last_second, frames (how many show
+    the person), looks (how many times the models were asked), and the predictions.
+    """
 
     frames: pd.DataFrame
     people: pd.DataFrame
+
+    @property
+    def summary(self) -> str:
+        """How many people were followed, in words."""
+        count = len(self.people)
+        if not count:
+            return "nobody was followed: no face was found, or only in too few frames"
+        return f"{count} {'person was' if count == 1 else 'people were'} followed"
 
 
 class Looks:
@@ -114,36 +130,59 @@ def _readable(path: Path) -> Iterator[None]:
         raise UnreadableVideo(f"{path}: damaged, or no video in a format that can be read") from error
 
 
-def watch(
-    path: str | Path, models: Models, detector: str = "hog", progress: bool = True, seconds: float | None = None
-) -> Watched:
-    """The tables of a video, or of its first seconds. detector: see `faces.find_faces`."""
-    looks, count = Looks(models), 0
+def watch(path: str | Path, predictor: Predictor, progress: bool = True, seconds: float | None = None) -> Watched:
+    """Follows the people in a video.
+
+    Args:
+        path: the video file.
+        predictor: the loaded models and the detector; `detect.MOVING` is fast enough.
+        progress: whether to show a progress bar.
+        seconds: stops after this many seconds of the video; None reads all of it.
+
+    Returns:
+        Both tables; empty ones where nobody was followed.
+
+    Raises:
+        UnreadableVideo: the file is missing, damaged, or no video in a supported format.
+    """
+    looks, count = Looks(predictor.models), 0
     with opened(path, seconds) as (facts, frames):
-        tracks = Tracks(detector, facts["fps"])
+        tracks = Tracks(predictor.detector, facts["fps"])
         total = round(facts["duration"] * facts["fps"]) or None
         for frame in tqdm(frames, total=total, desc="following", unit=" frames", disable=not progress):
             looks.add(frame, tracks.update(frame))
             count += 1
     if not count:
         raise UnreadableVideo(f"{path}: there is no picture in it")
-    people = tracks.finish()
-    rows = pd.DataFrame(looks.answers(people), index=range(len(people))).reindex(columns=ANSWERS)
-    numbers = [person.number for person in people]
-    when = [(min(one.boxes) / facts["fps"], max(one.boxes) / facts["fps"], len(one.boxes)) for one in people]
-    spans = pd.DataFrame(when, columns=["first_second", "last_second", "frames"]).round(3)
-    spans.insert(0, "person", numbers)
-    spans["looks"] = [person.detections for person in people]
-    places = [(frame, person.number, *box) for person in people for frame, box in person.boxes.items()]
-    where = pd.DataFrame(places, columns=["frame", "person", *BOX]).sort_values(["frame", "person"], ignore_index=True)
-    where.insert(1, "second", (where["frame"] / facts["fps"]).round(3))
-    where[BOX] = where[BOX].round().astype(int)
-    where = where.merge(pd.concat([spans["person"], rows], axis=1), on="person", how="left")
-    return Watched(where, pd.concat([spans, rows], axis=1))
+    return _tables(tracks.finish(), looks, facts["fps"])
+
+
+def _tables(people: list[Person], looks: Looks, fps: float) -> Watched:
+    answers = table_of_answers(looks, people)
+    spans = pd.DataFrame({
+        "person": pd.Series([one.number for one in people], dtype="int64"),
+        "first_second": pd.Series([min(one.boxes) / fps for one in people], dtype="float64").round(3),
+        "last_second": pd.Series([max(one.boxes) / fps for one in people], dtype="float64").round(3),
+        "frames": pd.Series([len(one.boxes) for one in people], dtype="int64"),
+        "looks": pd.Series([one.detections for one in people], dtype="int64"),
+    })  # fmt: skip
+    places = [(frame, one.number, *box) for one in people for frame, box in one.boxes.items()]
+    where = pd.DataFrame(places, columns=["frame", "person", *BOX]).astype({"frame": "int64", "person": "int64"})
+    where = where.sort_values(["frame", "person"], ignore_index=True)
+    where.insert(1, "second", (where["frame"] / fps).round(3))
+    where[BOX] = where[BOX].astype(float).round().astype("int64")
+    where = where.merge(pd.concat([spans["person"], answers], axis=1), on="person", how="left")
+    return Watched(where, pd.concat([spans, answers], axis=1))
+
+
+def table_of_answers(looks: Looks, people: list[Person]) -> pd.DataFrame:
+    """The predictions so far, a row a person in the order given, with the columns and types of `ANSWERS`."""
+    rows = pd.DataFrame(looks.answers(people), index=range(len(people)))
+    return rows.reindex(columns=list(ANSWERS)).astype(ANSWERS)
 
 
 def draw(path: str | Path, watched: Watched, target: Path, progress: bool = True, seconds: float | None = None) -> None:
-    """Writes the annotated copy, without sound."""
+    """Writes the annotated copy, without sound. Frames in which nobody was followed are only re-encoded."""
     by_frame = dict(list(as_rows(watched.frames).groupby("frame")))
     with opened(path, seconds) as (facts, frames):
         shown = enumerate(tqdm(frames, desc="drawing", unit=" frames", disable=not progress))
@@ -171,17 +210,24 @@ def as_rows(places: pd.DataFrame) -> pd.DataFrame:
     return places.assign(status="ok")
 
 
-def process(path: str | Path, target: Path, models: Models, detector: str = "hog", progress: bool = True) -> list[Path]:
-    """Writes the annotated copy NAME.mp4, which is `target`, and beside it NAME-frames.csv and NAME-people.csv.
+class Processed(NamedTuple):
+    """files: what was written, the annotated copy first. summary: see `Watched.summary`."""
 
-    Gives their paths.
+    files: list[Path]
+    summary: str
+
+
+def process(path: str | Path, target: Path, predictor: Predictor, progress: bool = True) -> Processed:
+    """Writes the annotated copy of a video to `target`, NAME.mp4, and its tables beside it: NAME-frames.csv, NAME-people.csv.
+
+    All three are also written where nobody was followed. Raises UnreadableVideo, see `watch`.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    watched = watch(path, models, detector, progress)
+    watched = watch(path, predictor, progress)
     tables = []
     for name, table in zip(Watched._fields, watched):
         tables.append(target.with_name(f"{target.stem}-{name}.csv"))
         with written_whole(tables[-1]) as new:
             table.to_csv(new, index=False)
     draw(path, watched, target, progress)
-    return [target, *tables]
+    return Processed([target, *tables], watched.summary)

@@ -21,6 +21,8 @@ from src.faces import Alignment
 from src.prepare import main, prepare
 from src.tables import COLUMNS, checked
 
+pytestmark = pytest.mark.slow
+
 SMALL = Alignment(size=64)
 CHUNK, COUNT = 4, 120
 

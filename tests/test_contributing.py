@@ -16,6 +16,8 @@ from src.config import LANDMARK_FILE, ROOT
 from src.datasets import sample
 from src.faces import Alignment
 
+pytestmark = pytest.mark.slow
+
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 BLOCKS = dict(enumerate(re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)))
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]

@@ -98,6 +98,7 @@ def kept(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and path.suffix in (".jpg", ".png", ".mp4")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("browser", [(1200, 900), (375, 700)], ids=["wide", "phone"], indirect=True)
 def test_a_photo_is_answered(page, files, browser):
     browser.get(page[0])
@@ -125,6 +126,7 @@ def test_a_photo_is_answered(page, files, browser):
     assert not kept(page[1])
 
 
+@pytest.mark.slow
 def test_what_cannot_be_answered_is_told_kindly(page, files, browser):
     browser.get(page[0])
     for name, said in (
@@ -139,6 +141,7 @@ def test_what_cannot_be_answered_is_told_kindly(page, files, browser):
     assert not kept(page[1])
 
 
+@pytest.mark.slow
 def test_a_picture_of_the_camera_is_answered_and_gone(page, browser):
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -154,6 +157,7 @@ def test_a_picture_of_the_camera_is_answered_and_gone(page, browser):
     assert not kept(page[1])
 
 
+@pytest.mark.slow
 def test_a_video_is_answered_with_one_that_the_browser_plays(page, files, browser):
     browser.get(page[0])
     open_tab(browser, "Video")
@@ -167,6 +171,7 @@ def test_a_video_is_answered_with_one_that_the_browser_plays(page, files, browse
     assert [path.name for path in kept(page[1])] == ["annotated.mp4"] * len(kept(page[1]))
 
 
+@pytest.mark.slow
 def test_twenty_uploads_at_once_are_all_answered(page, files):
     client = gradio_client.Client(page[0], verbose=False, httpx_kwargs={"timeout": None})
     before = kept(page[1])  # a video's annotated copy, which its browser may still load
@@ -207,6 +212,7 @@ def test_a_port_that_cannot_be_had_is_one_sentence(page, standins, port, said):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+@pytest.mark.slow
 def test_a_closed_terminal_leaves_nothing(standins, tmp_path):
     command = ["-m", "src.demo", "--port", "0", "--gender-model", str(standins.gender), "--age-model", str(standins.age)]
     process = subprocess.Popen(

@@ -10,6 +10,8 @@ from src import video
 from tools import cards, people
 from tools import demonstration as demo
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def walked():

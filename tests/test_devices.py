@@ -13,6 +13,8 @@ import pytest
 from src.config import ROOT
 from src.train import FaceBatches, Settings
 
+pytestmark = pytest.mark.slow
+
 TRAIN = """
 import json, sys
 from pathlib import Path

@@ -12,6 +12,8 @@ from src.config import LANDMARK_FILE, ROOT
 from src.landmark_file import install
 from src.model_folder import load
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):

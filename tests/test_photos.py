@@ -3,6 +3,8 @@
 import os
 import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -13,7 +15,8 @@ import skimage.data
 from PIL import Image, ImageCms, ImageFilter
 
 from src import photos
-from src.photos import UnreadablePhoto, list_photos, read_photo
+from src.config import ROOT
+from src.photos import UnreadablePhoto, list_photos, read_photo, read_scaled_photo
 
 RNG_SEED = 7
 PORTRAIT = cv2.resize(skimage.data.astronaut(), (96, 80), interpolation=cv2.INTER_AREA)  # wider than high, unlike its mirrors
@@ -349,6 +352,7 @@ def test_an_exif_orientation_that_does_not_exist_is_passed_over(tmp_path, orient
     assert (read_photo(saved(tmp_path / "a.png", exif=exif)) == PORTRAIT).all()
 
 
+@pytest.mark.slow
 def test_a_very_large_photo(tmp_path):
     image = Image.new("L", (12_000, 9_000), 90)
     image.paste(200, (11_000, 8_000, 12_000, 9_000))
@@ -357,6 +361,111 @@ def test_a_very_large_photo(tmp_path):
     pixels = read_photo(tmp_path / "large.jpg")
     assert pixels.shape == (9_000, 12_000, 3)
     assert pixels[100, 100].tolist() == [90] * 3 and pixels[8_900, 11_900].tolist() == [200] * 3
+
+
+# --- strips and reduced photos ----------------------------------------------------------------------------------------
+
+
+def in_every_mode(folder):
+    """A file of each kind of pixels that is converted in its own way."""
+    alpha = np.linspace(0, 255, PORTRAIT[..., 0].size).reshape(PORTRAIT.shape[:2]).astype(np.uint8)
+    ramp = np.linspace(0, 300, alpha.size, dtype=np.float32).reshape(alpha.shape)
+    ramp[0, 0] = np.nan
+    palette = Image.fromarray(PORTRAIT).quantize(64)
+    palette.save(folder / "palette.png", transparency=3)
+    palette.save(folder / "palette.gif")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return [
+        folder / "palette.png", folder / "palette.gif",
+        saved(folder / "alpha.png", np.dstack([PORTRAIT, alpha]), icc_profile=swapping_profile()),
+        saved(folder / "grey-alpha.png", np.dstack([PORTRAIT[..., 0], alpha])),
+        saved(folder / "deep.png", alpha.astype(np.uint16) * 257),
+        saved(folder / "float.tif", ramp), saved(folder / "dots.png", mode="1"), saved(folder / "grey.png", mode="L"),
+        saved(folder / "turned.tif", exif=exif), saved(folder / "turned.png", exif=exif),
+        saved(folder / "ink.jpg", mode="CMYK"), saved(folder / "colour.webp", lossless=True), saved(folder / "phone.heic"),
+    ]  # fmt: skip
+
+
+def test_strips_make_no_difference(tmp_path, monkeypatch):
+    files = in_every_mode(tmp_path)
+    whole = [read_photo(file) for file in files]
+    monkeypatch.setattr(photos, "STRIP", 7 * 96)
+    for file, pixels in zip(files, whole):
+        assert (read_photo(file) == pixels).all(), file.name
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_a_pixel_of_a_reduced_photo_is_the_mean_of_a_square(tmp_path, monkeypatch, factor):
+    """Also where sides are no multiples of the factor, in strips and whole."""
+    enough = 80 * 96 // factor**2
+    for file in in_every_mode(tmp_path):
+        full, reduced = read_photo(file), read_scaled_photo(file, enough=enough)
+        assert reduced.scale == factor and reduced.size == full.shape[1::-1]
+        expected = cv2.resize(full, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
+        assert_close(reduced.pixels, expected, 4 if file.suffix == ".jpg" else 1)
+        monkeypatch.setattr(photos, "STRIP", 16 * 96)
+        assert (read_scaled_photo(file, enough=enough).pixels == reduced.pixels).all(), file.name
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("suffix", ["jpg", "mpo", "png"])
+def test_a_place_in_a_reduced_photo_is_a_place_in_the_upright_photo(tmp_path, orientation, suffix):
+    """A bright square stays where it is; 501 x 403 is no multiple of any factor."""
+    upright = np.zeros((403, 501, 3), np.uint8)
+    upright[240:320, 120:200] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"mpo": {"format": "MPO", "save_all": True, "append_images": [Image.new("RGB", (501, 403))]}}.get(suffix, {})
+    stored = np.ascontiguousarray(STORED[orientation](upright))
+    file = saved(tmp_path / f"a.{suffix}", stored, exif=exif, **options)
+    for factor in (1, 2, 4, 8):
+        pixels, scale, size = read_scaled_photo(file, enough=upright[..., 0].size // factor**2 + 1)
+        assert scale == factor and size == (501, 403)
+        assert pixels.shape == (-(-403 // factor), -(-501 // factor), 3) and pixels.flags.c_contiguous
+        rows, columns = np.nonzero(pixels[..., 0] > 127)
+        found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) * scale
+        assert np.abs(found - (120, 240, 200, 320)).max() <= factor
+
+
+def test_photos_are_reduced_no_more_than_needed(tmp_path):
+    file = saved(tmp_path / "a.jpg")  # 96 x 80
+    sizes = {7680: 1, 7679: 2, 1920: 2, 1919: 4, 480: 4, 479: 8, 1: 8}
+    assert {enough: read_scaled_photo(file, enough=enough).scale for enough in sizes} == sizes
+    assert (read_scaled_photo(file).pixels == read_photo(file)).all()
+    with pytest.raises(UnreadablePhoto, match="at most 100 pixels"):
+        read_scaled_photo(file, most=100, enough=50)
+    thin = saved(tmp_path / "thin.jpg", np.full((3, 4000, 3), 200, np.uint8))
+    pixels, scale, size = read_scaled_photo(thin, enough=1000)
+    assert (pixels.shape, scale, size) == ((1, 1000, 3), 4, (4000, 3)) and abs(int(pixels.mean()) - 200) < 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no resource module")
+@pytest.mark.parametrize(
+    ("suffix", "options", "reader", "bytes_a_pixel"),
+    [("jpg", {}, "read_photo", 7), ("png", {"compress_level": 1}, "read_photo", 7), ("jpg", {}, "read_scaled_photo", 7 / 4),
+     ("jpg", {"progressive": True}, "read_scaled_photo", 7 / 4 + 3),
+     ("png", {"compress_level": 1}, "read_scaled_photo", 4 + 3 / 4)],
+)  # fmt: skip
+def test_memory_for_a_large_photo(tmp_path, suffix, options, reader, bytes_a_pixel):
+    """Pillow's picture has 4 bytes a pixel, the result 3: no other copy of the whole photo is made."""
+    width, height = 8000, 7000
+    file = tmp_path / f"large.{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(PORTRAIT).resize((width, height)).save(file, exif=exif, **options)
+    code = f"""
+import resource, sys
+from src import photos
+unit = 1 if sys.platform == "darwin" else 1024
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+photos.{reader}(sys.argv[1])
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(file)], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < bytes_a_pixel * width * height + 60e6
 
 
 # --- listing ----------------------------------------------------------------------------------------------------------
@@ -410,6 +519,43 @@ def test_a_folder_that_changes_while_it_is_listed(tmp_path, monkeypatch):
     monkeypatch.setattr(photos, "_is", changing)
     listed = list_photos([tmp_path])
     assert {path.name for path in listed} <= {"a.jpg", "b.jpg", "c.jpg"} >= {"a.jpg", "c.jpg"}
+
+
+def test_a_pattern_gives_the_pictures_that_it_matches(tmp_path, monkeypatch):
+    for name in ("b.jpg", "a.jpg", "c.PNG", "notes.txt", ".hidden.jpg", "in/d.jpg", "in/deep/e.jpg", "in/deep/f.txt"):
+        touch(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+
+    def listed(*patterns):
+        return [path.as_posix() for path in list_photos(list(patterns))]
+
+    assert listed("*.jpg") == ["a.jpg", "b.jpg"]
+    assert listed("?.PNG", "[ab].jpg") == ["c.PNG", "a.jpg", "b.jpg"]
+    everything = ["a.jpg", "b.jpg", "c.PNG", "in/d.jpg", "in/deep/e.jpg"]
+    assert listed("*") == listed("**") == everything  # the folder that is matched gives its pictures, each once
+    assert listed("**/*.jpg") == [name for name in everything if name != "c.PNG"]
+    assert listed("i*/deep") == ["in/deep/e.jpg"]
+    assert listed(str(tmp_path / "*.PNG")) == [(tmp_path / "c.PNG").as_posix()]
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
+    named, other = touch(tmp_path / "a[1].jpg"), touch(tmp_path / "a1.jpg")
+    assert list_photos([named]) == [named]
+    named.unlink()
+    assert list_photos([named]) == [other]
+
+
+@pytest.mark.parametrize("name", ["*.jpg", "no[thing]/**", "*.txt", "a\0*", "x" * 300 + "?"])
+def test_a_pattern_without_a_match_stays_and_is_refused(tmp_path, name):
+    touch(tmp_path / "notes.txt")
+    assert list_photos([tmp_path / name]) == [tmp_path / name]
+    assert refusal(tmp_path / name) == "no file matches this pattern"
+
+
+@pytest.mark.parametrize("places", [[""], ["a.jpg", ""]])
+def test_an_empty_name_is_refused(places):
+    with pytest.raises(ValueError, match="empty name"):
+        list_photos(places)
 
 
 def test_no_places_and_empty_folders_give_nothing(tmp_path):

@@ -174,6 +174,7 @@ def test_the_readme_without_its_marks_is_one_sentence():
     assert kept == f"before\n{report.BEGIN}\n| new |\n{report.END}\nafter\n"
 
 
+@pytest.mark.slow
 def test_every_figure_is_drawn_and_the_same_twice(models, results, tmp_path):
     for name, draw in report.figures(report.Words(models, results)).items():
         written = []

@@ -1,9 +1,18 @@
-"""Videos of drawn people who walk, cross, leave and come back: each one track and one steady answer; and bad files."""
+"""Videos of drawn people who walk, cross, leave and come back: each one track and one steady answer; and bad files.
 
+Streams of network cameras are served by a web server on this machine.
+"""
+
+import functools
+import http.server
 import os
+import socket
 import subprocess
 import sys
+import threading
+import time
 
+import cv2
 import imageio_ffmpeg
 import numpy as np
 import pandas as pd
@@ -116,6 +125,49 @@ def test_probabilities_are_averaged(models):
     assert both.answers([person])[0]["p_male"] == pytest.approx(np.mean(p_male), abs=1e-4)
 
 
+def clip_of_nobody(file, seen, street):
+    """A second and a half of grey, in which a person stands in the first `seen` frames."""
+    grey = np.full_like(street[1][0], 128)
+    visible = max(range(len(street[2])), key=lambda i: sum(box is not None for box in street[2][i]))
+    write(file, [street[1][visible]] * seen + [grey] * (38 - seen))
+
+
+@pytest.mark.parametrize("seen", [0, 2])
+def test_a_video_in_which_nobody_is_followed(tmp_path, street, made, models, standins, capsys, seen):
+    film = tmp_path / "empty.mp4"
+    clip_of_nobody(film, seen, street)
+    folders = ["--gender-model", str(standins.gender), "--age-model", str(standins.age)]
+    assert main([str(film), "--annotate", str(tmp_path / "out"), *folders]) == 0
+    assert "nobody was followed" in capsys.readouterr().out
+    for name in ("frames", "people"):
+        table = pd.read_csv(tmp_path / "out" / f"empty-{name}.csv")
+        assert table.empty and list(table) == list(pd.read_csv(made / f"-street 😀-{name}.csv"))
+    with video.opened(film) as (facts, frames), video.opened(tmp_path / "out" / "empty.mp4") as (copied, copies):
+        pictures, copies = list(frames), list(copies)
+    assert len(copies) == len(pictures) == 38 and copied["size"] == facts["size"] and copied["fps"] == facts["fps"]
+    assert max(np.abs(one.astype(int) - other).mean() for one, other in zip(pictures, copies)) < 2
+
+
+def test_tables_of_nobody_have_the_types_of_tables_of_people(tmp_path, street, models):
+    clip_of_nobody(tmp_path / "grey.mp4", 0, street)
+    write(tmp_path / "people.mp4", street[1][:15])
+    empty, full = (video.watch(tmp_path / f"{name}.mp4", models, progress=False) for name in ("grey", "people"))
+    for nobody, people in zip(empty, full):
+        assert nobody.empty and len(people)
+        pd.testing.assert_series_equal(nobody.dtypes, people.dtypes)
+
+
+def test_the_page_says_that_nobody_was_followed(tmp_path, street, models, monkeypatch):
+    from src import demo
+
+    clip_of_nobody(tmp_path / "grey.mp4", 0, street)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    copy, said = demo.answer_video(str(tmp_path / "grey.mp4"), models)
+    with video.opened(copy) as (_, frames):
+        assert sum(1 for _ in frames) == 38
+    assert "nobody was followed" in said.lower() and "<table" not in said
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"no video" * 50, b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n/etc/passwd\n#EXT-X-ENDLIST\n",
@@ -194,7 +246,9 @@ def test_mistakes_are_told_in_one_sentence(tmp_path, standins, street, capfd):
         ([film, "photo.jpg"], "give them in two commands"),
         ([film, "--csv", "x.csv"], "name a folder for them with --annotate"),
         ([film, "--annotate", str(street[0].parent)], "must not replace"),
-        (["--camera", "7"], "camera 7 gives no picture: there is none, or another program has taken it"),
+        (["--camera", "7"], "camera 7 gives no picture: there is no such camera"),
+        (["--camera", "/dev/video7"], "camera /dev/video7 gives no picture: there is no such camera"),
+        (["--camera", "film.mp4"], "a camera is a number such as 0"),
         (["--camera", "0", "a.jpg"], "--camera watches a camera"),
     ):
         assert main([*arguments, *models]) == 2
@@ -208,6 +262,86 @@ def test_the_cameras_view_settles(street, models):
     assert all(view.shape == (480, 640, 3) for view in views)
     drawn = [np.abs(view.astype(int) - frame).max(axis=2) > 40 for view, frame in zip(views, street[1])]
     assert drawn[0].sum() == 0 and drawn[-1].sum() > 1000
+
+
+class NetworkCamera(http.server.SimpleHTTPRequestHandler):
+    """A stream of JPEGs under /live, with a password under /locked; files of `directory` under their names."""
+
+    pictures: list[bytes] = []
+    seconds = 0.02  # between two pictures
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        if not self.path.startswith(("/live", "/locked")):
+            return super().do_GET()
+        if self.path.startswith("/locked") and self.headers.get("Authorization") != "Basic bWU6czNjcmV0":  # me:s3cret
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+            return self.end_headers()
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")
+        self.end_headers()
+        for picture in self.pictures:
+            self.wfile.write(b"--next\r\nContent-Type: image/jpeg\r\n\r\n" + picture + b"\r\n")
+            time.sleep(self.seconds)
+
+
+@pytest.fixture(scope="module")
+def network_camera(tmp_path_factory):
+    """Host and port of a camera whose pictures become lighter, from 0 in steps of 4; and the folder of its files."""
+    folder = tmp_path_factory.mktemp("served")
+    pictures = [np.full((120, 160, 3), 4 * i, np.uint8) for i in range(60)]
+    NetworkCamera.pictures = [cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures]
+    write(folder / "film.mp4", pictures)
+    handler = functools.partial(NetworkCamera, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("place", ["{}/live", "me:s3cret@{}/locked", "{}/film.mp4"])
+def test_a_stream_is_read_from_its_address(network_camera, place):
+    with camera.opened(f"http://{place.format(network_camera)}") as frames:
+        pictures = list(frames)
+    assert pictures[0].shape == (120, 160, 3) and pictures[0].dtype == np.uint8
+    means = [picture.mean() for picture in pictures]
+    assert means[0] < 8 and means == sorted(means) and means[-1] > 220, "in order, from the first to the last"
+
+
+def test_of_a_stream_the_newest_picture_is_shown(network_camera):
+    """Whoever takes half a second for a picture sees the one that came meanwhile, not the next in line."""
+    with camera.opened(f"http://{network_camera}/live") as frames:
+        next(frames)
+        time.sleep(0.5)
+        assert next(frames).mean() > 4 * 10
+
+
+@pytest.mark.parametrize("place", ["silent", "127.0.0.1:1", "{}/gone", "{}/locked", "{}/live/../../etc"])
+def test_an_address_without_a_stream_is_one_sentence_without_the_password(network_camera, capfd, place):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes calls, and never answers
+        place = place.replace("silent", f"127.0.0.1:{silent.getsockname()[1]}").format(network_camera)
+        for scheme in ("http", "rtsp"):
+            start = time.monotonic()
+            with (
+                pytest.raises(camera.NoCamera, match="gives no picture") as caught,
+                camera.opened(f"{scheme}://somebody:hush/hush@{place}?password=hush", timeout=1),
+            ):
+                pass
+            assert time.monotonic() - start < 5
+            assert place.split("/")[0] in str(caught.value)
+            assert not any(word in str(caught.value) for word in ("hush", "somebody"))
+    printed = capfd.readouterr()
+    assert printed.out + printed.err == ""
+
+
+@pytest.mark.parametrize("source", ["", "-1", "photo.jpg", "ftp://me:hush@host/a", "rtsp:/host", "file:///etc/passwd"])
+def test_what_no_camera_can_be_is_refused(source):
+    with pytest.raises(ValueError, match="a camera is a number") as caught, camera.opened(source):
+        pass
+    assert "hush" not in str(caught.value)
 
 
 def test_no_window_where_there_is_no_screen(standins):

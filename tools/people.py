@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 
 from src import video
-from src.answers import load_models
 from src.config import SEED
 from src.datasets import scenes
 from src.datasets.portraits import EYE_DISTANCE, EYE_LINE, WIDTH, new_person, portrait
+from src.detect import MOVING
 from src.face_space import FaceSpace
+from src.predictor import Predictor
 from tools import cards
 
 SHAPE = cards.WIDTH, cards.BODY
@@ -67,6 +68,6 @@ def followed(frames: list[np.ndarray], fps: int) -> list[pd.DataFrame]:
     with tempfile.TemporaryDirectory() as folder:
         film = Path(folder) / "walk.mp4"
         video.write(frames, SHAPE, fps, film)
-        watched = video.watch(film, load_models(), progress=False)
+        watched = video.watch(film, Predictor(detector=MOVING), progress=False)
     rows = video.as_rows(watched.frames)
     return [rows[rows["frame"] == number] for number in range(len(frames))]
