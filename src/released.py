@@ -227,10 +227,12 @@ def labelled(table: pd.DataFrame, gender: np.ndarray, age: np.ndarray):
         yield task, probability[some.index], some["label"].to_numpy()
 
 
-def judged(data: Data, folder: Path, models: dict, calibration: dict) -> dict[str, pd.DataFrame]:
+def judged(
+    data: Data, folder: Path, models: dict, calibration: dict, names: tuple[str, ...] = DATASETS
+) -> dict[str, pd.DataFrame]:
     """What the models answer on the test part: the rows of `assess`, and the curves of confidence, by data set."""
     tables = {"results": [], "reliability": [], "coverage": []}
-    for name in ("utkface", "fairface"):
+    for name in names:
         rows = np.flatnonzero((data.part == "test") & (data.table["dataset"] == name).to_numpy(bool))
         table = data.table.iloc[rows].reset_index(drop=True)
         answers = [predict(models[task], data.faces, rows).astype(float) for task in ("gender", "age")]
