@@ -25,7 +25,6 @@ from src.train import Settings, fast_dtype, fit
 SIZE = 112  # pixels: the faces SFace was trained on
 MEANS = (123.68, 116.779, 103.939)  # of red, green and blue, subtracted before FaceRes
 DESCRIPTOR = 128  # values SFace compares faces by
-FACERES = {"stem_stride": 2, "prelu": False, "scale": 1.0, "offset": [-mean for mean in MEANS]}
 # Typical standard deviation of a pooled feature over UTKFace's faces. Features are divided by it before the heads, so that
 # both teachers' heads learn at the same pace.
 SPREAD = {"sface": 0.016, "faceres": 0.32}
@@ -87,9 +86,14 @@ def faceres(file: Path | None = None, size: int = SIZE, dtype: str = "float32") 
     return model
 
 
+def faceres_convolutions(size: int, dtype: str = "float32", inner: int | None = None) -> keras.Model:
+    """FaceRes up to its last map, with random weights. inner: see `mobilenet`."""
+    return mobilenet(size, 2, False, 1.0, [-mean for mean in MEANS], dtype, inner)
+
+
 def faceres_network(size: int = SIZE, dtype: str = "float32") -> keras.Model:
     """The network of `faceres` with random weights."""
-    first = mobilenet(size, dtype=dtype, **FACERES)
+    first = faceres_convolutions(size, dtype)
     pooled = layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(first.output)
     x = layers.Dense(256, activation="relu", dtype=dtype, name="features")(pooled)
     gender = layers.Dense(1, activation="sigmoid", dtype="float32", name="gender")(x)

@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from experiments.mobilenet import mobilenet
-from experiments.teachers import FACERES, REFINED, SIZE, SPREAD, answers, refine
+from experiments.teachers import REFINED, SIZE, SPREAD, answers, faceres_convolutions, refine
 from src.backend import keras, layers
 from src.config import CACHE, MODELS, RESULTS, SEED
 from src.files import write_text
@@ -61,7 +60,7 @@ def student(refined: keras.Model, size: int, dtype: str = "float32", seed: int =
     Returns:
         A model from uint8 faces (batch, size, size, 3), RGB, to float32 logits (batch, 103).
     """
-    first = mobilenet(size, inner=SIZE, dtype=dtype, **FACERES)
+    first = faceres_convolutions(size, dtype, inner=SIZE)
     pooled = layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(first.output)
     features = layers.Rescaling(1 / SPREAD["faceres"], dtype=dtype, name="features")(pooled)
     model = with_heads(keras.Model(first.input, features, name="level_one"), seed=seed)
