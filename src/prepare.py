@@ -35,7 +35,7 @@ from tqdm.auto import tqdm
 from src import datasets, processes
 from src import faces as face_tools
 from src.config import CACHE
-from src.detect import DEFAULT, DETECTORS
+from src.detect import DEFAULT, DETECTORS, require
 from src.faces import Alignment
 from src.files import write_text
 from src.landmark_file import install
@@ -75,15 +75,26 @@ def prepare(
 ) -> Prepared:
     """Aligns every face of a table and keeps the result in the cache; what the cache has already is not done again.
 
-    table: a table of faces whose paths are relative to `folder`. detector: see `detect.detect`. workers: processes, -1 for
-    one a core. scheduler: the
-    address of a Dask cluster that does the work instead; its machines see `folder` and `cache` at the same places, and what
-    a machine that dies was doing is done by another. Raises ValueError where the table is empty, no cluster answers, its
-    dlib is another version, workers die, or pictures vanish meanwhile, and OSError where the cache cannot be written or the
-    disk is full; what was prepared until then stays and is used by the next run.
+    Args:
+        table: A table of faces whose paths are relative to `folder`.
+        folder: The data set's folder.
+        alignment: How the faces are aligned.
+        cache: The folder that holds the cache folders.
+        workers: Processes, -1 for one per core.
+        scheduler: The address of a Dask cluster that does the work instead. Its machines must see `folder` and `cache` at
+            the same places; another machine takes over the work of one that dies.
+        detector: What finds the faces; see `detect.detect`.
+
+    Raises:
+        ValueError: The table is empty, the detector is unknown or not installed, no cluster answers, its machines have other
+            versions, workers die, or pictures vanish meanwhile.
+        OSError: The cache cannot be written, or the disk is full.
+
+    After an error, what was prepared until then stays and is used by the next run.
     """
     if not len(table):
         raise ValueError("the table of faces is empty: there is nothing to prepare")
+    require(detector)
     folder = Path(folder).expanduser()
     seen, settings = stamps(folder, table["path"]), _settings(alignment, detector)
     target = Path(cache).absolute() / _cache_name(table, folder, settings, seen)

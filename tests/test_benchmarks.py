@@ -52,6 +52,15 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def groups(tmp_path_factory):
+    """A folder with a photo of two people and the file that counts them."""
+    folder = tmp_path_factory.mktemp("groups")
+    write_jpeg(folder / "two.jpg", np.hstack(drawn(2, (240, 240), 130)))
+    (folder / "counts.csv").write_text("photo,clear,partial,note\ntwo.jpg,2,0,\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Where the benchmarks keep what they prepare, so that faces are aligned once."""
     return tmp_path_factory.mktemp("runs")
@@ -88,11 +97,9 @@ def test_every_benchmark_has_a_test():
     assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} <= tested
 
 
-def test_photos(data, tmp_path):
+def test_photos(data, groups, tmp_path):
     """All its parts in one run."""
-    write_jpeg(tmp_path / "two.jpg", np.hstack(drawn(2, (240, 240), 130)))
-    (tmp_path / "counts.csv").write_text("photo,clear,partial,note\ntwo.jpg,2,0,\n")
-    run("photos", data, "--groups", tmp_path, "--n", 1, "--csv", tmp_path / "photos.csv")
+    run("photos", data, "--groups", groups, "--n", 1, "--csv", tmp_path / "photos.csv")
     table = pd.read_csv(tmp_path / "photos.csv")
     assert set(table["part"]) == set(PARTS)
     group = table[table["photos"] == "two.jpg"]
@@ -120,8 +127,8 @@ def test_ablations(data, runs, tmp_path):
 
 
 def test_alignment(data, runs):
-    said = run("alignment", data / "UTKFace", "--faces", 32, "--epochs", 1, "--runs", runs)
-    assert "eyes in the box of hog" in said and "tight" in said
+    said = run("alignment", data, "--n", 30, "--faces", 32, "--epochs", 1, "--runs", runs)
+    assert "eyes in the box of hog" in said and "eye centres are" in said and "box and tilt" in said and "tight" in said
 
 
 def test_answers(data, runs):
@@ -132,6 +139,18 @@ def test_cleaning(wiki, tmp_path):
     run("cleaning", wiki, "--records", 3000, "--hashes", 3000, "--csv", tmp_path / "cleaning.csv")
     measured = pd.read_csv(tmp_path / "cleaning.csv").set_index("what")["value"]
     assert measured["records"] == 3000 + RECORDS
+
+
+def test_detection(data, groups, tmp_path):
+    """All its parts in one run."""
+    run("detection", data, "--groups", groups, "--n", 6, "--csv", tmp_path / "detection.csv")
+    table = pd.read_csv(tmp_path / "detection.csv")
+    assert set(table["part"]) == {"faces", "groups", "nobody", "sizes", "cost", "choices"}
+    found = table[table["part"] == "faces"].set_index(["photos", "way"])["found"]
+    assert found["UTKFace", "yunet"] == found["FairFace", "yunet"] == 1
+    group = table[(table["part"] == "groups") & (table["way"] == "yunet")].iloc[0]
+    assert group["clear"] == group["clear found"] == 2 and group["extra"] == 0
+    assert table.loc[table["way"] == "as chosen", "clear found"].item() == 2
 
 
 def test_funnels(data, tmp_path):

@@ -17,6 +17,7 @@ from PIL import Image
 
 from src import config
 from src import prepare as prepare_module
+from src.detect import DETECTORS
 from src.faces import Alignment
 from src.prepare import main, prepare
 from src.tables import COLUMNS, checked
@@ -116,9 +117,10 @@ def test_no_cluster_is_one_sentence(pictures, tmp_path, monkeypatch):
 
 def test_a_worker_of_another_version_is_refused(pictures, tmp_path):
     folder, table = pictures
-    settings = prepare_module._settings(SMALL) | {"dlib": "1.0"}
-    with pytest.raises(ValueError, match="other versions than this machine"):
-        prepare_module._prepare_chunk(table.head(2), 0, folder, SMALL, tmp_path, 128, settings)
+    for detector in DETECTORS:
+        settings = prepare_module._settings(SMALL, detector) | {"dlib": "1.0"}
+        with pytest.raises(ValueError, match="other versions than this machine"):
+            prepare_module._prepare_chunk(table.head(2), 0, folder, SMALL, detector, tmp_path, 128, settings)
 
 
 def test_caches_of_other_settings_or_versions_are_kept_apart(pictures, tmp_path, monkeypatch):

@@ -18,7 +18,9 @@ from skimage.data import astronaut
 from src import looking, model_folder, network
 from src.answers import COLUMNS
 from src.config import AGE_GROUPS, ROOT
+from src.detect import DEFAULT, DETECTORS, detect
 from src.faces import Alignment
+from src.looking import Source
 from src.model_folder import Labels
 from src.predict import main, predict
 from src.table_file import TableFile, as_written, open_table
@@ -47,8 +49,46 @@ def drawn(folder: Path, count: int) -> list[Path]:
     return files
 
 
-def rows_of(paths, workers=2, detector="hog"):
-    return list(looking.looked(paths, ALIGNMENTS, "none", detector, workers))
+def looked(paths, workers=2):
+    sources = [Source(str(path), path) for path in paths]
+    return looking.looked(sources, ALIGNMENTS, "none", DEFAULT, workers)
+
+
+def rows_of(paths, workers=2):
+    return list(looked(paths, workers))
+
+
+# --- one photo --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_boxes_in_the_table_lie_within_the_photo(detector):
+    """Also those of faces that the photo's edge cuts, whose boxes reach over it."""
+    photo = np.ascontiguousarray(astronaut()[:150, 160:300])
+    rows = looking.look(Source("a", photo), ALIGNMENTS, detector=detector)
+    ((left, top, right, bottom),) = [[row[edge] for edge in ("left", "top", "right", "bottom")] for row in rows]
+    assert 0 <= left < right <= 140 and 0 <= top < bottom <= 150
+    assert all(isinstance(edge, int) for edge in (left, top, right, bottom))
+    (found,) = detect(photo, detector)
+    assert found.box[3] > 150 and bottom == 150 and rows[0]["detection_score"] == found.score
+
+
+def test_a_file_its_bytes_its_picture_and_its_pixels_give_the_same(tmp_path):
+    file = tmp_path / "a.png"
+    Image.fromarray(HEAD).save(file)
+    (first,) = looking.look(Source("a", file), ALIGNMENTS)
+    for photo in (str(file), file.read_bytes(), Image.fromarray(HEAD), HEAD):
+        (row,) = looking.look(Source("a", photo), ALIGNMENTS)
+        assert all(row[name] == first[name] for name in row if name != "aligned")
+        assert all((row["aligned"][task] == first["aligned"][task]).all() for task in ALIGNMENTS)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (16, 16)])
+def test_a_line_of_pixels_has_no_face(shape):
+    photo = np.full((*shape, 3), 200, np.uint8)
+    assert [row["status"] for row in looking.look(Source("a", photo), ALIGNMENTS)] == ["no_face"]
+    (row,) = looking.look(Source("a", photo), ALIGNMENTS, "whole-photo")
+    assert row["status"] == "whole_photo" and row["aligned"]["age"].shape == (64, 64, 3)
 
 
 # --- several processes ------------------------------------------------------------------------------------------------
@@ -69,7 +109,7 @@ def test_several_processes_see_what_one_sees_in_the_same_order(tmp_path):
 def test_no_more_photos_are_looked_at_than_were_asked_for_soon(tmp_path):
     """Memory stays flat: who takes no rows is not given ever more of them."""
     photos = drawn(tmp_path, 60)
-    rows = looking.looked(photos, ALIGNMENTS, "none", "hog", 2)
+    rows = looked(photos)
     next(rows)
     time.sleep(1)
     for path in photos[2 * looking.AHEAD + 1 :]:
@@ -81,7 +121,7 @@ def test_no_more_photos_are_looked_at_than_were_asked_for_soon(tmp_path):
 
 def test_killed_processes_lose_no_photo(tmp_path):
     photos = drawn(tmp_path, 30)
-    found = looking.looked(photos, ALIGNMENTS, "none", "hog", 2)
+    found = looked(photos)
     rows = [next(found) for _ in range(5)]
     looking.kill()
     rows += found
@@ -100,7 +140,7 @@ class Deadly(type(Path())):
 def test_a_file_that_ends_its_reader_gets_a_row_and_the_others_theirs(tmp_path, pause):
     photos = drawn(tmp_path, 20)
     photos[7] = Deadly(photos[7])
-    found = looking.looked(photos, ALIGNMENTS, "none", "hog", 2)
+    found = looked(photos)
     rows = [next(found)]
     time.sleep(pause)  # the reader may end while nobody waits for it
     rows += found
@@ -165,7 +205,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
 
 def test_a_folder_that_loses_and_gains_photos_while_it_is_read(tmp_path):
     photos = drawn(tmp_path, 40)
-    found = looking.looked(photos, ALIGNMENTS, "none", "hog", 2)
+    found = looked(photos)
     rows = [next(found) for _ in range(3)]
     for path in photos[30:]:
         path.unlink()
@@ -377,7 +417,7 @@ def test_a_disk_that_fills_up_leaves_whole_rows_and_a_second_try_ends_the_work(t
     assert 0 < len(kept) < 100 and kept["photo"].tolist() == [str(path) for path in photos[: len(kept)]]
     subprocess.run(["mount", "-o", "remount,size=1m", str(disk)], check=True)
     assert main(command) == 0
-    assert f"going on with {disk}/table.csv" in capfd.readouterr().err
+    assert f"resuming {disk}/table.csv" in capfd.readouterr().err
     assert read(disk / "table.csv")["photo"].tolist() == [str(path) for path in photos]
 
 
@@ -431,12 +471,12 @@ def test_a_stopped_command_leaves_its_table_and_no_process(tmp_path, models, cap
     running.send_signal(number)
     error = running.communicate(timeout=60)[1].decode()
     assert running.returncode == (-number if number == signal.SIGKILL else 128 + number), error
-    assert number == signal.SIGKILL or f"what is done is in {target}" in error
+    assert number == signal.SIGKILL or f"{target} holds what is done" in error
     assert children and not psutil.wait_procs(children, timeout=10)[1]
     kept = read(target)["photo"].tolist()
     assert 32 <= len(kept) < 150 and kept == [str(photo) for photo in photos[: len(kept)]]
     assert main(arguments) == 0
-    assert f"going on with {target}" in capfd.readouterr().err
+    assert f"resuming {target}" in capfd.readouterr().err
     assert read(target)["photo"].tolist() == [str(photo) for photo in photos]
     assert not list(tmp_path.glob(".*"))
 

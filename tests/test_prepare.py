@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import cv2
 import numpy as np
 import pandas as pd
 import psutil
@@ -18,7 +20,12 @@ from PIL import Image
 
 from src import config
 from src import prepare as prepare_module
-from src.faces import Alignment, align, find_faces, whole_photo
+from src.datasets import scenes
+from src.datasets.portraits import new_person
+from src.detect import DEFAULT, DETECTORS
+from src.face_space import FaceSpace
+from src.faces import Alignment, align, align_face, find_faces, whole_photo
+from src.looking import Source, look
 from src.photos import read_photo
 from src.prepare import prepare
 from src.tables import BOX, COLUMNS, checked
@@ -140,9 +147,66 @@ def test_faces_are_in_the_tables_order(pictures, undisturbed):
         elif how == "landmarks" and box == NO_BOX:
             photo = read_photo(folder / path)
             (found,) = find_faces(photo)
-            assert (face == align(photo, found.landmarks, SMALL)).all(), path
+            assert (face == align_face(photo, found, SMALL)).all(), path
         elif how == "none":
             assert (face == whole_photo(read_photo(folder / path), SMALL)).all(), path
+
+
+def turned(photo, degrees):
+    height, width = photo.shape[:2]
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1)
+    return cv2.warpAffine(photo, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
+
+
+@pytest.mark.parametrize("detector", [name for name in DETECTORS if name != "cnn"])
+def test_a_photo_gives_the_same_pixels_in_training_and_in_prediction(tmp_path, detector):
+    """One path of detection and alignment serves both; every kind of single face goes through it unchanged."""
+    rng = np.random.default_rng(4)
+    person = new_person(FaceSpace.load(), 5, "male", rng)
+    drawn = scenes.snapshot(FaceSpace.load(), [person], (640, 480), 200, rng)[0]
+    kinds = {
+        "portrait.png": PORTRAIT,
+        "drawn.jpg": drawn,
+        "tilted.jpg": turned(drawn, 35),
+        "crop.jpg": cv2.resize(crop(45, 140, 160), (224, 224)),
+        "turned head.png": cv2.resize(PORTRAIT, None, fx=0.6, fy=1),
+        "small.png": cv2.resize(crop(30, 130, 190), (96, 96), interpolation=cv2.INTER_AREA),
+        "large.jpg": cv2.resize(PORTRAIT, (3000, 3000)),
+        "nobody.png": scenes.backdrop(320, 240, rng),
+    }
+    for name, pixels in kinds.items():
+        Image.fromarray(pixels).save(tmp_path / name)
+    table = checked(pd.DataFrame({"path": list(kinds), "dataset": "made"}).reindex(columns=list(COLUMNS)))
+    prepared = prepare(table, tmp_path, SMALL, tmp_path / "cache", workers=1, detector=detector)
+    for name, face, how in zip(kinds, prepared.faces, prepared.how):
+        rows = look(Source(name, tmp_path / name), {"age": SMALL}, "whole-photo", detector)
+        expected = ("none", "whole_photo") if name == "nobody.png" else ("landmarks", "ok")
+        assert (how, rows[0]["status"]) == expected, name
+        assert sum((row["aligned"]["age"] == face).all() for row in rows) == 1, name
+        assert len(rows) == 1 or detector != "yunet", name  # HOG also takes the suit for a face
+
+
+def test_each_detector_has_its_own_cache_which_names_it(pictures, tmp_path):
+    folder, table, _ = pictures
+    few = table.iloc[:3]
+    made = {one: prepare(few, folder, SMALL, tmp_path, workers=1, detector=one) for one in DETECTORS if one != "cnn"}
+    assert len({prepared.folder for prepared in made.values()}) == len(made)
+    for detector, prepared in made.items():
+        settings = json.loads((prepared.folder / "settings.json").read_text())
+        assert settings["detector"] == detector and settings["dlib"] and ("yunet" in settings) == (detector == "yunet")
+        assert (prepared.how == "landmarks").all() and prepared.faces.any(axis=(1, 2, 3)).all()
+    assert prepare(few, folder, SMALL, tmp_path, workers=1).folder == made[DEFAULT].folder
+    for face, path in zip(made["hog"].faces, few["path"]):
+        photo = read_photo(folder / path)
+        (found,) = find_faces(photo, "hog")
+        assert (face == align(photo, found.landmarks, SMALL)).all()
+
+
+def test_an_unknown_detector_is_refused_before_anything_is_written(pictures, tmp_path):
+    folder, table, _ = pictures
+    with pytest.raises(ValueError, match="detector must be one of"):
+        prepare(table.iloc[:2], folder, SMALL, tmp_path, workers=1, detector="haar")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_box_picks_its_own_face(pictures, undisturbed):
@@ -153,7 +217,7 @@ def test_a_box_picks_its_own_face(pictures, undisturbed):
     assert np.abs(left - right).mean() > 1.5 * np.abs(left - right[:, ::-1]).mean()
     by_hand = sorted(find_faces(read_photo(folder / "two.png")), key=lambda found: found.box[0])
     for face, found in zip((left, right), by_hand, strict=True):
-        expected = align(read_photo(folder / "two.png"), found.landmarks, SMALL)
+        expected = align_face(read_photo(folder / "two.png"), found, SMALL)
         assert np.corrcoef(face.ravel(), expected.ravel())[0, 1] > 0.97
 
 
@@ -417,7 +481,7 @@ def test_a_missing_landmark_file_is_not_taken_for_a_full_disk(pictures, tmp_path
         "import sys; from pathlib import Path; from src import config, landmark_file; import pandas as pd; "
         "landmark_file.install.__defaults__ = (Path(sys.argv[3]) / 'nowhere.dat',); "
         "import src.prepare; sys.path[:] = [p for p in sys.path if 'site-packages' not in p]; "
-        "src.prepare.prepare(pd.read_pickle(sys.argv[1]), sys.argv[2], cache=Path(sys.argv[3]), workers=1)"
+        "src.prepare.prepare(pd.read_pickle(sys.argv[1]), sys.argv[2], cache=Path(sys.argv[3]), workers=1, detector='hog')"
     )
     pictures[1].to_pickle(tmp_path / "table.pickle")
     run = subprocess.run(
