@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src import datasets, predict, tables
+from src import datasets, tables
 from src.config import AGE_GROUPS, CACHE, MODELS
 from src.evaluate import with_interval
+from src.predictor import predict
 from src.released import load_data
 
 
@@ -36,7 +37,7 @@ def main() -> None:
     for name, photos in photos_of.items():
         photos = photos.reset_index(drop=True)
         files = [options.data / path for path in photos["path"]]
-        answers = predict.predict(files, options.gender_model, options.age_model, "whole-photo")
+        answers = predict(files, options.gender_model, options.age_model, "whole-photo")
         answers = answers[answers["face"].isin([1]) | answers["face"].isna()].reset_index(drop=True)
         print(name, answers["status"].value_counts().to_dict())
         rows += [{"dataset": name, **row} for row in measured(photos, answers)]

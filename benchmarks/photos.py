@@ -1,4 +1,4 @@
-"""Photos and videos: how many faces are found, and how long predictions take, all measured in one run.
+"""Photos and videos: how many faces are found, and how long predictions take.
 
     python benchmarks/photos.py [DATA] [--groups FOLDER] [--n 300] [--only PART …] [--csv FILE]
 
@@ -43,14 +43,17 @@ import pandas as pd
 import psutil
 
 from src import faces as face_tools
-from src import looking, video
-from src.answers import answered, load_models
+from src import video
+from src.answers import answered
 from src.config import GENDERS, ROOT, SEED
 from src.datasets import scenes
 from src.datasets.portraits import new_person
 from src.datasets.sample import write_jpeg
+from src.detect import DETECTORS, MOVING
 from src.face_space import FaceSpace
+from src.looking import Source, look, started
 from src.photos import list_photos, read_photo
+from src.predictor import Predictor
 
 FRESH = 5  # new processes that are timed
 CORES = 2  # of the folder
@@ -106,13 +109,11 @@ def measured(part: str, sources: Sources, n: int) -> list[dict]:
     return rows
 
 
-def one_core() -> None:
-    import tensorflow as tf
-
+def on_one_core() -> Predictor:
+    """A predictor that works in this process, on one core and with one thread."""
     cv2.setNumThreads(1)
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
     on_cores(1)
+    return Predictor(workers=1)
 
 
 def on_cores(count: int) -> None:
@@ -164,10 +165,10 @@ def detectors(sources: Sources, n: int, folder: Path):
             )
             for photo in few
         ]  # fmt: skip
-    for detector in face_tools.DETECTORS:
+    for detector in DETECTORS:
         face_tools.find_faces(few[0], detector)  # reads the detector's file
     for name, photos in sets.items():
-        for detector in face_tools.DETECTORS:
+        for detector in DETECTORS:
             with Clock() as clock:
                 found = np.mean([bool(face_tools.find_faces(photo, detector)) for photo in photos])
             yield {"photos": name, "way": detector, "n": len(photos), "found": found, "cpu ms a photo": ms(clock.cpu, photos)}
@@ -181,7 +182,7 @@ def groups(sources: Sources, n: int, folder: Path):
     if sources.groups is None:
         return
     counts = pd.read_csv(sources.groups / "counts.csv")
-    for detector in face_tools.DETECTORS:
+    for detector in DETECTORS:
         total = dict.fromkeys(("clear", "clear found", "boxes", "extra"), 0)
         face_tools.find_faces(np.zeros((100, 100, 3), np.uint8), detector)  # reads the detector's file
         for row in counts.itertuples():
@@ -197,18 +198,17 @@ def groups(sources: Sources, n: int, folder: Path):
 
 def one_photo(sources: Sources, n: int, folder: Path):
     """From file to both predictions, in a process that has made some before, on one core; with a face and without one."""
-    one_core()
-    rng, models = np.random.default_rng(SEED), load_models()
+    predictor, rng = on_one_core(), np.random.default_rng(SEED)
     count = max(3, n // 10)
     faces = written(drawn(count, (1280, 960), 360), folder / "face")
     empty = written([scenes.backdrop(1280, 960, rng) for _ in range(count)], folder / "empty")
     for what, paths in (("1280x960, one face", faces), ("1280x960, no face", empty)):
-        ask(paths[:2], models)
+        predictor.predict(paths[:2], progress=False)
         times = []
         for path in paths:
             with Clock() as clock:
-                rows = ask([path], models)
-            times.append((clock.wall, clock.cpu, rows[0]["status"] == "ok"))
+                table = predictor.predict(path, progress=False)
+            times.append((clock.wall, clock.cpu, table["status"][0] == "ok"))
         wall, cpu, _ = np.median(times, axis=0) * 1000
         yield {"photos": what, "way": "warm, one photo, one core", "n": len(paths), "found": np.mean(times, axis=0)[2],
                "wall ms a photo": wall, "cpu ms a photo": cpu}  # fmt: skip
@@ -230,16 +230,15 @@ def fresh(sources: Sources, n: int, folder: Path):
 def whole_folder(sources: Sources, n: int, folder: Path):
     """Processes against threads on two cores; the processes start before the clock, which in a large folder hardly counts."""
     on_cores(CORES)
-    paths, models = written(drawn(n, (1280, 960), 360), folder / "folder"), load_models()
-    asked = models.alignments, "none", face_tools.DETECTOR
-    list(looking.looked(paths[:8], *asked, CORES))
+    paths, predictor = written(drawn(n, (1280, 960), 360), folder / "folder"), Predictor(workers=CORES)
+    started(CORES)  # their start, which hardly counts in a large folder, is not measured
+    predictor.predict(paths[:8], progress=False)
     with Clock() as clock:
-        rows = [row for some in looking.looked(paths, *asked, CORES) for row in some]
-        answered(rows, models)
+        predictor.predict(paths, progress=False)
     yield {"photos": "1280x960", "way": f"folder, {CORES} cores, processes", "n": n, "photos a second": n / clock.wall}
     with Clock() as clock, ThreadPoolExecutor(CORES) as pool:
-        looks = pool.map(lambda path: looking.look(path, *asked), paths)
-        answered([row for some in looks for row in some], models)
+        looks = pool.map(lambda path: look(Source(str(path), path), predictor.models.alignments), paths)
+        answered([row for some in looks for row in some], predictor.models)
     yield {"photos": "1280x960", "way": f"folder, {CORES} cores, threads", "n": n, "photos a second": n / clock.wall,
            "cpu ms a photo": ms(clock.cpu, paths)}  # fmt: skip
 
@@ -258,14 +257,13 @@ def small_photos(sources: Sources, n: int, folder: Path):
 
 def from_file(sets: dict[str, list[np.ndarray]], size: str, folder: Path):
     """From file to prediction on one core. sets: by name, the photos."""
-    one_core()
-    models = load_models()
+    predictor = on_one_core()
     for name, photos in sets.items():
         paths = written(photos, folder / name)
-        ask(paths[:8], models)
+        predictor.predict(paths[:8], progress=False)
         with Clock() as clock:
-            rows = ask(paths, models)
-        found = len({row["photo"] for row in rows if row["status"] == "ok"}) / len(paths)
+            table = predictor.predict(paths, progress=False)
+        found = table.loc[table["status"] == "ok", "photo"].nunique() / len(paths)
         yield {"photos": f"{size}, {name}", "way": "folder, one core", "n": len(paths), "found": found,
                "photos a second": len(paths) / clock.wall, "photos a second of cpu": len(paths) / clock.cpu,
                "cpu ms a photo": ms(clock.cpu, paths)}  # fmt: skip
@@ -304,15 +302,16 @@ def _mebibytes(process: psutil.Process) -> float:
 
 def original(sources: Sources, n: int, folder: Path):
     """Ours and the original's way on the same photos, in turn, on one core; the ratio is of CPU time."""
-    one_core()
+    predictor = on_one_core()
+    _keras_on_one_thread()
     n = max(2, n // 50)
-    paths, models = written(drawn(n, (1280, 960), 360), folder / "original"), load_models()
+    paths, models = written(drawn(n, (1280, 960), 360), folder / "original"), predictor.models
     detector = dlib.get_frontal_face_detector()
-    ask(paths[:2], models)
+    predictor.predict(paths[:2], progress=False)
     spent = {"ours": 0.0, "the original's": 0.0}
     for path in paths:
         with Clock() as clock:
-            ask([path], models)
+            predictor.predict(path, progress=False)
         spent["ours"] += clock.cpu
         with Clock() as clock:
             photo = face_tools.denoise(read_photo(path))
@@ -329,18 +328,21 @@ def original(sources: Sources, n: int, folder: Path):
 
 def film(sources: Sources, n: int, folder: Path):
     """640x480, three people, from file to annotated file, in a process that has answered before."""
-    frames, path, models = max(25, 3 * n), folder / "street.mp4", load_models()
+    frames, path, predictor = max(25, 3 * n), folder / "street.mp4", Predictor(detector=MOVING)
     _, pictures = scenes.street(FaceSpace.load(), np.random.default_rng(SEED), frames)
     video.write((picture for picture, _ in pictures), (640, 480), 25, path)
-    video.process(path, folder / "before.mp4", models, progress=False)
+    video.process(path, folder / "before.mp4", predictor, progress=False)
     with Clock() as clock:
-        video.process(path, folder / "out.mp4", models, progress=False)
+        video.process(path, folder / "out.mp4", predictor, progress=False)
     yield {"photos": "640x480 video", "way": "followed and drawn", "n": frames, "frames a second": frames / clock.wall,
            "cpu ms a photo": clock.cpu * 1000 / frames}  # fmt: skip
 
 
-def ask(paths: list[Path], models) -> list[dict]:
-    return answered([row for path in paths for row in looking.look(path, models.alignments)], models)
+def _keras_on_one_thread() -> None:
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 def ms(seconds: float, photos: list) -> float:

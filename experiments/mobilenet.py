@@ -8,6 +8,7 @@ import functools
 from collections.abc import Sequence
 
 from src.backend import keras, layers, ops
+from src.network import scaled_to
 
 STEM = 32  # filters of the first convolution
 # filters of the pointwise convolution and stride of the depthwise one before it
@@ -67,7 +68,13 @@ def _compiled_prelu():
 
 
 def mobilenet(
-    size: int, stem_stride: int, prelu: bool, scale: float, offset: float | Sequence[float], dtype: str = "float32"
+    size: int,
+    stem_stride: int,
+    prelu: bool,
+    scale: float,
+    offset: float | Sequence[float],
+    dtype: str = "float32",
+    inner: int | None = None,
 ) -> keras.Model:
     """The convolutions of MobileNetV1 1.0, random weights: uint8 faces (batch, size, size, 3), RGB, to 1,024 channels.
 
@@ -80,6 +87,7 @@ def mobilenet(
         offset: Added after scaling; one number or one for each of red, green and blue.
         dtype: Keras dtype policy, such as "mixed_bfloat16". Depthwise convolutions always compute in float32: in
             bfloat16, TensorFlow's CPU gradient for stride 2 took five times as long.
+        inner: Scale the faces to this side first.
 
     Returns:
         A model with output (batch, rows, columns, 1024), in the policy's compute type.
@@ -99,6 +107,8 @@ def mobilenet(
 
     face = keras.Input((size, size, 3), dtype="uint8", name="face")
     x = layers.Rescaling(scale, offset, dtype=dtype, name="scale")(face)
+    if inner and inner != size:
+        x = scaled_to(x, inner)
     x = stage(x, layers.Conv2D, "stem", stem_stride, filters=STEM, kernel_size=3)
     for number, (filters, stride) in enumerate(BLOCKS, start=1):
         x = stage(x, layers.DepthwiseConv2D, f"depthwise_{number}", stride, kernel_size=3, dtype="float32")

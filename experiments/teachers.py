@@ -86,9 +86,14 @@ def faceres(file: Path | None = None, size: int = SIZE, dtype: str = "float32") 
     return model
 
 
+def faceres_convolutions(size: int, dtype: str = "float32", inner: int | None = None) -> keras.Model:
+    """FaceRes up to its last map, with random weights. inner: see `mobilenet`."""
+    return mobilenet(size, 2, False, 1.0, [-mean for mean in MEANS], dtype, inner)
+
+
 def faceres_network(size: int = SIZE, dtype: str = "float32") -> keras.Model:
     """The network of `faceres` with random weights."""
-    first = mobilenet(size, 2, False, 1.0, [-mean for mean in MEANS], dtype)
+    first = faceres_convolutions(size, dtype)
     pooled = layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(first.output)
     x = layers.Dense(256, activation="relu", dtype=dtype, name="features")(pooled)
     gender = layers.Dense(1, activation="sigmoid", dtype="float32", name="gender")(x)

@@ -49,6 +49,7 @@ MOVING = DETECTORS[0]  # the default in moving pictures, for which dlib's networ
 # YuNet. All figures are in pixels of the resized picture that the network sees; benchmarks/detection.py measures them.
 FIRST_SIDE = 640  # the longest side at which a photo is searched first; the network sees faces from 20 pixels up
 SMALLEST_SIDE = 224  # smaller photos are enlarged to this
+SMALL_PHOTO = 288  # and photos up to this side are reduced to it, which saves a third of the time
 PANORAMA_SIDE = 320  # the shorter side of a panorama is not made smaller than this
 LARGEST_SIDE = 5120  # no search is finer than this
 TILE, TILE_OVERLAP = 960, 128  # larger pictures are searched in tiles: the network loses faces above 960 pixels
@@ -140,7 +141,7 @@ def _by_yunet(photo: Photo) -> list[Detection]:
     """Searches coarsely first, and more finely as long as small faces may be hidden."""
     height, width = photo.shape[:2]
     longest = max(height, width)
-    scale = min(max(longest, SMALLEST_SIDE), FIRST_SIDE) / longest
+    scale = (min(longest, FIRST_SIDE) if longest > SMALL_PHOTO else SMALLEST_SIDE) / longest
     scale = max(scale, min(1.0, PANORAMA_SIDE / min(height, width), LARGEST_SIDE / longest))
     finest = min(max(1.0, 2 * FIRST_SIDE / longest), 2.0, LARGEST_SIDE / longest)
     found = _search(photo, scale)

@@ -21,11 +21,11 @@ TAUGHT = 0.5  # share of a taught loss that comes from the teacher, the rest fro
 
 
 def joint_labels(table: pd.DataFrame, taught: np.ndarray | None = None) -> np.ndarray:
-    """Labels for `joint_loss`: float32 (n, 3), or (n, 234) with a teacher's answers.
+    """Labels for `joint_loss`: float32 (n, 3), or (n, 3 + m) with a teacher's answers for `taught_loss`.
 
     table: a table of faces. The columns are gender (0 female, 1 male, -1 unknown) and the age's lowest and highest year
-    (-1 unknown). taught: float32 (n, 231), a teacher's 2 + 101 probabilities and a face's descriptor, 128
-    standardised numbers.
+    (-1 unknown). taught: float32 (n, m), a teacher's 2 + 101 probabilities and perhaps features to imitate, such as a face's
+    descriptor, 128 standardised numbers.
     """
     gender = table["gender"].map({name: i for i, name in enumerate(GENDERS)}).astype(float).fillna(UNKNOWN)
     ages = [table[name].astype(float).fillna(UNKNOWN).clip(upper=YEARS - 1) for name in ("age_low", "age_high")]
@@ -65,18 +65,19 @@ def joint_loss(labels, outputs):
 
 @keras.saving.register_keras_serializable("age_and_gender")
 def taught_loss(labels, outputs):
-    """`joint_loss`, mixed with the cross-entropy to a teacher's probabilities, and the squared error of the descriptor.
+    """`joint_loss`, mixed with the cross-entropy to a teacher's probabilities, and the squared error of imitated features.
 
-    labels: (n, 234), see `joint_labels`. outputs: (n, 231). Distillation after Hinton et al., "Distilling the knowledge in a
-    neural network", 2015, at temperature 1.
+    labels: (n, 106 + features), see `joint_labels`. outputs: (n, 103 + features); there may be no features. Distillation
+    after Hinton et al., "Distilling the knowledge in a neural network", 2015, at temperature 1.
     """
-    probabilities, descriptor = labels[:, 3 : 3 + LOGITS], labels[:, 3 + LOGITS :]
+    probabilities, features = labels[:, 3 : 3 + LOGITS], labels[:, 3 + LOGITS :]
     female_male, years = _log_probabilities(outputs)
     of_gender = -ops.sum(probabilities[:, :2] * female_male, axis=1)
     of_age = -ops.sum(probabilities[:, 2:] * years, axis=1)
-    away = ops.mean(ops.square(outputs[:, LOGITS:] - descriptor), axis=1)
-    teacher = GENDER_WEIGHT * of_gender + of_age
-    return (1 - TAUGHT) * joint_loss(labels, outputs) + TAUGHT * teacher + away
+    loss = (1 - TAUGHT) * joint_loss(labels, outputs) + TAUGHT * (GENDER_WEIGHT * of_gender + of_age)
+    if outputs.shape[1] > LOGITS:
+        loss += ops.mean(ops.square(outputs[:, LOGITS:] - features), axis=1)
+    return loss
 
 
 class _MeanWhereKnown(keras.metrics.Mean):

@@ -20,6 +20,7 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 from joblib.externals.loky import ProcessPoolExecutor
+from PIL import Image
 
 from src import faces as face_tools
 from src import processes
@@ -50,7 +51,7 @@ def look(source: Source, alignments: dict[str, Alignment], fallback: str = "none
         pixels, scale, _ = read_scaled_photo(photo)
         return look_at(pixels, name, alignments, fallback, detector, scale)
     except UnreadablePhoto as error:
-        return [{"photo": name, "status": "unreadable", "message": str(error)}]
+        return [_unreadable(name, str(error))]
 
 
 def look_at(
@@ -81,6 +82,10 @@ def first_with_face(paths: Iterable[Path], detector: str = "hog") -> tuple[np.nd
         if found := face_tools.find_faces(photo, detector):
             return photo, found
     return None
+
+
+def _unreadable(name: str, why: str) -> dict:
+    return {"photo": name, "status": "unreadable", "message": why}
 
 
 def _row(name: str, status: str, number: int, box, aligned: dict) -> dict:
@@ -167,10 +172,23 @@ def _key(workers: int) -> tuple[int, int]:
 
 def _submitted(workers: int, source: Source, *asked) -> Future:
     try:
-        return started(workers).submit(look, source, *asked)
+        return _submit(workers, source, *asked)
     except BrokenProcessPool:  # since the last photo; what waited there says so too, and is looked at again
         _pools.pop(_key(workers), None)
-        return started(workers).submit(look, source, *asked)
+        return _submit(workers, source, *asked)
+
+
+def _submit(workers: int, source: Source, *asked) -> Future:
+    name, photo = source
+    if isinstance(photo, Image.Image):
+        # Pickling would decode it in this process too, but would lose its orientation, and fail if it is damaged.
+        try:
+            photo = read_photo(photo)
+        except UnreadablePhoto as error:
+            unreadable: Future = Future()
+            unreadable.set_result([_unreadable(name, str(error))])
+            return unreadable
+    return started(workers).submit(look, Source(name, photo), *asked)
 
 
 def kill() -> None:
@@ -191,7 +209,7 @@ def _start(parent: int) -> None:
 
 def _look_alone(source: Source, *asked) -> list[dict]:
     try:
-        return started(1).submit(look, source, *asked).result()
+        return _submit(1, source, *asked).result()
     except BrokenProcessPool:
         _pools.clear()
-        return [{"photo": source.name, "status": "unreadable", "message": "damaged picture (reading it ended the reader)"}]
+        return [_unreadable(source.name, "damaged picture (reading it ended the reader)")]

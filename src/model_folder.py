@@ -22,6 +22,7 @@ import numpy as np
 
 from src.calibrate import Calibration
 from src.config import GENDERS, MODELS, YEARS
+from src.detect import DEFAULT
 from src.faces import Alignment
 from src.files import folder_written_whole, write_text
 from src.onnx_graph import Network, UnsupportedModel, read_network
@@ -108,11 +109,22 @@ def save(
     trained_on: dict,
     results: list,
     calibration: dict | None = None,
+    detector: str = DEFAULT,
 ) -> Path:
-    """Writes a model folder, replacing one that stands there.
+    """Writes a model folder, replacing an existing one.
 
-    trained_on: data set, counts and settings. results: measured figures, each with its interval and n. calibration: the
-    fields of `Calibration`.
+    Args:
+        folder: The folder to write.
+        model: From uint8 faces (batch, size, size, 3), RGB, 0-255, to probabilities (batch, classes).
+        labels: The label encoder.
+        alignment: How the faces were aligned.
+        trained_on: Data set, counts and settings.
+        results: Measured figures, each with its interval and n.
+        calibration: The fields of `Calibration`.
+        detector: What found the training faces; see `detect.detect`.
+
+    Returns:
+        The folder.
     """
     from src.backend import keras
 
@@ -125,6 +137,7 @@ def save(
         card = {
             "task": labels.task,
             "classes": labels.classes,
+            "detector": detector,
             "alignment": {**asdict(alignment), "eyes": alignment.eyes.tolist(), "colour_order": "RGB"},
             "trained_on": trained_on,
             "results": results,

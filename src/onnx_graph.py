@@ -314,7 +314,12 @@ class Only(NamedTuple):
 
 
 def _rescaling(network: Network, layer: SimpleNamespace, weights: list, x: Tensor) -> Tensor:
-    scale, offset = (network.constant(np.float32(number)) for number in (float(layer.scale), float(layer.offset)))
+    # One number, or one for each channel.
+    numbers = [np.asarray(given, np.float32) for given in (layer.scale, layer.offset)]
+    if any(given.shape not in ((), x.shape[:1]) for given in numbers):
+        raise UnsupportedModel(f"a tensor of shape {x.shape} is scaled by {layer.scale} with the offset {layer.offset}")
+    per_channel = (-1,) + (1,) * (len(x.shape) - 1)
+    scale, offset = (network.constant(given.reshape(per_channel) if given.ndim else given) for given in numbers)
     return Tensor(network.node("Add", network.node("Mul", x.name, scale), offset), x.shape)
 
 
@@ -341,6 +346,18 @@ def _convolution(network: Network, layer: SimpleNamespace, weights: list, x: Ten
     shape, window = _window(layer, x, layer.kernel_size, layer.strides)
     inputs = [network.constant(values) for values in (kernel.transpose(3, 2, 0, 1), *bias)]
     return _activated(network, layer, Tensor(network.node("Conv", x.name, *inputs, **window), (layer.filters, *shape)))
+
+
+def _depthwise(network: Network, layer: SimpleNamespace, weights: list, x: Tensor) -> Tensor:
+    kernel, *bias = weights
+    channels = x.shape[0]
+    if kernel.shape != (*layer.kernel_size, channels, 1) or len(bias) != layer.use_bias:
+        raise UnsupportedModel(f"a depthwise convolution's kernel has the shape {kernel.shape}")
+    shape, window = _window(layer, x, layer.kernel_size, layer.strides)
+    inputs = [network.constant(values) for values in (kernel.transpose(2, 3, 0, 1), *bias)]
+    return _activated(
+        network, layer, Tensor(network.node("Conv", x.name, *inputs, group=channels, **window), (channels, *shape))
+    )
 
 
 def _max_pooling(network: Network, layer: SimpleNamespace, weights: list, x: Tensor) -> Tensor:
@@ -401,7 +418,10 @@ def _activation(network: Network, layer: SimpleNamespace, weights: list, x: Tens
 
 
 def _relu(network: Network, layer: SimpleNamespace, weights: list, x: Tensor) -> Tensor:
-    return x._replace(name=network.node("Relu", x.name))
+    if layer.max_value is None:
+        return x._replace(name=network.node("Relu", x.name))
+    lowest, highest = (network.constant(np.float32(number)) for number in (0, layer.max_value))
+    return x._replace(name=network.node("Clip", x.name, lowest, highest))
 
 
 def _global_average(network: Network, layer: SimpleNamespace, weights: list, x: Tensor) -> Tensor:
@@ -455,6 +475,14 @@ _LAYERS: dict[str, tuple[Callable, dict]] = {
             "groups": Only(1), "activation": "linear", "use_bias": True,
         },
     ),
+    "DepthwiseConv2D": (
+        _depthwise,
+        _PICTURE
+        | {
+            "kernel_size": None, "strides": (1, 1), "padding": "valid", "dilation_rate": Only([1, 1]),
+            "depth_multiplier": Only(1), "activation": "linear", "use_bias": True,
+        },
+    ),
     "MaxPooling2D": (_max_pooling, _POOLING),
     "AveragePooling2D": (_average_pooling, _POOLING),
     "GlobalAveragePooling2D": (_global_average, _PICTURE | {"keepdims": Only(False)}),
@@ -463,7 +491,7 @@ _LAYERS: dict[str, tuple[Callable, dict]] = {
         {"axis": -1, "epsilon": 1e-3, "center": True, "scale": True, "renorm": Only(False)},
     ),
     "Dense": (_dense, {"units": None, "activation": "linear", "use_bias": True}),
-    "ReLU": (_relu, {"max_value": Only(None), "negative_slope": Only(0.0), "threshold": Only(0.0)}),
+    "ReLU": (_relu, {"max_value": None, "negative_slope": Only(0.0), "threshold": Only(0.0)}),
     "Activation": (_activation, {"activation": "linear"}),
     "Flatten": (_flatten, _PICTURE),
     "Dropout": (_unchanged, {}),

@@ -84,7 +84,7 @@ def _read(photo: PhotoFile, most: int, enough: int) -> ScaledPhoto:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd EXIF or palette data: Pillow reads on, and so do we
             if isinstance(photo, Image.Image):
-                return _decoded(photo, most, enough)
+                return _decoded(photo, most, enough, draft=False)  # which would change the caller's image
             with Image.open(_checked(photo), formats=FORMATS) as image:
                 return _decoded(image, most, enough)
     except UnreadablePhoto:
@@ -115,12 +115,12 @@ def _checked(photo: str | Path | bytes) -> str | Path | io.BytesIO:
     return photo
 
 
-def _decoded(image: Image.Image, most: int, enough: int) -> ScaledPhoto:
+def _decoded(image: Image.Image, most: int, enough: int, draft: bool = True) -> ScaledPhoto:
     width, height = image.size
     if width * height > most:
         raise UnreadablePhoto(f"at most {most:,} pixels are read, got {width:,} x {height:,}")
     factor = next((one for one in FACTORS if width * height <= enough * one**2), FACTORS[-1])
-    if factor > 1:  # only has an effect on JPEG
+    if factor > 1 and draft:  # only has an effect on JPEG
         image.draft(None, (max(1, width // factor), max(1, height // factor)))
     decoded = round(max(width, height) / max(image.size))  # the factor by which the decoder reduces
     image.load()

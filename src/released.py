@@ -38,7 +38,7 @@ from src.prepare import prepare
 from src.tables import exact_years, for_task, keys, split
 from src.train import Settings, fast_dtype, fit, predict
 
-DATASETS = ("utkface", "fairface", "allagefaces")
+DATASETS = ("utkface", "fairface")
 ALIGNMENT = Alignment(size=128, eye_distance=0.36, eye_height=0.35)
 AUGMENTED = Settings(
     batch_size=64, rotation=12, zoom=0.15, shift=0.05, brightness=0.3, grey=0.1, coarse=0.2, erased=0.25, patience=99
@@ -65,21 +65,24 @@ class Data(NamedTuple):
     folder: Path
 
 
-def load_data(folder: Path, runs: Path = CACHE) -> Data:
-    """The three data sets, aligned, with their split.
+def load_data(folder: Path, runs: Path = CACHE, names: tuple[str, ...] = DATASETS) -> Data:
+    """Data sets, aligned, with their split.
 
-    The parts of UTKFace and FairFace do not depend on All-Age-Faces, which came later: its copies of their pictures follow
-    them.
+    Args:
+        folder: The folder of the data sets.
+        runs: Where aligned faces are kept.
+        names: The data sets. The split of those in `DATASETS` does not depend on others, which came later: copies of their
+            pictures in other sets follow them.
     """
-    table = pd.concat([datasets.load(name, folder).table for name in DATASETS], ignore_index=True)
+    table = pd.concat([datasets.load(name, folder).table for name in names], ignore_index=True)
     prepared = prepare(table, folder, ALIGNMENT, runs)
     group = _kept(prepared.folder / "near_duplicates.npy", lambda: near_duplicates(prepared.faces))
     there = prepared.reason == ""
-    late = (table["dataset"] == DATASETS[-1]).to_numpy()
+    late = ~table["dataset"].isin(DATASETS).to_numpy()
     first = as_subjects(table[~late], group[~late])
     of_group = pd.Series(keys(first)).groupby(group[~late]).first()
     last = table[late].assign(subject=pd.Series(group[late], table.index[late]).map(of_group).astype("string"))
-    table = pd.concat([first, as_subjects(last, group[late])])
+    table = pd.concat([first, as_subjects(last, group[late])]) if late.any() else first
     part = np.where(there, split(table), "none")
     return Data(table, prepared.faces, prepared.how, part, prepared.folder)
 
@@ -224,10 +227,12 @@ def labelled(table: pd.DataFrame, gender: np.ndarray, age: np.ndarray):
         yield task, probability[some.index], some["label"].to_numpy()
 
 
-def judged(data: Data, folder: Path, models: dict, calibration: dict) -> dict[str, pd.DataFrame]:
+def judged(
+    data: Data, folder: Path, models: dict, calibration: dict, names: tuple[str, ...] = DATASETS
+) -> dict[str, pd.DataFrame]:
     """What the models answer on the test part: the rows of `assess`, and the curves of confidence, by data set."""
     tables = {"results": [], "reliability": [], "coverage": []}
-    for name in ("utkface", "fairface"):
+    for name in names:
         rows = np.flatnonzero((data.part == "test") & (data.table["dataset"] == name).to_numpy(bool))
         table = data.table.iloc[rows].reset_index(drop=True)
         answers = [predict(models[task], data.faces, rows).astype(float) for task in ("gender", "age")]

@@ -105,6 +105,7 @@ class Tracks:
                 behind = any(overlap(person.box, face.box) > CROSSING for _, face in matched)
                 if behind or person.missed >= PATIENCE:
                     self._lose(person)
+        matched = [(self._reunited(person, frame, face), face) for person, face in matched]
         taken = [id(face) for _, face in matched]
         matched += [(self._recognised(frame, face), face) for face in found if id(face) not in taken]
         for person, face in matched:
@@ -142,6 +143,21 @@ class Tracks:
             return nearest
         self.people.append(Person(len(self.people) + 1, [looks]))
         return self.people[-1]
+
+    def _reunited(self, person: Person, frame: np.ndarray, face: Face) -> Person:
+        """Somebody new may turn out to be somebody seen before, once more of the face shows than at first."""
+        away = [other for other in self.people if not other.tracker and not other.boxes.keys() & person.boxes.keys()]
+        if not away or person.detections >= REMEMBER:
+            return person
+        looks = descriptor(frame, face)
+        nearest = min(away, key=lambda other: other.unlike(looks))
+        if nearest.unlike(looks) >= SAME_PERSON:
+            return person
+        nearest.boxes.update(person.boxes)
+        nearest.descriptors += person.descriptors
+        nearest.detections += person.detections
+        self.people.remove(person)
+        return nearest
 
     def _lose(self, person: Person) -> None:
         """Out of sight; where the tracker went after the last detection does not count."""

@@ -19,6 +19,7 @@ from skimage.data import astronaut
 
 from src import video
 from src.config import ROOT
+from src.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +187,19 @@ def test_twenty_uploads_at_once_are_all_answered(page, files):
     assert [(name, answer) for name, answer in zip(names, answers) if said[name] not in answer] == []
     assert "1 face was found" in ask("face.jpg")
     assert kept(page[1]) == before
+
+
+def test_the_page_shows_the_predictions_of_the_predictor(standins, files, tmp_path):
+    from src import demo
+
+    predictor = Predictor(standins.gender, standins.age)
+    (row,) = predictor.predict(files / "face.jpg", progress=False).to_dict("records")
+    shutil.copy(files / "face.jpg", tmp_path)
+    said = demo.answer_photo(str(tmp_path / "face.jpg"), predictor)
+    assert "1 face was found" in said and not (tmp_path / "face.jpg").exists()
+    expected = [f"{row['gender']} ({max(row['p_male'], 1 - row['p_male']):.0%})", f"{row['age_years']:.0f}",
+                f"{row['age_group']} ({row['age_group_probability']:.0%})"]  # fmt: skip
+    assert all(f"<td>{words}</td>" in said for words in expected)
 
 
 def test_uploads_that_are_too_large_or_too_long_are_refused(page, files, tmp_path, monkeypatch):

@@ -108,7 +108,7 @@ def test_four_devices_go_on_where_they_stopped(four, states):
 
 
 def test_two_hosts_train_one_network(tmp_path):
-    """Two processes as two hosts, as README says: each with half of the faces, both with the same network in the end."""
+    """Two processes as two hosts, as in docs/training.md: each has half of the faces, both end with the same network."""
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
         hosts = ",".join(f"127.0.0.1:{place.getsockname()[1]}" for place in (one, other))
     first, second = [told(host) for host in [start(tmp_path / f"{i}", 1, hosts, i) for i in (0, 1)]]

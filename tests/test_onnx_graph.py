@@ -107,6 +107,9 @@ def test_the_residual_network(size, inner, mirrored, tmp_path):
         ],
         [layers.Conv2D(4, 7, (4, 3), "same"), layers.BatchNormalization(scale=False), layers.GlobalAveragePooling2D()],
         [layers.AveragePooling2D(7, 4, "same"), layers.Activation("sigmoid"), layers.Flatten(), layers.BatchNormalization()],
+        [layers.Rescaling([1.0, 2.0, 0.5], [0.1, -0.3, 0.0]), layers.ReLU(max_value=0.5), layers.GlobalAveragePooling2D()],
+        [layers.Rescaling(0.5, [0.1, -0.3, 0.0]), layers.DepthwiseConv2D((5, 3), 2, "same"), layers.GlobalAveragePooling2D()],
+        [layers.DepthwiseConv2D(7, 4, use_bias=False, activation="relu"), layers.Flatten()],
     ],
 )
 def test_a_level_one_of_the_users_own(steps, tmp_path):
@@ -162,14 +165,15 @@ def called_in_training():
 UNSUPPORTED = {
     "another activation": lambda: own_level_one(layers.Conv2D(4, 7, 7, activation="gelu"), layers.Flatten()),
     "another layer": lambda: own_level_one(layers.SeparableConv2D(4, 7, 7), layers.Flatten()),
-    "a limited ReLU": lambda: own_level_one(layers.ReLU(max_value=6.0), layers.GlobalAveragePooling2D()),
+    "a ReLU with a threshold": lambda: own_level_one(layers.ReLU(threshold=0.2), layers.GlobalAveragePooling2D()),
+    "a depth multiplier": lambda: own_level_one(layers.DepthwiseConv2D(7, 7, depth_multiplier=2), layers.Flatten()),
     "a leaky ReLU": lambda: own_level_one(layers.ReLU(negative_slope=0.1), layers.GlobalAveragePooling2D()),
     "a dilated convolution": lambda: own_level_one(layers.Conv2D(4, 7, dilation_rate=2), layers.GlobalAveragePooling2D()),
     "groups of channels": lambda: own_level_one(layers.Conv2D(6, 7, 7, groups=3), layers.GlobalAveragePooling2D()),
     "the user's own layer": lambda: own_level_one(ReLU(), layers.GlobalAveragePooling2D()),
     "another axis": lambda: own_level_one(layers.BatchNormalization(axis=1), layers.GlobalAveragePooling2D()),
     "another precision": lambda: own_level_one(layers.Conv2D(4, 7, 7, dtype="mixed_bfloat16"), layers.Flatten()),
-    "a scale per channel": lambda: own_level_one(layers.Rescaling([1.0, 2.0, 3.0]), layers.GlobalAveragePooling2D()),
+    "a scale per column": lambda: own_level_one(layers.Rescaling([[1.0]] * SIZE), layers.GlobalAveragePooling2D()),
     "kept dimensions": lambda: own_level_one(layers.GlobalAveragePooling2D(keepdims=True), layers.Flatten()),
 }
 

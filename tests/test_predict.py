@@ -19,7 +19,8 @@ from src.calibrate import interval
 from src.config import AGE_GROUPS
 from src.faces import Alignment
 from src.model_folder import Labels, ModelFolderError
-from src.predict import TOGETHER, main, predict
+from src.predict import main
+from src.predictor import TOGETHER, predict
 
 COLUMNS = [
     "photo", "status", "face", "left", "top", "right", "bottom", "detection_score", "gender", "p_male",
@@ -118,7 +119,7 @@ def test_a_row_for_whatever_comes(models, tmp_path):
     ]  # fmt: skip
     said = table["message"].tolist()
     assert said[0] == "no such file" and said[2] == "not a picture in a format that can be read"
-    assert said[3] == "no face was found" and said[4] == "the file is empty" and said[5].startswith("damaged picture")
+    assert said[3] == "no face found" and said[4] == "the file is empty" and said[5].startswith("damaged picture")
     without = table.drop(index=1).drop(columns=["photo", "status", "message"])
     assert without.isna().all(axis=None), "what was not seen must not be answered"
     row = table.iloc[1]
@@ -128,13 +129,13 @@ def test_a_row_for_whatever_comes(models, tmp_path):
     assert row["age_group"] in GROUPS.names and 1 / 8 <= row["age_group_probability"] <= 1 and 1 <= row["age_years"] <= 68
 
 
-def test_the_whole_photo_is_judged_only_when_asked_for(models, tmp_path):
+def test_the_whole_photo_is_used_only_on_request(models, tmp_path):
     wall, portrait = save(tmp_path / "wall.png", flat(shape=(90, 120))), save(tmp_path / "portrait.png", astronaut())
     photos = [wall, tmp_path / "missing.jpg", portrait]
     table = table_of(photos, models, fallback="whole-photo")
     assert table["status"].tolist() == ["whole_photo", "unreadable", "ok"]
     assert table.loc[0, PLACE].tolist() == [0, 0, 120, 90] and pd.isna(table.loc[0, "detection_score"])
-    assert table.loc[0, ANSWERS].notna().all() and "whole photo was judged" in table.loc[0, "message"]
+    assert table.loc[0, ANSWERS].notna().all() and "the whole photo was used instead" in table.loc[0, "message"]
     assert table.loc[1, ANSWERS].isna().all()
 
 
@@ -163,7 +164,7 @@ def test_photos_keep_the_order_given_and_folders_are_sorted(models, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, -2])
 def test_the_number_of_workers_is_checked(models, workers):
-    with pytest.raises(ValueError, match=f"workers must be -1, for one a core, or at least 1, got {workers}"):
+    with pytest.raises(ValueError, match=f"workers must be -1, for one per core, or at least 1, got {workers}"):
         table_of([], models, workers=workers)
 
 
@@ -317,8 +318,8 @@ def test_an_unsure_answer_says_so(head, tmp_path, gender, age, said):
               "age_model": released(tmp_path / "models" / "age", first, IN_YEARS, age)}  # fmt: skip
     photos = [save(tmp_path / "head.png", head), save(tmp_path / "wall.png", flat()), tmp_path / "missing.png"]
     table = table_of(photos, unsure, fallback="whole-photo")
-    judged = "no face was found; the whole photo was judged; "
-    assert table["message"].tolist() == [said, judged + said, "no such file"]
+    used = "no face found; the whole photo was used instead; "
+    assert table["message"].tolist() == [said, used + said, "no such file"]
     assert table.loc[:1, ANSWERS].notna().all(axis=None)
     marks = table[["gender_unsure", "age_unsure"]]
     assert (marks.dtypes == "boolean").all() and marks.loc[2].isna().all()
@@ -490,7 +491,7 @@ def test_mistakes_are_told_in_one_line(models, tmp_path, capfd, change, said):
     photo = save(tmp_path / "wall.png", flat(shape=(20, 20)))
     places = {"AGE": models["age_model"], "GENDER": models["gender_model"], "PHOTOS": tmp_path, "WALL": photo}
     code, out, err = told(capfd, [photo, *command(models), *[places.get(word, word) for word in change]])
-    err = [line for line in err.splitlines() if "looking:" not in line and line.strip()]  # the progress bar's lines
+    err = [line for line in err.splitlines() if "predicting:" not in line and line.strip()]  # the progress bar's lines
     assert code == 2 and out == ""
     assert len(err) == 1 and err[0].startswith("error: ") and str(places.get(said, said)) in err[0]
 

@@ -86,7 +86,7 @@ def test_a_worker_of_a_parent_that_is_gone_already_ends():
 def work(folder, cache):
     """Predictions and aligned faces, made in a process that may start no others."""
     from src.faces import Alignment
-    from src.predict import predict
+    from src.predictor import predict
     from src.prepare import prepare
     from src.tables import COLUMNS, checked
 
@@ -110,8 +110,9 @@ def test_many_photos_inside_a_worker_of_a_pool(tmp_path):
 def test_a_fork_does_not_wait_for_its_parents_workers(tmp_path):
     """Such as a web server's worker, forked after the parent has looked at photos."""
     code = (
-        "import os, sys; from pathlib import Path; from src import looking; paths = [Path('nowhere.jpg')] * 9\n"
-        "look = lambda: [row['message'] for rows in looking.looked(paths, {}, 'none', 'hog', 2) for row in rows]\n"
+        "import os, sys; from pathlib import Path; from src import looking\n"
+        "photos = [looking.Source('nowhere.jpg', Path('nowhere.jpg'))] * 9\n"
+        "look = lambda: [row['message'] for rows in looking.looked(photos, {}, 'none', 'hog', 2) for row in rows]\n"
         "first = look(); child = os.fork()\n"
         "if child: sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
         "os._exit(look() != first)"

@@ -18,7 +18,7 @@ from src.datasets.fairface import AGES
 from src.datasets.portraits import new_person
 from src.face_space import FaceSpace
 from src.model_folder import load
-from src.predict import predict
+from src.predictor import predict
 
 FACES = 60  # of each data set
 RACES = ("White", "Black", "East Asian", "Indian", "Latino_Hispanic")

@@ -18,20 +18,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src import camera, predict, video
-from src.answers import load_models
+from src import camera, predictor, video
 from src.config import ROOT
 from src.datasets import scenes
+from src.detect import MOVING, overlap
 from src.face_space import FaceSpace
-from src.faces import Face, overlap
+from src.faces import Face, eye_centres
 from src.predict import main
+from src.predictor import Predictor
 
 FRAMES, RATE = 110, 25
 
 
 @pytest.fixture(scope="module")
-def models(standins):
-    return load_models(standins.gender, standins.age)
+def loaded(standins):
+    return Predictor(standins.gender, standins.age, detector=MOVING)
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +64,10 @@ def made(street, standins, tmp_path_factory):
 
 
 @pytest.mark.parametrize("apart", [3, 5])
-def test_people_are_followed_at_few_frames_a_second(street, models, tmp_path, apart):
+def test_people_are_followed_at_few_frames_a_second(street, loaded, tmp_path, apart):
     """The film with most of its frames left out, as of a slow camera: nobody is missed, and nobody counted twice."""
     write(tmp_path / "slow.mp4", street[1][::apart], RATE / apart)
-    frames, people = video.watch(tmp_path / "slow.mp4", models, progress=False)
+    frames, people = video.watch(tmp_path / "slow.mp4", loaded, progress=False)
     assert len(people) == 3
     visible = sum(box is not None for boxes in street[2][::apart] for box in boxes)
     assert len(frames) > 0.7 * visible
@@ -111,13 +112,17 @@ def test_the_copy_is_what_browsers_play_and_shows_the_boxes(street, made):
     assert min(changed[10:]) > 2, "boxes and labels are drawn"
 
 
-def test_probabilities_are_averaged(models):
+def face_at(landmarks):
+    return Face((50, 50, 250, 250), 1.0, landmarks, eye_centres(landmarks))
+
+
+def test_probabilities_are_averaged(loaded):
     class Someone:
         pass
 
     person, frame = Someone(), np.random.default_rng(1).integers(0, 256, (300, 300, 3), np.uint8)
-    faces = [Face((50, 50, 250, 250), 1.0, np.random.default_rng(seed).uniform(50, 250, (68, 2))) for seed in (1, 2)]
-    both, alone = video.Looks(models), [video.Looks(models), video.Looks(models)]
+    faces = [face_at(np.random.default_rng(seed).uniform(50, 250, (68, 2))) for seed in (1, 2)]
+    both, alone = video.Looks(loaded.models), [video.Looks(loaded.models), video.Looks(loaded.models)]
     for one, face in zip(alone, faces):
         one.add(frame, [(person, face)])
         both.add(frame, [(person, face)])
@@ -133,7 +138,7 @@ def clip_of_nobody(file, seen, street):
 
 
 @pytest.mark.parametrize("seen", [0, 2])
-def test_a_video_in_which_nobody_is_followed(tmp_path, street, made, models, standins, capsys, seen):
+def test_a_video_in_which_nobody_is_followed(tmp_path, street, made, standins, capsys, seen):
     film = tmp_path / "empty.mp4"
     clip_of_nobody(film, seen, street)
     folders = ["--gender-model", str(standins.gender), "--age-model", str(standins.age)]
@@ -148,21 +153,21 @@ def test_a_video_in_which_nobody_is_followed(tmp_path, street, made, models, sta
     assert max(np.abs(one.astype(int) - other).mean() for one, other in zip(pictures, copies)) < 2
 
 
-def test_tables_of_nobody_have_the_types_of_tables_of_people(tmp_path, street, models):
+def test_tables_of_nobody_have_the_types_of_tables_of_people(tmp_path, street, loaded):
     clip_of_nobody(tmp_path / "grey.mp4", 0, street)
     write(tmp_path / "people.mp4", street[1][:15])
-    empty, full = (video.watch(tmp_path / f"{name}.mp4", models, progress=False) for name in ("grey", "people"))
+    empty, full = (video.watch(tmp_path / f"{name}.mp4", loaded, progress=False) for name in ("grey", "people"))
     for nobody, people in zip(empty, full):
         assert nobody.empty and len(people)
         pd.testing.assert_series_equal(nobody.dtypes, people.dtypes)
 
 
-def test_the_page_says_that_nobody_was_followed(tmp_path, street, models, monkeypatch):
+def test_the_page_says_that_nobody_was_followed(tmp_path, street, loaded, monkeypatch):
     from src import demo
 
     clip_of_nobody(tmp_path / "grey.mp4", 0, street)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    copy, said = demo.answer_video(str(tmp_path / "grey.mp4"), models)
+    copy, said = demo.answer_video(str(tmp_path / "grey.mp4"), loaded)
     with video.opened(copy) as (_, frames):
         assert sum(1 for _ in frames) == 38
     assert "nobody was followed" in said.lower() and "<table" not in said
@@ -174,18 +179,18 @@ def test_the_page_says_that_nobody_was_followed(tmp_path, street, models, monkey
      b"ffconcat version 1.0\nfile /etc/passwd\n", np.random.default_rng(1).bytes(5000)],
     ids=["empty", "text", "playlist", "concat", "random"],
 )  # fmt: skip
-def test_files_that_are_no_video(tmp_path, models, content):
+def test_files_that_are_no_video(tmp_path, loaded, content):
     (tmp_path / "a.mp4").write_bytes(content)
     with pytest.raises(video.UnreadableVideo, match="damaged, or no video in a format that can be read|no picture in it"):
-        video.process(tmp_path / "a.mp4", tmp_path / "out" / "a.mp4", models, progress=False)
+        video.process(tmp_path / "a.mp4", tmp_path / "out" / "a.mp4", loaded, progress=False)
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_video_that_ends_early_is_read_as_far_as_it_goes(tmp_path, street, models):
+def test_a_video_that_ends_early_is_read_as_far_as_it_goes(tmp_path, street, loaded):
     file = tmp_path / "cut.mkv"
     write(file, street[1][:30])
     file.write_bytes(file.read_bytes()[: int(file.stat().st_size * 0.8)])
-    watched = video.watch(file, models, progress=False)
+    watched = video.watch(file, loaded, progress=False)
     assert 5 < watched.frames["frame"].max() < 30
 
 
@@ -221,19 +226,19 @@ def test_videos_of_one_name_have_copies_of_their_own_and_no_video_is_replaced(tm
     for path in paths:
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    copies = predict.targets(paths, tmp_path / "out")
+    copies = predictor.targets(paths, tmp_path / "out")
     assert [copy.name for copy in copies.values()] == ["film.mp4", "film-2.mp4", "clip.mp4", "clip-2.mp4"]
     for some, folder in ((paths[2:], "c"), (paths[:1], "a")):
         with pytest.raises(ValueError, match="must not replace"):
-            predict.targets(some, tmp_path / folder)
+            predictor.targets(some, tmp_path / folder)
     for name in ("clip.mp4", "clip-people.csv"):  # not named in the command
         (tmp_path / "d").mkdir(exist_ok=True)
         (tmp_path / "d" / name).touch()
         with pytest.raises(ValueError, match=f"must not replace .*{name}"):
-            predict.targets(paths[2:3], tmp_path / "d")
+            predictor.targets(paths[2:3], tmp_path / "d")
         (tmp_path / "d" / name).unlink()
     for _ in range(2):  # its own of before are
-        target = predict.targets(paths[2:3], tmp_path / "d")[paths[2]]
+        target = predictor.targets(paths[2:3], tmp_path / "d")[paths[2]]
         for name in ("clip.mp4", "clip-people.csv"):
             target.with_name(name).touch()
 
@@ -256,9 +261,9 @@ def test_mistakes_are_told_in_one_sentence(tmp_path, standins, street, capfd):
         assert len(errors) == 1 and said in errors[0]
 
 
-def test_the_cameras_view_settles(street, models):
+def test_the_cameras_view_settles(street, loaded):
     """A camera's frames, here those of the film, as they come."""
-    views = list(camera.annotated(iter(street[1][:20]), models))
+    views = list(camera.annotated(iter(street[1][:20]), loaded))
     assert all(view.shape == (480, 640, 3) for view in views)
     drawn = [np.abs(view.astype(int) - frame).max(axis=2) > 40 for view, frame in zip(views, street[1])]
     assert drawn[0].sum() == 0 and drawn[-1].sum() > 1000
@@ -345,7 +350,7 @@ def test_what_no_camera_can_be_is_refused(source):
 
 
 def test_no_window_where_there_is_no_screen(standins):
-    code = "import sys; from src import camera; camera.show(iter(()), sys.argv[1], sys.argv[2])"
+    code = "import sys; from src import camera, predictor; camera.show(iter(()), predictor.Predictor(*sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", code, standins.gender, standins.age], cwd=ROOT, capture_output=True, text=True,
         env={name: value for name, value in os.environ.items() if name != "DISPLAY"},

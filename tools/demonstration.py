@@ -24,7 +24,7 @@ from src.datasets import sample
 from src.files import written_whole
 from src.model_folder import ModelFolderError
 from src.photos import read_photo
-from src.predict import predict
+from src.predictor import predict
 from src.video import write as write_video
 from tools import cards, people
 
