@@ -192,7 +192,7 @@ def sizes(sources: Sources) -> Iterator[dict]:
 
 
 def cost(sources: Sources) -> Iterator[dict]:
-    """The median over several photos. A crowd is searched twice."""
+    """The median over several photos."""
     count = max(1, sources.n // 60)
     rng = np.random.default_rng(SEED)
     photos = {
@@ -210,7 +210,7 @@ def cost(sources: Sources) -> Iterator[dict]:
             yield {
                 "photos": name,
                 "way": detector,
-                "n": len(some),
+                "n": len(times),
                 "size": f"{width}x{height}",
                 "cpu ms": float(np.median(times)),
             }

@@ -152,6 +152,7 @@ def test_everybody_in_a_composed_photo_is_found(space, name):
         ((6000, 1000), [80] * 15),  # a panorama
         ((600, 3600), [60] * 6),
         ((320, 240), [30] * 6),  # a thumbnail of a group
+        ((280, 210), [28] * 6),  # is reduced at first
     ],
     ids=str,
 )
@@ -179,7 +180,7 @@ def test_tilted_faces_are_found(single_people, degrees):
 
 
 @needs_yunet
-@pytest.mark.parametrize("side", [48, 64, 100, 160, 224, 350, 2000])
+@pytest.mark.parametrize("side", [48, 64, 100, 160, 224, 256, 288, 350, 2000])
 def test_the_same_face_at_every_size_of_the_picture(side):
     """A crop of the face with little around it, as data sets have them."""
     crop = cv2.resize(PORTRAIT[30:220, 130:320], (side, side), interpolation=cv2.INTER_AREA)
