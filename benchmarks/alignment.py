@@ -6,7 +6,7 @@ DATA holds UTKFace/ and FairFace/, of which the test part is not used.
 
 | part | what it measures |
 |---|---|
-| boxes | the place of the eyes in each detector's boxes: `faces.HOG_EYES`, `CNN_EYES`, `YUNET_EYES` |
+| boxes | the place of the eyes in each detector's boxes: `faces.HOG_EYES`, `CNN_EYES`, `YUNET_EYE_DISTANCE` |
 | mapping | from YuNet's box to HOG's (`faces.TO_HOG_BOX`), and how far apart the landmarks of the two boxes lie |
 | turned | the released models on faces with eyes close together, aligned by the landmarks or by the box (`faces.TURNED`) |
 | templates | the two-level CNN, trained on UTKFace for a few epochs on each template; the faces stay below --runs |
@@ -157,10 +157,10 @@ def turned(name: str, table: pd.DataFrame, folder: Path, models: Models) -> pd.D
 
 
 def _turned_eyes(found: Detection, landmarks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The eyes by box and tilt, as `faces` gives them for a face that may be turned."""
-    eyes = faces.eye_centres(landmarks)
-    one, other = eyes @ (1, 1j)
-    return faces._eyes_in_box(found.box, faces.YUNET_EYES, (other - one) / abs(other - one) if one != other else 1)
+    """The eyes by middle, tilt and the box's size, as `faces` gives them for a face that may be turned."""
+    one, other = faces.eye_centres(landmarks) @ (1, 1j)
+    tilt = (other - one) / abs(other - one) if one != other else 1
+    return faces._eyes_about((one + other) / 2, faces.YUNET_EYE_DISTANCE * found.side, tilt)
 
 
 def _judged(chosen: list[tuple]) -> dict:

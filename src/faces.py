@@ -25,8 +25,11 @@ TO_HOG_BOX = {"yunet": (1.0, 0.02)}
 
 # The distance of the eyes, and their height below the upper edge, in a detector's box, as shares of the box's width:
 # measured on UTKFace by benchmarks/alignment.py.
-HOG_EYES, CNN_EYES, YUNET_EYES = (0.43, 0.25), (0.45, 0.34), (0.457, 0.353)
-TURNED = 0.34  # of the mean of YuNet's width and height: eyes closer together than this belong to a turned head
+HOG_EYES, CNN_EYES = (0.43, 0.25), (0.45, 0.34)
+
+# The distance of the eyes as a share of the mean of YuNet's width and height: of a face from the front, and below which the
+# head is turned.
+YUNET_EYE_DISTANCE, TURNED = 0.425, 0.38
 
 
 @dataclass(frozen=True)
@@ -105,15 +108,19 @@ def find_faces(photo: np.ndarray, detector: str = DEFAULT) -> list[Face]:
 def _alignment_eyes(found: Detection, landmarks: np.ndarray) -> np.ndarray:
     """The landmarks' eye centres or, of a face that may be turned, the places where eyes lie in its box.
 
-    The landmarks of a turned face show its eyes too close together, so that aligning by them would enlarge it. They give
-    only its tilt then. benchmarks/alignment.py compares the two.
+    The landmarks of a turned face show its eyes too close together, so that aligning by them would enlarge it. In YuNet's
+    box they give the middle between the eyes and the tilt, and the box's size gives their distance. In a box of dlib's
+    network, which finds covered faces too, they give only the tilt. benchmarks/alignment.py compares these.
     """
     eyes = eye_centres(landmarks)
     (one, other) = eyes @ (1, 1j)
-    if found.detector == "hog" or (found.detector == "yunet" and abs(other - one) >= TURNED * found.side):
-        return eyes
-    tilt = (other - one) / abs(other - one) if one != other else 1
-    return _eyes_in_box(found.box, YUNET_EYES if found.detector == "yunet" else CNN_EYES, tilt)
+    apart = abs(other - one)
+    tilt = (other - one) / apart if apart else 1
+    if found.detector == "cnn":
+        return _eyes_in_box(found.box, CNN_EYES, tilt)
+    if found.detector == "yunet" and apart < TURNED * found.side:
+        return _eyes_about((one + other) / 2, YUNET_EYE_DISTANCE * found.side, tilt)
+    return eyes
 
 
 def find_landmarks(photo: np.ndarray, box: Box) -> np.ndarray:
@@ -200,7 +207,12 @@ def _eyes_in_box(box: tuple, shares: tuple[float, float], turn: complex = 1) -> 
     (left, top, right, bottom), (distance, height) = box, shares
     width = right - left
     middle = complex(left + right, top + bottom) / 2 + turn * 1j * (width * height - (bottom - top) / 2)
-    both = middle + turn * width * distance / 2 * np.array([-1, 1])
+    return _eyes_about(middle, width * distance, turn)
+
+
+def _eyes_about(middle: complex, distance: float, turn: complex) -> np.ndarray:
+    """Eyes at a distance from each other, (2, 2), about a point."""
+    both = middle + turn * distance / 2 * np.array([-1, 1])
     return np.column_stack([both.real, both.imag])
 
 

@@ -42,7 +42,7 @@ from src.landmark_file import install
 from src.photos import UnreadablePhoto, read_photo
 from src.tables import BOX
 
-VERSION = 3  # of what this module writes: counted up when aligned faces change
+VERSION = 4  # of what this module writes: counted up when aligned faces change
 CHUNK = 64  # rows that one task aligns: about a second of work, and the most that a kill loses a worker
 CONNECT = 30  # seconds that a Dask cluster has to answer
 DIED = (
