@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import os
 import signal
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
@@ -157,6 +158,8 @@ def started(workers: int = -1) -> Executor:
     """The processes that look at photos, started if they are not there; they end after a minute without work."""
     key = _key(process_count(workers))
     if key not in _pools:
+        # loky replaces a worker that has grown, and warns of it; nothing is lost.
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
         # One of our own: the one that joblib and loky keep for everybody is made in two ways that do not go together.
         _pools[key] = ProcessPoolExecutor(key[1], timeout=60, initializer=_start, initargs=(os.getpid(),))
         _pools[key].submit(int)  # with the first task they all start
