@@ -12,7 +12,7 @@ import dlib
 import numpy as np
 
 from src.config import FACE_SIZE
-from src.detect import DEFAULT, Box, Detection, detect, overlap
+from src.detect import DEFAULT, FIRST_SIDE, Box, Detection, detect, overlap
 from src.landmark_file import install
 
 EYES = (slice(36, 42), slice(42, 48))  # of the 68 landmarks: the eye on the picture's left, the one on its right
@@ -85,12 +85,13 @@ def ready() -> None:
     _predictor()
 
 
-def find_faces(photo: np.ndarray, detector: str = DEFAULT) -> list[Face]:
+def find_faces(photo: np.ndarray, detector: str = DEFAULT, first_side: int = FIRST_SIDE) -> list[Face]:
     """Finds all faces of a photo, each with its 68 landmarks.
 
     Args:
         photo: uint8 (height, width, 3), RGB, 0-255.
         detector: See `detect.detect`.
+        first_side: See `detect.detect`.
 
     Returns:
         The faces, largest first.
@@ -99,7 +100,7 @@ def find_faces(photo: np.ndarray, detector: str = DEFAULT) -> list[Face]:
         ValueError: For an unknown detector, or one that is not installed on this machine.
     """
     faces = []
-    for found in detect(photo, detector):
+    for found in detect(photo, detector, first_side):
         landmarks = find_landmarks(photo, _hog_box(found))
         faces.append(Face(found.box, found.score, landmarks, _alignment_eyes(found, landmarks)))
     return faces

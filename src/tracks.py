@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 
 from src import faces as face_tools
 from src.descriptor import SIZE, descriptor_network
-from src.detect import DLIB_CLEAR, overlap
+from src.detect import DLIB_CLEAR, MOVING_SIDE, overlap
 from src.faces import Face
 
 QUICK = 15.0  # frames a second from which the trackers look at every second frame alone; between two looks a box lies halfway
@@ -96,7 +96,7 @@ class Tracks:
         return people
 
     def _detect(self, frame: np.ndarray) -> list[tuple[Person, Face]]:
-        found = [face for face in face_tools.find_faces(frame, self.detector) if face.score >= DLIB_CLEAR]
+        found = [face for face in face_tools.find_faces(frame, self.detector, MOVING_SIDE) if face.score >= DLIB_CLEAR]
         known = self.in_sight
         matched = self._match(frame, known, found)
         for person in known:
