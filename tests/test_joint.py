@@ -10,8 +10,6 @@ from src.config import YEARS
 from src.joint import DESCRIPTOR, LOGITS, AbsoluteError, GenderAccuracy, joint_labels, joint_loss, taught_loss
 
 NOBODY = (-1, -1, -1)
-NEAR = np.exp(-0.5 * (np.arange(-9, 10) / 1.5) ** 2)  # what an exact age is softened by
-NEAR /= NEAR.sum()
 SIZE = 32
 
 
@@ -52,18 +50,25 @@ def test_labels_of_a_table():
 # --- the loss from labels ---------------------------------------------------------------------------------------------
 
 
-def test_loss_of_an_exact_age_by_hand():
-    rng = np.random.default_rng(3)
-    probability = rng.dirichlet(np.ones(YEARS))
+def softened(age, error):
+    """An exact age with the error of its label: a Gaussian over the years 0-100."""
+    near = np.exp(-0.5 * ((np.arange(YEARS) - age) / error) ** 2)
+    return near / near.sum()
+
+
+@pytest.mark.parametrize(("age", "error"), [(0, 0.5), (2, 0.5), (9, 1.35), (30, 3.0), (91, 3.0)])
+def test_loss_of_an_exact_age_by_hand(age, error):
+    """Labels of small children are precise, those of adults less so."""
+    probability = np.random.default_rng(3).dirichlet(np.ones(YEARS))
     said = outputs(dict(enumerate(probability)))
-    for age in (9, 30, 91):
-        assert loss((-1, age, age), said) == pytest.approx(-NEAR @ np.log(probability[age - 9 : age + 10]), abs=1e-4)
+    assert loss((-1, age, age), said) == pytest.approx(-softened(age, error) @ np.log(probability), abs=1e-4)
 
 
 def test_the_softened_age_itself_is_the_best_answer_to_an_exact_one():
-    best = dict(zip(range(21, 40), NEAR))
-    for other in ({30: 1}, dict(zip(range(22, 41), NEAR)), dict.fromkeys(range(21, 40), 1 / 19)):
-        assert loss((-1, 30, 30), outputs(best)) < loss((-1, 30, 30), outputs(other)) - 0.1
+    near = softened(30, 3.0)
+    best = outputs(dict(enumerate(near)))
+    for other in ({30: 1}, dict(enumerate(np.roll(near, 2))), dict.fromkeys(range(21, 40), 1 / 19)):
+        assert loss((-1, 30, 30), best) < loss((-1, 30, 30), outputs(other)) - 0.1
 
 
 def test_a_range_counts_every_year_inside_and_none_outside():
