@@ -54,9 +54,11 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     suffixes = f"folders give {', '.join(IMAGE_SUFFIXES)}; videos are {', '.join(VIDEO_SUFFIXES)}"
     parser.add_argument("photos", nargs="*", metavar="PHOTO_OR_FOLDER", help=f"or VIDEO; {suffixes}")
     parser.add_argument(
-        "--csv", type=Path, metavar="FILE", help="write the table here (a file, pipe or device) instead of printing it"
+        "--csv",
+        metavar="FILE",
+        help="write the table here (a file, pipe or device; - is standard output) instead of printing it",
     )
-    parser.add_argument("--annotate", type=Path, metavar="FOLDER", help="write copies with boxes and answers drawn in")
+    parser.add_argument("--annotate", metavar="FOLDER", help="write copies with boxes and answers drawn in")
     watched = "watch a camera in a window: its number (default: 0), device path, or address (rtsp://…, http://…)"
     parser.add_argument("--camera", nargs="?", const="0", metavar="CAMERA", help=watched)
     parser.add_argument("--fallback", choices=FALLBACKS, default="none", help="for photos without a face found")
@@ -67,9 +69,12 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--age-model", type=Path, default=MODELS / "age", metavar="FOLDER")
     parser.error = lambda message: parser.exit(2, f"error: {message}; --help tells more\n")
     options = parser.parse_args(arguments)
-    for name in ("csv", "annotate"):  # as `list_photos` does; make passes ~ on as it is
-        path = getattr(options, name)
-        setattr(options, name, path and Path(os.path.expanduser(path)))
+    for name in ("csv", "annotate"):
+        given = getattr(options, name)
+        if given == "":
+            parser.error(f"--{name} requires a name, got an empty one")
+        path = "/dev/stdout" if (name, given) == ("csv", "-") else given
+        setattr(options, name, path and Path(os.path.expanduser(path)))  # make passes ~ on as it is
     if not options.photos and options.camera is None:
         parser.error("the following arguments are required: PHOTO_OR_FOLDER")
     return options

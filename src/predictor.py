@@ -5,10 +5,11 @@ It shares `detect` and `faces` with `prepare`, so that new photos are treated ex
 Before it: `looking` and `answers`. After it: `video`, `predict` (the command), `demo` and notebooks 3 and 4.
 """
 
+import io
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -156,7 +157,12 @@ def predict(
 
 def list_sources(photos: Picture | Iterable[Picture], annotate: str | Path | None) -> list[Source]:
     """Each photo's name and where its pixels come from."""
-    given = [photos] if isinstance(photos, (str, Path, bytes, Image.Image, np.ndarray)) else list(photos)
+    if isinstance(photos, (str, Path, bytes, Image.Image, np.ndarray)):
+        photos = [photos]
+    # An open file is iterable too, by lines, and a dict by its keys.
+    elif not isinstance(photos, Iterable) or isinstance(photos, (io.IOBase, Mapping)):
+        _checked(photos)
+    given = list(photos)
     drawn = {Path(annotate, name).resolve() for name in drawn_copies(Path(annotate))} if annotate is not None else set()
     named = {Path(os.path.expanduser(place)) for place in given if isinstance(place, (str, Path))}
     sources: list[Source] = []
@@ -216,7 +222,10 @@ def targets(paths: list[Path], folder: Path) -> dict[Path, Path]:
         written.update(file.name for file in made)
         taken.add(target.name.casefold())
         chosen[path] = target
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"annotated copies need a folder, and {folder} is or leads through a file: name another") from error
     write_text(folder / COPIES, json.dumps(sorted(written)))
     return chosen
 

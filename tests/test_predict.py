@@ -463,6 +463,27 @@ def test_without_a_file_the_table_is_printed(models, tmp_path, capfd):
     assert told(capfd, [tmp_path / "none", *command(models)])[:2] == (0, "no photo found\n")
 
 
+def test_a_dash_is_standard_output(models, tmp_path, capfd):
+    wall = save(tmp_path / "wall.png", flat())
+    code, out, _ = told(capfd, [wall, "--csv", "-", *command(models)])
+    header, row = out.splitlines()
+    assert code == 0 and header.split(",") == COLUMNS and row.startswith(f"{wall},no_face")
+
+
+@pytest.mark.parametrize("option", ["--csv", "--annotate"])
+def test_an_empty_name_is_refused(models, tmp_path, capfd, option):
+    code, out, err = told(capfd, [save(tmp_path / "wall.png", flat()), option, "", *command(models)])
+    assert code == 2 and not out and f"{option} requires a name" in err
+
+
+def test_copies_need_a_folder(models, tmp_path, capfd):
+    file = tmp_path / "file"
+    file.touch()
+    for folder in (file, file / "below"):
+        code, _, err = told(capfd, [save(tmp_path / "wall.png", flat()), "--annotate", folder, *command(models)])
+        assert code == 2 and "need a folder" in err and "Errno" not in err
+
+
 def test_names_that_a_terminal_or_a_file_cannot_hold(models, tmp_path, monkeypatch):
     stream = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stream, encoding="ascii", write_through=True))

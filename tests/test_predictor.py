@@ -198,6 +198,12 @@ def test_other_arrays_and_things_are_refused(predictor, wrong, got):
             predictor.predict(photos, progress=False)
 
 
+@pytest.mark.parametrize("wrong", [None, 3, io.BytesIO(b"a\nb"), {"a.jpg": 1}], ids=lambda wrong: type(wrong).__name__)
+def test_what_is_no_list_of_photos_is_refused(predictor, wrong):
+    with pytest.raises(ValueError, match=f"a photo must be .*; got {type(wrong).__name__}$"):
+        predictor.predict(wrong, progress=False)
+
+
 def test_an_empty_name_is_refused(predictor):
     for photos in ("", [HEAD, ""]):
         with pytest.raises(ValueError, match="got an empty name"):
