@@ -48,7 +48,7 @@ MOVING = DETECTORS[0]  # the default in moving pictures, for which dlib's networ
 
 # YuNet. All figures are in pixels of the resized picture that the network sees; benchmarks/detection.py measures them.
 FIRST_SIDE = 640  # the longest side at which a photo is searched first; the network sees faces from 20 pixels up
-MOVING_SIDE = 544  # the same in moving pictures, which takes three quarters of the time; at 448, half hidden people count twice
+MOVING_SIDE = 544  # the same in moving pictures, which saves a quarter of the time; at 448, half hidden people count twice
 SMALLEST_SIDE = 224  # smaller photos are enlarged to this
 SMALL_PHOTO = 288  # and photos up to this side are reduced to it, which saves a third of the time
 PANORAMA_SIDE = 320  # the shorter side of a panorama is not made smaller than this
