@@ -8,7 +8,6 @@ refined in the same way, then learns from the labels and from the mean of what t
 --runs and is resumed or used again by the same command. Without --release, the models go to released-SEED/ below --runs.
 """
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +17,10 @@ import pandas as pd
 
 from experiments.teachers import REFINED, SIZE, SPREAD, answers, faceres_convolutions, refine
 from src.backend import keras, layers
-from src.config import CACHE, MODELS, RESULTS, SEED
-from src.files import write_text
+from src.config import SEED
 from src.joint import joint_labels, taught_loss, with_heads
 from src.network import with_mirror_image
-from src.released import AUGMENTED, METRICS, Data, calibrated, judged, load_data, release, told
+from src.released import AUGMENTED, METRICS, Data, finish, parse, told
 from src.train import Settings, fast_dtype, fit
 
 DATASETS = ("utkface", "fairface", "allagefaces")
@@ -92,30 +90,10 @@ def train_student(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="holds UTKFace/, FairFace/ and AllAgeFaces/")
-    parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--runs", type=Path, default=CACHE, help="where steps are kept: 10 GB")
-    parser.add_argument("--release", action="store_true", help="write to models/ and docs/results/, not below --runs")
-    options = parser.parse_args(arguments)
-    try:
-        data = load_data(options.data, options.runs, DATASETS)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
-    print(pd.crosstab(data.table["dataset"], data.part))
+    options = parse(arguments, __doc__, DATASETS)
+    targets = teacher_targets(options.prepared, options.runs)
     settings = replace(STUDENT, seed=options.seed)
-    model, history = train_student(data, teacher_targets(data, options.runs), settings, options.runs)
-    models, calibration = calibrated(data, model)
-    tables = judged(data, options.data, models, calibration, DATASETS) | {"history": history}
-    target = options.runs / f"released-{options.seed}"
-    trained_on = {"dataset": ", ".join(DATASETS), "epochs": len(history), "seed": options.seed}
-    release(data, models, calibration, tables, trained_on, MODELS if options.release else target)
-    results = RESULTS if options.release else target / "results"
-    results.mkdir(parents=True, exist_ok=True)
-    for name, table in tables.items():
-        write_text(results / f"released_{name}.csv", table.to_csv(index=False, float_format="%.5f", lineterminator="\n"))
-    whole = tables["results"].query("by == 'all'")
-    print(whole.drop(columns=["by", "group", "unit"]).round(4).to_string(index=False))
+    finish(options, DATASETS, *train_student(options.prepared, targets, settings, options.runs))
 
 
 if __name__ == "__main__":

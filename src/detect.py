@@ -208,12 +208,9 @@ def _tiles(length: int) -> list[tuple[int, int, float, float]]:
 
 
 def _without_repeats(found: list[Detection]) -> list[Detection]:
-    """One box for each face: the one with the highest score."""
-    kept: list[Detection] = []
-    for one in sorted(found, key=lambda one: -one.score):
-        if all(overlap(one.box, other.box) < SAME_FACE for other in kept):
-            kept.append(one)
-    return kept
+    """One box for each face: the one with the highest score (non-maximum suppression)."""
+    boxes = [(left, top, right - left, bottom - top) for (left, top, right, bottom), *_ in found]
+    return [found[i] for i in cv2.dnn.NMSBoxes(boxes, [one.score for one in found], 0.0, SAME_FACE)]
 
 
 # --- dlib -----------------------------------------------------------------------------------------------------------------

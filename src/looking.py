@@ -73,7 +73,7 @@ def look_at(
     return rows or [{"photo": name, "status": "no_face", "message": NO_FACE}]
 
 
-def first_with_face(paths: Iterable[Path], detector: str = "hog") -> tuple[np.ndarray, list[face_tools.Face]] | None:
+def first_with_face(paths: Iterable[Path], detector: str = DEFAULT) -> tuple[np.ndarray, list[face_tools.Face]] | None:
     """The first photo in which a face is found, with its faces, largest first; None where there is no such photo."""
     for path in paths:
         try:

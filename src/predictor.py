@@ -23,7 +23,7 @@ from src import looking
 from src.annotate import annotate as draw_answers
 from src.answers import add_message, answered, as_table, load_models
 from src.config import MODELS, VIDEO_SUFFIXES
-from src.detect import DEFAULT, DETECTORS
+from src.detect import DEFAULT, require
 from src.files import write_text, written_whole
 from src.looking import Source
 from src.photos import PhotoFile, list_photos, read_photo
@@ -70,9 +70,9 @@ class Predictor:
         """
         if workers != -1 and workers < 1:
             raise ValueError(f"workers must be -1, for one per core, or at least 1, got {workers}")
-        for name, allowed, given in (("fallback", FALLBACKS, fallback), ("detector", DETECTORS, detector)):
-            if given not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {given!r}")
+        if fallback not in FALLBACKS:
+            raise ValueError(f"fallback must be one of {', '.join(FALLBACKS)}, got {fallback!r}")
+        require(detector)
         self.models = load_models(gender_model, age_model)
         self.fallback, self.detector, self.workers = fallback, detector, workers
 
@@ -170,7 +170,9 @@ def list_sources(photos: Picture | Iterable[Picture], annotate: str | Path | Non
         if isinstance(place, (str, Path)):
             paths = list_photos([place])
             # A copy that an earlier call has drawn is no photo, unless it is named itself.
-            sources += [Source(str(path), path) for path in paths if path in named or path.resolve() not in drawn]
+            sources += [
+                Source(str(path), path) for path in paths if not drawn or path in named or path.resolve() not in drawn
+            ]
         else:
             sources.append(Source(f"photo-{len(sources) + 1}", _checked(place)))
     return sources

@@ -264,23 +264,29 @@ def release(
         save(target / task, model, labels[task], ALIGNMENT, trained_on, rows, asdict(calibration[task]))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="holds UTKFace/ and FairFace/")
+def parse(arguments: list[str] | None, description: str | None, names: tuple[str, ...]) -> argparse.Namespace:
+    """Reads the command line of a training; `options.prepared` holds the data."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the folder of the data sets")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--runs", type=Path, default=CACHE, help="where steps are kept: 10 GB")
     parser.add_argument("--release", action="store_true", help="write to models/ and docs/results/, not below --runs")
     options = parser.parse_args(arguments)
     try:
-        data = load_data(options.data, options.runs)
+        options.prepared = load_data(options.data, options.runs, names)
     except (ValueError, OSError) as error:
         parser.exit(2, f"error: {error}\n")
-    print(pd.crosstab(data.table["dataset"], data.part))
-    model, history = learn(data, teach(data, SEED, options.runs), options.seed, options.runs)
+    print(pd.crosstab(options.prepared.table["dataset"], options.prepared.part))
+    return options
+
+
+def finish(options: argparse.Namespace, names: tuple[str, ...], model: keras.Model, history: pd.DataFrame) -> None:
+    """Calibrates a trained network, judges it on the test part, and writes the models and their results."""
+    data = options.prepared
     models, calibration = calibrated(data, model)
-    tables = judged(data, options.data, models, calibration) | {"history": history}
+    tables = judged(data, options.data, models, calibration, names) | {"history": history}
     target = options.runs / f"released-{options.seed}"
-    trained_on = {"dataset": "utkface and fairface", "epochs": len(history), "seed": options.seed}
+    trained_on = {"dataset": f"{', '.join(names[:-1])} and {names[-1]}", "epochs": len(history), "seed": options.seed}
     release(data, models, calibration, tables, trained_on, MODELS if options.release else target)
     results = RESULTS if options.release else target / "results"
     results.mkdir(parents=True, exist_ok=True)
@@ -288,6 +294,12 @@ def main(arguments: list[str] | None = None) -> None:
         write_text(results / f"released_{name}.csv", table.to_csv(index=False, float_format="%.5f", lineterminator="\n"))
     whole = tables["results"].query("by == 'all'")
     print(whole.drop(columns=["by", "group", "unit"]).round(4).to_string(index=False))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments, __doc__, DATASETS)
+    data, seed, runs = options.prepared, options.seed, options.runs
+    finish(options, DATASETS, *learn(data, teach(data, SEED, runs), seed, runs))
 
 
 if __name__ == "__main__":

@@ -137,32 +137,36 @@ class Tracks:
     def _recognised(self, frame: np.ndarray, face: Face) -> Person:
         """Somebody who was out of sight, or somebody new."""
         looks = descriptor(frame, face)
-        away = [person for person in self.people if not person.tracker]
-        nearest = min(away, key=lambda person: person.unlike(looks), default=None)
-        if nearest and nearest.unlike(looks) < SAME_PERSON:
-            return nearest
-        self.people.append(Person(len(self.people) + 1, [looks]))
-        return self.people[-1]
+        known = _alike(looks, [person for person in self.people if not person.tracker])
+        if known is None:
+            known = Person(len(self.people) + 1, [looks])
+            self.people.append(known)
+        return known
 
     def _reunited(self, person: Person, frame: np.ndarray, face: Face) -> Person:
         """Somebody new may turn out to be somebody seen before, once more of the face shows than at first."""
         away = [other for other in self.people if not other.tracker and not other.boxes.keys() & person.boxes.keys()]
         if not away or person.detections >= REMEMBER:
             return person
-        looks = descriptor(frame, face)
-        nearest = min(away, key=lambda other: other.unlike(looks))
-        if nearest.unlike(looks) >= SAME_PERSON:
+        earlier = _alike(descriptor(frame, face), away)
+        if earlier is None:
             return person
-        nearest.boxes.update(person.boxes)
-        nearest.descriptors += person.descriptors
-        nearest.detections += person.detections
+        earlier.boxes.update(person.boxes)
+        earlier.descriptors += person.descriptors
+        earlier.detections += person.detections
         self.people.remove(person)
-        return nearest
+        return earlier
 
     def _lose(self, person: Person) -> None:
         """Out of sight; where the tracker went after the last detection does not count."""
         person.tracker, person.missed = None, 0
         person.boxes = {frame: box for frame, box in person.boxes.items() if frame <= person.last_seen}
+
+
+def _alike(looks: np.ndarray, people: list[Person]) -> Person | None:
+    """The person whom a descriptor fits best, if it fits one."""
+    nearest = min(people, key=lambda person: person.unlike(looks), default=None)
+    return nearest if nearest and nearest.unlike(looks) < SAME_PERSON else None
 
 
 @functools.cache

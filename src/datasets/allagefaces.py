@@ -42,10 +42,7 @@ def load(folder: str | Path) -> Loaded:
     roots = [folder / name for name in ROOTS]
     places = [root / name for root in roots for name in ORIGINALS] + roots[1:]
     place = next((place for place in places if place.is_dir()), folder)
-    found = disk.pictures(place)
-    if not found:
-        raise disk.absent(place, "holds no pictures", EXPECTED)
-    path = pd.Series(found, dtype="str")
+    path = disk.pictures(place, EXPECTED)
     parts = path.str.rpartition("/")[2].str.extract(NAME).astype("Float64")
     serial, age = parts[0], parts[1]
     rows = pd.DataFrame(

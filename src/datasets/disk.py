@@ -115,11 +115,14 @@ def outside(paths: pd.Series) -> npt.NDArray[np.bool_]:
     return paths.str.contains(_OUTSIDE, regex=True).to_numpy(bool)
 
 
-def pictures(place: Path) -> list[str]:
+def pictures(place: Path, expected: str) -> pd.Series:
     """Every picture below a folder, sorted: paths relative to `place`, with forward slashes.
 
     Links to folders are followed. A folder that is reached twice, through a link, is read once. Hidden files and the copies
     that macOS puts into archives are left out.
+
+    Raises:
+        FileNotFoundError: there are none; the message names what was `expected`.
     """
     found, seen = [], {os.path.realpath(place)}
     for parent, folders, names in os.walk(place, followlinks=True):
@@ -133,7 +136,9 @@ def pictures(place: Path) -> list[str]:
         folders[:] = new
         inside = prefix(place, Path(parent))
         found += [inside + name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")]
-    return sorted(found)
+    if not found:
+        raise absent(place, "holds no pictures", expected)
+    return pd.Series(sorted(found), dtype="str")
 
 
 def repeated_names(paths: pd.Series) -> npt.NDArray[np.bool_]:

@@ -38,10 +38,7 @@ def load(folder: str | Path) -> Loaded:
     """
     folder = disk.opened(folder, EXPECTED)
     place = next((folder / name for name in ("UTKFace", "utkface") if (folder / name).is_dir()), folder)
-    found = disk.pictures(place)
-    if not found:
-        raise disk.absent(place, "holds no pictures", EXPECTED)
-    path = pd.Series(found, dtype="str")
+    path = disk.pictures(place, EXPECTED)
     parts = path.str.rpartition("/")[2].str.extract(NAME).astype("Float64")
     age, gender = parts[0], parts[1]
     rows = pd.DataFrame(
