@@ -39,16 +39,16 @@ predict: setup
 	@$(PY) -m src.predict "$(PHOTOS)" --csv "$(CSV)"
 
 demo: setup
-	@$(PY) -m src.demo
+	@$(PY) -m src.predict.demo
 
 data: setup
-	@$(PY) -m src.fetch "$(DATASET)" --to "$(DATA)"
+	@$(PY) -m src.data.fetch "$(DATASET)" --to "$(DATA)"
 
 prepare: setup
-	@$(PY) -m src.prepare --dataset "$(DATASET)" --data "$(DATA)" --scheduler "$(SCHEDULER)"
+	@$(PY) -m src.faces.prepare --dataset "$(DATASET)" --data "$(DATA)" --scheduler "$(SCHEDULER)"
 
 protocol: setup
-	@$(PY) -m src.protocol --imdb-wiki "$(IMDB_WIKI)" --adience "$(ADIENCE)"
+	@$(PY) -m experiments.adience_benchmark --imdb-wiki "$(IMDB_WIKI)" --adience "$(ADIENCE)"
 
 check: setup
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
@@ -70,8 +70,8 @@ $(READY): requirements.txt pyproject.toml
 	@$(PY) -c '' 2>/dev/null || $(PYTHON) -m venv --clear .venv
 	@rm -f .venv/ready-*
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	@$(PY) -m src.detect
+	@$(PY) -m src.faces.detect
 	@touch $@
 
 shape_predictor_68_face_landmarks.dat: $(READY)
-	@$(PY) -m src.landmark_file && touch $@
+	@$(PY) -m src.faces.landmark_file && touch $@

@@ -21,12 +21,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from src import datasets, evaluate, faces, network, prepare, tables, train
-from src.answers import Models, load_models
+from src import data
 from src.config import AGE_GROUPS, CACHE, GENDERS, SEED
-from src.detect import DETECTORS, Detection, Photo, detect, overlap
-from src.faces import Alignment
-from src.photos import read_photo
+from src.data import table as tables
+from src.evaluation import metrics
+from src.faces.align import Alignment, align, prepare
+from src.faces.detect import DETECTORS, Detection, Photo, detect, intersection_over_union
+from src.faces.image_io import read_photo
+from src.models import train, two_level_cnn
+from src.predict.decode import Models, load_models
 
 TEMPLATES = {
     "none (the picture as it is)": None,
@@ -53,7 +56,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["age"], choices=list(CLASSES))
     parser.add_argument("--runs", type=Path, default=CACHE, help="where the pictures are kept (default: %(default)s)")
     options = parser.parse_args()
-    loaded = {name: datasets.load(name, options.data / folder).table for name, folder in SETS.items()}
+    loaded = {name: data.load(name, options.data / folder).table for name, folder in SETS.items()}
     few = {name: _sample(table, tables.split(table) != "test", options.n) for name, table in loaded.items()}
     if "boxes" in options.only:
         for detector in ("hog", "cnn", "yunet"):
@@ -94,9 +97,9 @@ def eyes_in_boxes(photos: Iterable[Photo], detector: str) -> str:
     """Median distance and height of the eyes, as shares of the detector's box width."""
     shares = []
     for photo in photos:
-        for face in faces.find_faces(photo, detector)[:1]:
+        for face in align.find_faces(photo, detector)[:1]:
             left, top, right, _ = face.box
-            one, other = faces.eye_centres(face.landmarks)
+            one, other = align.eye_centres(face.landmarks)
             shares.append(np.array([np.hypot(*(other - one)), (one[1] + other[1]) / 2 - top]) / (right - left))
     distance, height = np.median(shares, axis=0)
     return f"eyes in the box of {detector}: distance {distance:.3f}, height {height:.3f} of its width (n = {len(shares)})"
@@ -108,13 +111,13 @@ def box_mapping(photos: Iterable[Photo]) -> str:
     for photo in photos:
         by_hog = detect(photo, "hog")
         for found in detect(photo, "yunet"):
-            same = max(by_hog, key=lambda one: overlap(one.box, found.box), default=None)
-            if same is None or overlap(same.box, found.box) < 0.4:
+            same = max(by_hog, key=lambda one: intersection_over_union(one.box, found.box), default=None)
+            if same is None or intersection_over_union(same.box, found.box) < 0.4:
                 continue
             middles = [((box[0] + box[2]) / 2, (box[1] + box[3]) / 2) for box in (same.box, found.box)]
             ratios.append(same.side / found.side)
             shifts.append((middles[0][1] - middles[1][1]) / (found.box[3] - found.box[1]))
-            eyes, mapped = (faces.eye_centres(faces.find_landmarks(photo, faces._hog_box(one))) for one in (same, found))
+            eyes, mapped = (align.eye_centres(align.find_landmarks(photo, align._hog_box(one))) for one in (same, found))
             apart.append(np.hypot(*(mapped - eyes).T).mean() / np.hypot(*(eyes[1] - eyes[0])))
     if not ratios:
         return "no face that both detectors find"
@@ -137,16 +140,16 @@ def turned(name: str, table: pd.DataFrame, folder: Path, models: Models) -> pd.D
         found = detect(photo, "yunet")[:1]
         if not found:
             continue
-        landmarks = faces.find_landmarks(photo, faces._hog_box(found[0]))
-        eyes = faces.eye_centres(landmarks)
+        landmarks = align.find_landmarks(photo, align._hog_box(found[0]))
+        eyes = align.eye_centres(landmarks)
         share = np.hypot(*(eyes[1] - eyes[0])) / found[0].side
         if share >= max(LIMITS):
             continue
         shares.append(share)
         rows.append(row)
         for way, place in {"landmarks": eyes, "box and tilt": _turned_eyes(found[0], landmarks)}.items():
-            face = faces.Face(found[0].box, found[0].score, landmarks, place)
-            aligned[way].append({task: faces.align_face(photo, face, one) for task, one in models.alignments.items()})
+            face = align.Face(found[0].box, found[0].score, landmarks, place)
+            aligned[way].append({task: align.align_face(photo, face, one) for task, one in models.alignments.items()})
     said = {way: models.columns(models.probabilities(some)) for way, some in aligned.items() if some}
     table = []
     for limit in LIMITS:
@@ -158,9 +161,9 @@ def turned(name: str, table: pd.DataFrame, folder: Path, models: Models) -> pd.D
 
 def _turned_eyes(found: Detection, landmarks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The eyes by middle, tilt and the box's size, as `faces` gives them for a face that may be turned."""
-    one, other = faces.eye_centres(landmarks) @ (1, 1j)
+    one, other = align.eye_centres(landmarks) @ (1, 1j)
     tilt = (other - one) / abs(other - one) if one != other else 1
-    return faces._eyes_about((one + other) / 2, faces.YUNET_EYE_DISTANCE * found.side, tilt)
+    return align._eyes_about((one + other) / 2, align.YUNET_EYE_DISTANCE * found.side, tilt)
 
 
 def _judged(chosen: list[tuple]) -> dict:
@@ -188,7 +191,7 @@ def _part(table: pd.DataFrame, count: int) -> np.ndarray:
 def _pictures(table: pd.DataFrame, folder: Path, template: Alignment | None, runs: Path) -> np.ndarray:
     if template is not None:
         return prepare.prepare(table, folder, template, runs).faces
-    pictures = (faces.whole_photo(read_photo(folder / path)) for path in table["path"])
+    pictures = (align.whole_photo(read_photo(folder / path)) for path in table["path"])
     plain = Alignment()
     runs.mkdir(parents=True, exist_ok=True)
     array = np.lib.format.open_memmap(runs / "whole.npy", "w+", np.uint8, (len(table), plain.size, plain.size, 3))
@@ -198,14 +201,14 @@ def _pictures(table: pd.DataFrame, folder: Path, template: Alignment | None, run
 
 
 def _judge(table: pd.DataFrame, pictures: np.ndarray, part: np.ndarray, task: str, epochs: int) -> dict:
-    labels = tables.for_task(table, task, AGE_GROUPS["adience"]).table["label"].to_numpy()
-    model = network.two_level_cnn(CLASSES[task], dtype=train.fast_dtype())
+    labels = tables.task_labels(table, task, AGE_GROUPS["adience"]).table["label"].to_numpy()
+    model = two_level_cnn.two_level_cnn(CLASSES[task], dtype=train.fast_dtype())
     with tempfile.TemporaryDirectory() as states:
-        settings = train.Settings(epochs=epochs)
+        settings = train.TrainingSettings(epochs=epochs)
         model, history = train.fit(model, pictures, np.arange(len(table)), labels, part, settings, states=Path(states))
     rows = np.flatnonzero(part == "validation")
-    probability = train.predict(model, pictures, rows)
-    exact = evaluate.with_interval(evaluate.exact(labels[rows], probability))
+    probability = train.predict_probabilities(model, pictures, rows)
+    exact = metrics.bootstrap_mean(metrics.exact_match(labels[rows], probability))
     return {"exact": str(exact), "lowest val_loss": round(history["val_loss"].min(), 3)}
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/answers.py DATA [--runs FOLDER] [--models FOLDER]
 
-DATA holds UTKFace/ and FairFace/, as for `python -m src.released`, whose validation faces are asked.
+DATA holds UTKFace/ and FairFace/, as for `python -m experiments.released`, whose validation faces are asked.
 """
 
 import argparse
@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src import evaluate, model_folder, tables
-from src.assess import YEARS_OF_CLASSES
-from src.calibrate import in_groups
+from experiments.released import load_data
 from src.config import AGE_GROUPS, CACHE, MODELS, YEARS
-from src.datasets import AGE_GROUPS_OF
-from src.released import load_data
+from src.data import AGE_GROUPS_OF
+from src.data import table as tables
+from src.evaluation import metrics
+from src.evaluation.calibration import sum_to_groups
+from src.evaluation.subgroups import YEARS_OF_CLASSES
+from src.models import model_folder
 
 
 def main() -> None:
@@ -26,7 +28,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=MODELS)
     options = parser.parse_args()
     data = load_data(options.data, options.runs)
-    gender, age = (model_folder.load(options.models / task).model for task in ("gender", "age"))
+    gender, age = (model_folder.load_model(options.models / task).model for task in ("gender", "age"))
     rows = []
     for name in ("utkface", "fairface"):
         chosen = np.flatnonzero((data.part == "validation") & (data.table["dataset"] == name).to_numpy(bool))
@@ -41,11 +43,11 @@ def main() -> None:
 
 def _scores(table, gender, age, groups, ordered: bool) -> tuple:
     """Gender accuracy, groups exact and within one, years off, and how often the year lies in the right group."""
-    told = tables.for_task(table, "gender").table["label"]
-    right = evaluate.exact(told.to_numpy(), gender[told.index]).mean()
-    label = tables.for_task(table, "age", groups).table["label"]
-    off = np.abs(evaluate.answer(in_groups(age, YEARS_OF_CLASSES, groups), ordered)[label.index] - label)
-    year = evaluate.answer(age, ordered=True) if ordered else evaluate.expected_years(age, np.arange(YEARS))
+    told = tables.task_labels(table, "gender").table["label"]
+    right = metrics.exact_match(told.to_numpy(), gender[told.index]).mean()
+    label = tables.task_labels(table, "age", groups).table["label"]
+    off = np.abs(metrics.decode(sum_to_groups(age, YEARS_OF_CLASSES, groups), ordered)[label.index] - label)
+    year = metrics.decode(age, ordered=True) if ordered else metrics.expected_years(age, np.arange(YEARS))
     error = np.abs(year - tables.exact_years(table))
     error = np.nanmean(error) if np.isfinite(error).any() else np.nan
     of_year = groups.index(np.round(year), np.round(year))[label.index]

@@ -23,9 +23,9 @@ import pandas as pd
 from scipy.io import loadmat, savemat
 
 from src.config import SEED
-from src.datasets import disk, imdb_wiki, mat_file
-from src.duplicates import alike
-from src.tables import COLUMNS
+from src.data import imdb_wiki, label_files, matlab
+from src.data.table import TABLE_COLUMNS
+from src.faces.duplicates import similar_pairs
 
 IMDB, WIKI, CELEBRITIES = 460_723, 62_328, 20_284
 FEW = 10_000  # of each part's records for the loop over a DataFrame's rows
@@ -41,7 +41,7 @@ def make_imdb(file: Path, wiki: Path, count: int = IMDB, seed: int = SEED) -> No
     names = [
         f"Søren Person {number:05d}" if number % 9 == 0 else f"Some Person {number:05d}" for number in range(CELEBRITIES)
     ]
-    births = [mat_file.text(path).split("_")[1] for path in real["full_path"].ravel()[drawn]]
+    births = [matlab.text(path).split("_")[1] for path in real["full_path"].ravel()[drawn]]
     paths = [
         f"{c % 100:02d}/nm{c:07d}_rm{i:09d}_{birth}_{year}.jpg"
         for i, (c, birth, year) in enumerate(zip(celeb, births, field["photo_taken"]))
@@ -86,10 +86,10 @@ def by_record(records) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     It knows no namesakes under one celeb_id, of which the files here have none.
     """
-    birth, outside = re.compile(imdb_wiki.BIRTH_TEXT), re.compile(disk._OUTSIDE)
+    birth, outside = re.compile(imdb_wiki.BIRTH_TEXT), re.compile(label_files._OUTSIDE)
     kept, ledger, taken = [], [], set()
     for part, dob, year, gender, score, second, path, name, box in records:
-        path, name = mat_file.text(path), mat_file.text(name)
+        path, name = matlab.text(path), matlab.text(name)
         low, high = _age(float(dob), float(year), birth.search(path))
         reason = _reason(path, low, high, score, second, outside, taken)
         if reason:
@@ -103,7 +103,7 @@ def by_record(records) -> tuple[pd.DataFrame, pd.DataFrame]:
         row |= {"age_low": low, "age_high": high, "dataset": "imdb_wiki"}
         row |= {"left": max(left - 1, 0), "top": max(top - 1, 0), "right": right, "bottom": bottom}
         kept.append(row)
-    return pd.DataFrame(kept).reindex(columns=list(COLUMNS)).astype(COLUMNS), pd.DataFrame(ledger)
+    return pd.DataFrame(kept).reindex(columns=list(TABLE_COLUMNS)).astype(TABLE_COLUMNS), pd.DataFrame(ledger)
 
 
 def _reason(path: str, low, high, score, second, outside, taken) -> str:
@@ -155,11 +155,11 @@ def measure(folder: Path) -> pd.DataFrame:
     contents = {part: loadmat(folder / f"{part}.mat") for part in imdb_wiki.PARTS}
     beyond = []
     for _ in range(3):  # the files' contents at hand: what is left is the cleaning alone
-        original, mat_file.loadmat = mat_file.loadmat, lambda file: contents[Path(file).stem]
+        original, matlab.loadmat = matlab.loadmat, lambda file: contents[Path(file).stem]
         start = time.process_time()
         imdb_wiki.load(folder, check_images=False)
         beyond.append(time.process_time() - start)
-        mat_file.loadmat = original
+        matlab.loadmat = original
     start = time.process_time()
     table, ledger = by_record(from_structs(contents))
     loop = time.process_time() - start
@@ -205,7 +205,7 @@ def main() -> None:
         table = measure(folder)
     hashes = made_hashes(options.hashes)
     start = time.process_time()
-    groups = len(np.unique(alike(hashes)))
+    groups = len(np.unique(similar_pairs(hashes)))
     table.loc[len(table)] = "near-duplicates among hashes, s", time.process_time() - start
     table.loc[len(table)] = "hashes", options.hashes
     table.loc[len(table)] = "groups found", groups

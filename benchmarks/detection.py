@@ -34,13 +34,13 @@ import numpy.typing as npt
 import pandas as pd
 import skimage.data
 
-from src import detect as detection
 from src.config import GENDERS, SEED
-from src.datasets import scenes
-from src.datasets.portraits import new_person
-from src.detect import DETECTORS, Box, Photo, detect, overlap
-from src.face_space import FaceSpace
-from src.photos import UnreadablePhoto, list_photos, read_photo
+from src.faces import detect as detection
+from src.faces.detect import DETECTORS, Box, Photo, detect, intersection_over_union
+from src.faces.image_io import UnreadablePhoto, list_photos, read_photo
+from src.sample import scene
+from src.sample.face_model import FaceSpace
+from src.sample.person import new_person
 
 SETS = ("UTKFace", "FairFace", "AllAgeFaces")
 WITH_PEOPLE = ("astronaut", "camera")  # of scikit-image's pictures
@@ -101,7 +101,7 @@ def single_faces(data: Path | None, n: int) -> dict[str, list[Photo]]:
 def group_photos(groups: Path | None) -> list[tuple[str, int, int, Photo]]:
     """Name, clear faces, partly visible faces and pixels of each group photo; a drawn one if there are none."""
     if groups is None:
-        return [("drawn", 20, 0, scenes.group_photo(FaceSpace.load(), "twenty_faces", np.random.default_rng(SEED)))]
+        return [("drawn", 20, 0, scene.group_photo(FaceSpace.load(), "twenty_faces", np.random.default_rng(SEED)))]
     counts = pd.read_csv(groups / "counts.csv")
     return [(row.photo, row.clear, row.partial, read_photo(groups / row.photo)) for row in counts.itertuples()]
 
@@ -115,7 +115,7 @@ def without_people(n: int) -> dict[str, list[Photo]]:
             with contextlib.suppress(UnreadablePhoto):
                 whole.append(read_photo(file))
     crops = [crop(picture, rng) for picture in whole for _ in range(max(1, n // 15))]
-    sky = [scenes.backdrop(1280, 960, rng) for _ in range(max(1, n // 30))] + [scenes.landscape(rng)]
+    sky = [scene.backdrop(1280, 960, rng) for _ in range(max(1, n // 30))] + [scene.landscape(rng)]
     return {"whole pictures": whole, "crops": crops, "drawn backdrops": sky}
 
 
@@ -132,7 +132,7 @@ def drawn(shape: tuple[int, int], size: int, seed: int) -> Photo:
     """A photo of one drawn person: width and height in pixels, and the size of the face."""
     space, rng = FaceSpace.load(), np.random.default_rng([SEED, seed])
     person = new_person(space, int(rng.integers(1, 8)), GENDERS[seed % 2], rng)
-    return scenes.snapshot(space, [person], shape, size, rng)[0]
+    return scene.snapshot(space, [person], shape, size, rng)[0]
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -199,9 +199,9 @@ def cost(sources: Sources) -> Iterator[dict]:
         "224x224, a face": [drawn((224, 224), 130, i) for i in range(count)],
         "640x480, a face": [drawn((640, 480), 200, i) for i in range(count)],
         "1280x960, a face": [drawn((1280, 960), 360, i) for i in range(count)],
-        "1280x960, nobody": [scenes.backdrop(1280, 960, rng) for _ in range(count)],
-        "1280x960, twenty faces": [scenes.group_photo(FaceSpace.load(), "twenty_faces", rng) for _ in range(min(3, count))],
-        "4000x3000, nobody": [scenes.backdrop(4000, 3000, rng)],
+        "1280x960, nobody": [scene.backdrop(1280, 960, rng) for _ in range(count)],
+        "1280x960, twenty faces": [scene.group_photo(FaceSpace.load(), "twenty_faces", rng) for _ in range(min(3, count))],
+        "4000x3000, nobody": [scene.backdrop(4000, 3000, rng)],
     } | {name: [photo] for name, _, _, photo in group_photos(sources.groups)}
     for name, some in photos.items():
         for detector in DETECTORS:
@@ -273,12 +273,12 @@ def in_groups(folder: Path | None, detector: str) -> dict:
 
 def has_face(reference: Box, boxes: list[Box]) -> bool:
     """Whether a box shows the same face: HOG draws other boxes than YuNet, so that a small overlap is enough."""
-    return any(overlap(reference, box) >= 0.3 for box in boxes)
+    return any(intersection_over_union(reference, box) >= 0.3 for box in boxes)
 
 
 @contextlib.contextmanager
 def changed(values: dict) -> Iterator[None]:
-    """Other constants or functions in `src.detect` for a while."""
+    """Other constants or functions in `src.faces.detect` for a while."""
     before = {name: getattr(detection, name) for name in values}
     try:
         for name, value in values.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from src import datasets
+from src import data
 from src.files import write_text
 
 LABELS_ALONE = ("adience", "imdb_wiki")
@@ -19,7 +19,7 @@ LABELS_ALONE = ("adience", "imdb_wiki")
 def funnel(name: str, folder: str) -> pd.DataFrame:
     """Rows of dataset, step and rows: "read", each reason from the commonest on, "kept"."""
     options = {"check_images": False} if name in LABELS_ALONE else {}
-    table, ledger = datasets.load(name, folder, **options)
+    table, ledger = data.load(name, folder, **options)
     steps = {"read": len(table) + len(ledger)} | ledger["reason"].value_counts().to_dict() | {"kept": len(table)}
     return pd.DataFrame({"dataset": name, "step": list(steps), "rows": list(steps.values())})
 

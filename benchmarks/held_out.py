@@ -2,8 +2,8 @@
 
     python benchmarks/held_out.py DATA [--runs FOLDER] [--gender-model FOLDER] [--age-model FOLDER] [--csv FILE]
 
-DATA holds UTKFace/ and FairFace/, as for `python -m src.released`, and perhaps adience/, whose pictures are all judged as a
-check on photos of another kind. The largest face of each photo counts, or the whole photo
+DATA holds UTKFace/ and FairFace/, as for `python -m experiments.released`, and perhaps adience/, whose pictures are all
+judged as a check on photos of another kind. The largest face of each photo counts, or the whole photo
 where none is found. Headline figures with their 95% bootstrap intervals, named as in `docs/results/released_results.csv`.
 """
 
@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src import datasets, tables
+from experiments.released import load_data
+from src import data as datasets
 from src.config import AGE_GROUPS, CACHE, MODELS
-from src.evaluate import with_interval
-from src.predictor import predict
-from src.released import load_data
+from src.data import table as tables
+from src.evaluation.metrics import bootstrap_mean
+from src.predict.predictor import predict
 
 
 def main() -> None:
@@ -54,7 +55,7 @@ def measured(photos: pd.DataFrame, answers: pd.DataFrame) -> list[dict]:
     def row(
         measure: str, scores: np.ndarray, of: np.ndarray, unit: str = "share", by: str = "all", group: str = "all"
     ) -> None:
-        found = with_interval(scores[of], subjects[of], unit)._asdict()
+        found = bootstrap_mean(scores[of], subjects[of], unit)._asdict()
         rows.append({"measure": measure, "by": by, "group": group} | found)
 
     row("no face found", (answers["status"] == "whole_photo").to_numpy(float), np.ones(len(photos), bool))

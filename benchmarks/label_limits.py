@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from experiments.released import load_data
 from src.config import CACHE
-from src.evaluate import Measure, with_interval
-from src.released import load_data
-from src.tables import exact_years
+from src.data.table import exact_years
+from src.evaluation.metrics import Measure, bootstrap_mean
 
 BANDS = {"0–6": (0, 6), "7 and older": (7, np.inf), "all": (0, np.inf)}  # years, both labels within
 FEWEST = 30  # pairs
@@ -44,7 +44,7 @@ def agreement(table: pd.DataFrame) -> list[dict]:
             for measure, (scores, unit) in compared.items():
                 known = scores[within.fillna(False)].dropna().to_numpy(float)
                 if len(known) >= FEWEST:
-                    found = with_interval(known, unit=unit)._asdict()
+                    found = bootstrap_mean(known, unit=unit)._asdict()
                     rows.append({"dataset": name, "ages": band, "measure": measure, **found})
     return rows
 

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from src.calibrate import in_groups
+from experiments.released import YEARS_OF_CLASSES
+from experiments.results import evaluate_released, load_released
 from src.config import AGE_GROUPS, CACHE, SEED
-from src.findings import judge, load_released
-from src.label_noise import UNLIKELY, doubts
-from src.released import YEARS_OF_CLASSES
+from src.evaluation.calibration import sum_to_groups
+from src.evaluation.label_noise import UNLIKELY, label_doubts
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--wrong", type=float, default=0.05)
     parser.add_argument("--runs", type=Path, default=CACHE, help="where aligned faces are kept (default: %(default)s)")
     options = parser.parse_args()
-    judged = judge("utkface", options.folder, load_released(), options.runs)
+    judged = evaluate_released("utkface", options.folder, load_released(), options.runs)
     table = judged.table.head(options.faces)
     rows = np.arange(len(table))
     gender, age = (judged.answers[task][rows] for task in ("gender", "age"))
@@ -41,11 +41,11 @@ def main() -> None:
     years = table["age_low"].to_numpy()[rng.permutation(len(table))]
     changed.loc[exchanged, ["age_low", "age_high"]] = np.column_stack([years, years])[exchanged]
     wrong_age = (changed["age_low"] - table["age_low"]).abs().to_numpy() > 10
-    found = doubts(changed, gender, age)
+    found = label_doubts(changed, gender, age)
 
     groups = AGE_GROUPS["adience"]
     label = groups.index(changed["age_low"].to_numpy(float), changed["age_high"].to_numpy(float))
-    of_label = in_groups(age, YEARS_OF_CLASSES, groups)[rows, label]
+    of_label = sum_to_groups(age, YEARS_OF_CLASSES, groups)[rows, label]
     median = (np.cumsum(age, axis=1) < 0.5).sum(axis=1)
     scores = {
         "gender: probability of the other": (found["gender_doubt"], swapped),

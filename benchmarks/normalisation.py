@@ -12,12 +12,12 @@ from contextlib import nullcontext
 
 import numpy as np
 
-from src.backend import fused_normalisation, keras
+from experiments.released import ALIGNMENT, INNER
 from src.config import SEED
-from src.joint import joint_loss, with_heads
-from src.network import residual_level_one
-from src.released import ALIGNMENT, INNER
-from src.train import Settings, compile_model, fast_dtype
+from src.keras_setup import fused_normalisation, keras
+from src.models.multitask import add_task_heads, multitask_loss
+from src.models.train import TrainingSettings, compile_model, fast_dtype
+from src.models.two_level_cnn import residual_level_one
 
 
 def main() -> None:
@@ -25,14 +25,14 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, default=10, help="batches a turn (default: %(default)s)")
     options = parser.parse_args()
-    settings, rng = Settings(), np.random.default_rng(SEED)
+    settings, rng = TrainingSettings(), np.random.default_rng(SEED)
     faces = rng.integers(0, 256, (settings.batch_size, ALIGNMENT.size, ALIGNMENT.size, 3), np.uint8)
     labels = np.float32(np.column_stack([rng.integers(0, 2, len(faces)), *[rng.integers(0, 100, len(faces))] * 2]))
     ways = {"Keras's steps": nullcontext, "one kernel": fused_normalisation}
-    models = {name: with_heads(residual_level_one(inner=INNER, dtype=fast_dtype())) for name in ways}
+    models = {name: add_task_heads(residual_level_one(inner=INNER, dtype=fast_dtype())) for name in ways}
     rates = {name: [] for name in ways}
     for model in models.values():
-        compile_model(model, options.steps * len(faces), settings, joint_loss, ())
+        compile_model(model, options.steps * len(faces), settings, multitask_loss, ())
     for _ in range(options.turns + 1):
         for name, way in ways.items():
             with way():

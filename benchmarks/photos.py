@@ -42,18 +42,18 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from src import faces as face_tools
-from src import video
-from src.answers import answered
 from src.config import GENDERS, ROOT, SEED
-from src.datasets import scenes
-from src.datasets.portraits import new_person
-from src.datasets.sample import write_jpeg
-from src.detect import DETECTORS, MOVING
-from src.face_space import FaceSpace
-from src.looking import Source, look, started
-from src.photos import list_photos, read_photo
-from src.predictor import Predictor
+from src.faces import align as face_tools
+from src.faces.detect import DETECTORS, MOVING
+from src.faces.image_io import list_photos, read_photo
+from src.predict import video
+from src.predict.decode import add_predictions
+from src.predict.detection import Source, detect_faces_in_photo, start_workers
+from src.predict.predictor import Predictor
+from src.sample import scene
+from src.sample.draw import write_jpeg
+from src.sample.face_model import FaceSpace
+from src.sample.person import new_person
 
 FRESH = 5  # new processes that are timed
 CORES = 2  # of the folder
@@ -126,7 +126,7 @@ def drawn(n: int, shape: tuple[int, int], size: int) -> list[np.ndarray]:
     """Photos of one drawn person each: width and height in pixels, and the size of the face."""
     space, rng = FaceSpace.load(), np.random.default_rng(SEED)
     people = [new_person(space, int(rng.integers(1, 8)), GENDERS[i % 2], rng) for i in range(n)]
-    return [scenes.snapshot(space, [person], shape, size, rng)[0] for person in people]
+    return [scene.snapshot(space, [person], shape, size, rng)[0] for person in people]
 
 
 def written(photos: list[np.ndarray], folder: Path) -> list[Path]:
@@ -201,7 +201,7 @@ def one_photo(sources: Sources, n: int, folder: Path):
     predictor, rng = on_one_core(), np.random.default_rng(SEED)
     count = max(3, n // 10)
     faces = written(drawn(count, (1280, 960), 360), folder / "face")
-    empty = written([scenes.backdrop(1280, 960, rng) for _ in range(count)], folder / "empty")
+    empty = written([scene.backdrop(1280, 960, rng) for _ in range(count)], folder / "empty")
     for what, paths in (("1280x960, one face", faces), ("1280x960, no face", empty)):
         predictor.predict(paths[:2], progress=False)
         times = []
@@ -231,14 +231,14 @@ def whole_folder(sources: Sources, n: int, folder: Path):
     """Processes against threads on two cores; the processes start before the clock, which in a large folder hardly counts."""
     on_cores(CORES)
     paths, predictor = written(drawn(n, (1280, 960), 360), folder / "folder"), Predictor(workers=CORES)
-    started(CORES)  # their start, which hardly counts in a large folder, is not measured
+    start_workers(CORES)  # their start, which hardly counts in a large folder, is not measured
     predictor.predict(paths[:8], progress=False)
     with Clock() as clock:
         predictor.predict(paths, progress=False)
     yield {"photos": "1280x960", "way": f"folder, {CORES} cores, processes", "n": n, "photos a second": n / clock.wall}
     with Clock() as clock, ThreadPoolExecutor(CORES) as pool:
-        looks = pool.map(lambda path: look(Source(str(path), path), predictor.models.alignments), paths)
-        answered([row for some in looks for row in some], predictor.models)
+        looks = pool.map(lambda path: detect_faces_in_photo(Source(str(path), path), predictor.models.alignments), paths)
+        add_predictions([row for some in looks for row in some], predictor.models)
     yield {"photos": "1280x960", "way": f"folder, {CORES} cores, threads", "n": n, "photos a second": n / clock.wall,
            "cpu ms a photo": ms(clock.cpu, paths)}  # fmt: skip
 
@@ -329,11 +329,11 @@ def original(sources: Sources, n: int, folder: Path):
 def film(sources: Sources, n: int, folder: Path):
     """640x480, three people, from file to annotated file, in a process that has answered before."""
     frames, path, predictor = max(25, 3 * n), folder / "street.mp4", Predictor(detector=MOVING)
-    _, pictures = scenes.street(FaceSpace.load(), np.random.default_rng(SEED), frames)
+    _, pictures = scene.street(FaceSpace.load(), np.random.default_rng(SEED), frames)
     video.write((picture for picture, _ in pictures), (640, 480), 25, path)
-    video.process(path, folder / "before.mp4", predictor, progress=False)
+    video.process_video(path, folder / "before.mp4", predictor, progress=False)
     with Clock() as clock:
-        video.process(path, folder / "out.mp4", predictor, progress=False)
+        video.process_video(path, folder / "out.mp4", predictor, progress=False)
     yield {"photos": "640x480 video", "way": "followed and drawn", "n": frames, "frames a second": frames / clock.wall,
            "cpu ms a photo": clock.cpu * 1000 / frames}  # fmt: skip
 

@@ -17,22 +17,22 @@ import dlib
 import numpy as np
 import pandas as pd
 
-from src import datasets, faces, prepare
+from src import data
 from src.config import SEED
-from src.faces import Alignment
-from src.landmark_file import install
-from src.photos import read_photo
+from src.faces.align import Alignment, align, prepare
+from src.faces.image_io import read_photo
+from src.faces.landmark_file import install_landmark_file
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", choices=datasets.NAMES)
+    parser.add_argument("dataset", choices=data.NAMES)
     parser.add_argument("folder", type=Path, nargs="?", default="")
     parser.add_argument("--faces", type=int, default=3000, help="pictures drawn at random (default: %(default)s)")
     parser.add_argument("--original", type=int, default=0, metavar="N", help="pictures for the comparison")
     options = parser.parse_args()
-    folder = datasets.place(options.dataset, options.folder)
-    table = datasets.load(options.dataset, folder).table
+    folder = data.resolve_folder(options.dataset, options.folder)
+    table = data.load(options.dataset, folder).table
     table = table.sample(min(options.faces, len(table)), random_state=SEED).reset_index(drop=True)
     prepare_all(table.head(200), folder)  # starts the workers, which a long run does once
     rate, how = prepare_all(table, folder)
@@ -53,7 +53,7 @@ def prepare_all(table: pd.DataFrame, folder: Path) -> tuple[float, pd.Series]:
 
 def compare(table: pd.DataFrame, folder: Path) -> str:
     """The ratio to the original's way, both in this run on the same pictures; ours repeated to fill the workers."""
-    detector, predictor = dlib.get_frontal_face_detector(), dlib.shape_predictor(str(install()))
+    detector, predictor = dlib.get_frontal_face_detector(), dlib.shape_predictor(str(install_landmark_file()))
     start = time.perf_counter()
     for path in table["path"]:
         original(folder / path, detector, predictor)
@@ -77,7 +77,7 @@ def original(path: Path, detector, predictor) -> np.ndarray | None:
     if not found:
         return None
     points = predictor(rgb, found[0]).parts()
-    return faces.align(rgb, np.array([(p.x, p.y) for p in points]), Alignment())
+    return align.align(rgb, np.array([(p.x, p.y) for p in points]), Alignment())
 
 
 if __name__ == "__main__":

@@ -28,10 +28,11 @@ from matplotlib import pyplot as plt
 
 from benchmarks.cleaning import make_imdb
 from src.config import GENDERS, ROOT, SEED
-from src.datasets import imdb_wiki, scenes
-from src.datasets.portraits import new_person
-from src.datasets.sample import write_jpeg
-from src.face_space import GROUPS, FaceSpace
+from src.data import imdb_wiki
+from src.sample import scene
+from src.sample.draw import write_jpeg
+from src.sample.face_model import GROUPS, FaceSpace
+from src.sample.person import new_person
 
 ALL = 523_051
 KEPT = 0.4  # the least share of records that cleaning leaves: so many more are made
@@ -40,8 +41,8 @@ RUN = """
 import sys
 from pathlib import Path
 import pandas as pd
-from src.prepare import prepare
-from src.tables import checked
+from src.faces.prepare import prepare
+from src.data.table import checked
 prepare(checked(pd.read_pickle(sys.argv[1])), sys.argv[2], cache=Path(sys.argv[3]), workers=int(sys.argv[4]))
 """
 
@@ -67,7 +68,7 @@ def _draw(folder: Path, group: list[tuple[int, str]]) -> None:
     for i, path in group:
         rng = np.random.default_rng([SEED, i])
         person = new_person(space, i % len(GROUPS.years), GENDERS[i // len(GROUPS.years) % 2], rng)
-        write_jpeg(folder / path, scenes.snapshot(space, [person], (250, 300), int(rng.integers(125, 160)), rng)[0])
+        write_jpeg(folder / path, scene.snapshot(space, [person], (250, 300), int(rng.integers(125, 160)), rng)[0])
 
 
 def start(table: Path, folder: Path, cache: Path, workers: int) -> subprocess.Popen:

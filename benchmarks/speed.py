@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src.answers import joint_networks
-from src.backend import keras
 from src.config import MODELS, SEED
-from src.export import export, litert_model, onnx_model
-from src.model_folder import load
+from src.keras_setup import keras
+from src.models.export import export, litert_model, onnx_model
+from src.models.model_folder import load_model
+from src.predict.decode import build_networks
 
-import tensorflow as tf  # isort: skip  # after src.backend, which silences its start
+import tensorflow as tf  # isort: skip  # after src.keras_setup, which silences its start
 
 BATCHES = (1, 32)
 FACES = 64  # a turn
@@ -58,7 +58,7 @@ def measure(folder: Path, turns: int) -> list[dict]:
     with tempfile.TemporaryDirectory() as temporary:
         exported = Path(temporary) / "exported"
         export(folder, exported)
-        ways, size = ways_of(folder, exported), load(folder).alignment.size
+        ways, size = ways_of(folder, exported), load_model(folder).alignment.size
         for batch in BATCHES:
             for name, spread in taken({name: way for name, (way, _) in ways.items()}, batch, size, turns).items():
                 file = ways[name][1]
@@ -68,9 +68,9 @@ def measure(folder: Path, turns: int) -> list[dict]:
 
 def measure_both(folders: list[Path], turns: int) -> list[dict]:
     """The same for the models asked together."""
-    models = {folder.name: load(folder) for folder in folders}
+    models = {folder.name: load_model(folder) for folder in folders}
     size, megabytes = models[folders[0].name].alignment.size, sum((f / "model.keras").stat().st_size for f in folders) / 1e6
-    networks = joint_networks(models).values()
+    networks = build_networks(models).values()
     way = {"ONNX Runtime, as predict": lambda faces: [network(faces) for network in networks]}
     return [
         {"model": "both", "batch": batch, "way": name, **spread, "MB": megabytes}
@@ -92,7 +92,7 @@ def taken(ways: dict, batch: int, size: int, turns: int) -> dict[str, dict]:
 
 def ways_of(folder: Path, exported: Path) -> dict[str, tuple]:
     """By name: a function from faces to probabilities, both NumPy arrays, and the file that it was loaded from."""
-    model, kept = load(folder).model, folder / "model.keras"
+    model, kept = load_model(folder).model, folder / "model.keras"
     graph = tf.function(lambda faces: model(faces, training=False), [tf.TensorSpec(model.input_shape, tf.uint8)])
     return {
         "Keras, called": (lambda faces: keras.ops.convert_to_numpy(model(faces, training=False)), kept),

@@ -12,25 +12,28 @@ from pathlib import Path
 
 import numpy as np
 
-from src import datasets, network, prepare, tables, train
-from src.backend import fused_normalisation
+from src import data
 from src.config import CACHE
+from src.data import table as tables
+from src.faces import prepare
+from src.keras_setup import fused_normalisation
+from src.models import train, two_level_cnn
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", choices=datasets.NAMES, default="sample")
+    parser.add_argument("--dataset", choices=data.NAMES, default="sample")
     parser.add_argument("--folder", type=Path, default="")
     parser.add_argument("--steps", type=int, default=12, help="batches a turn (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--runs", type=Path, default=CACHE, help="where aligned faces are kept (default: %(default)s)")
     options = parser.parse_args()
-    folder = datasets.place(options.dataset, options.folder)
-    table = datasets.load(options.dataset, folder).table
+    folder = data.resolve_folder(options.dataset, options.folder)
+    table = data.load(options.dataset, folder).table
     prepared = prepare.prepare(table, folder, cache=options.runs)
-    labelled = tables.for_task(table, "gender").table
-    settings = train.Settings()
-    model = network.two_level_cnn(2, dtype=train.fast_dtype())
+    labelled = tables.task_labels(table, "gender").table
+    settings = train.TrainingSettings()
+    model = two_level_cnn.two_level_cnn(2, dtype=train.fast_dtype())
     train.compile_model(model, len(labelled), settings)
     count = options.steps * settings.batch_size
     rows = np.resize(labelled.index.to_numpy(), count)

@@ -7,8 +7,8 @@ Batch normalisation is folded into kernels and biases, so each convolution is fo
 import functools
 from collections.abc import Sequence
 
-from src.backend import keras, layers, ops
-from src.network import scaled_to
+from src.keras_setup import keras, layers, ops
+from src.models.two_level_cnn import resize_images
 
 STEM = 32  # filters of the first convolution
 # filters of the pointwise convolution and stride of the depthwise one before it
@@ -108,7 +108,7 @@ def mobilenet(
     face = keras.Input((size, size, 3), dtype="uint8", name="face")
     x = layers.Rescaling(scale, offset, dtype=dtype, name="scale")(face)
     if inner and inner != size:
-        x = scaled_to(x, inner)
+        x = resize_images(x, inner)
     x = stage(x, layers.Conv2D, "stem", stem_stride, filters=STEM, kernel_size=3)
     for number, (filters, stride) in enumerate(BLOCKS, start=1):
         x = stage(x, layers.DepthwiseConv2D, f"depthwise_{number}", stride, kernel_size=3, dtype="float32")

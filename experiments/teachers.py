@@ -13,14 +13,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from experiments.mobilenet import BLOCKS, mobilenet
+from experiments.released import AUGMENTED, Data, joint_probabilities, log_epoch
 from experiments.teacher_files import Weights, faceres_file, read_faceres, read_sface, sface_file
-from src.backend import keras, layers, ops
 from src.config import SEED
-from src.files import written_whole
-from src.joint import AbsoluteError, GenderAccuracy, joint_labels, joint_loss, with_heads
-from src.network import scaled_to
-from src.released import AUGMENTED, Data, joint_probabilities, told
-from src.train import Settings, fast_dtype, fit
+from src.files import atomic_write
+from src.keras_setup import keras, layers, ops
+from src.models.multitask import AbsoluteError, GenderAccuracy, add_task_heads, multitask_labels, multitask_loss
+from src.models.train import TrainingSettings, fast_dtype, fit
+from src.models.two_level_cnn import resize_images
 
 SIZE = 112  # pixels: the faces SFace was trained on
 MEANS = (123.68, 116.779, 103.939)  # of red, green and blue, subtracted before FaceRes
@@ -149,11 +149,11 @@ def teacher(name: str, size: int, dtype: str = "float32", seed: int = SEED) -> k
     features = layers.Rescaling(1 / SPREAD[name], dtype=dtype, name="features")(pooled)
     trunk = keras.Model(inside.input, features, name="trunk")
     face = keras.Input((size, size, 3), dtype="uint8", name="face")
-    x = face if size == SIZE else ops.cast(ops.round(scaled_to(ops.cast(face, "float32"), SIZE)), "uint8")
-    return with_heads(keras.Model(face, trunk(x), name="level_one"), dropout=0.3, seed=seed)
+    x = face if size == SIZE else ops.cast(ops.round(resize_images(ops.cast(face, "float32"), SIZE)), "uint8")
+    return add_task_heads(keras.Model(face, trunk(x), name="level_one"), dropout=0.3, seed=seed)
 
 
-def refine(name: str, data: Data, settings: Settings, runs: Path) -> tuple[keras.Model, pd.DataFrame]:
+def refine(name: str, data: Data, settings: TrainingSettings, runs: Path) -> tuple[keras.Model, pd.DataFrame]:
     """Trains a teacher for both tasks on the training faces; a run that was stopped is resumed.
 
     Args:
@@ -170,14 +170,14 @@ def refine(name: str, data: Data, settings: Settings, runs: Path) -> tuple[keras
         FileNotFoundError: Its package is not installed.
     """
     model = teacher(name, data.faces.shape[1], fast_dtype(), settings.seed)
-    labels, rows = joint_labels(data.table), np.arange(len(data.table))
+    labels, rows = multitask_labels(data.table), np.arange(len(data.table))
     return fit(
         model, data.faces, rows, labels, data.part, settings,
-        told, runs / "training", joint_loss, (GenderAccuracy, AbsoluteError),
+        log_epoch, runs / "training", multitask_loss, (GenderAccuracy, AbsoluteError),
     )  # fmt: skip
 
 
-def answers(name: str, data: Data, settings: Settings, runs: Path) -> npt.NDArray[np.float32]:
+def teacher_probabilities(name: str, data: Data, settings: TrainingSettings, runs: Path) -> npt.NDArray[np.float32]:
     """What the refined teacher predicts for every face, as the mean of the face and its mirror image.
 
     The predictions are kept in `data.folder`, in one file for each teacher, settings, labels and split; where the file
@@ -187,11 +187,11 @@ def answers(name: str, data: Data, settings: Settings, runs: Path) -> npt.NDArra
         float32 (n, 103): the probabilities of female and male, then of the years 0-100.
     """
     digest = hashlib.sha256(repr((name, settings, data.faces.shape)).encode())
-    digest.update(joint_labels(data.table).tobytes() + "".join(data.part).encode())
+    digest.update(multitask_labels(data.table).tobytes() + "".join(data.part).encode())
     file = data.folder / f"teacher-{name}-{digest.hexdigest()[:8]}.npy"
     if not file.exists():
         model, _ = refine(name, data, settings, runs)
         found = joint_probabilities(model, data.faces, np.arange(len(data.table)))
-        with written_whole(file) as new, open(new, "wb") as opened:
+        with atomic_write(file) as new, open(new, "wb") as opened:
             np.save(opened, found)
     return np.load(file)

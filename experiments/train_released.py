@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from experiments.teachers import REFINED, SIZE, SPREAD, answers, faceres_convolutions, refine
-from src.backend import keras, layers
+from experiments.released import AUGMENTED, METRICS, Data, finish, log_epoch, parse
+from experiments.teachers import REFINED, SIZE, SPREAD, faceres_convolutions, refine, teacher_probabilities
 from src.config import SEED
-from src.joint import joint_labels, taught_loss, with_heads
-from src.network import with_mirror_image
-from src.released import AUGMENTED, METRICS, Data, finish, parse, told
-from src.train import Settings, fast_dtype, fit
+from src.keras_setup import keras, layers
+from src.models.multitask import add_task_heads, distillation_loss, multitask_labels
+from src.models.train import TrainingSettings, fast_dtype, fit
+from src.models.two_level_cnn import with_mirror_image
 
 DATASETS = ("utkface", "fairface", "allagefaces")
 TEACHERS = {
@@ -41,7 +41,9 @@ def teacher_targets(data: Data, runs: Path) -> npt.NDArray[np.float32]:
     Returns:
         float32 (n, 103): the probabilities of female and male, then of the years 0-100.
     """
-    return np.mean([answers(name, data, settings, runs) for name, settings in TEACHERS.items()], axis=0, dtype=np.float32)
+    return np.mean(
+        [teacher_probabilities(name, data, settings, runs) for name, settings in TEACHERS.items()], axis=0, dtype=np.float32
+    )
 
 
 def student(refined: keras.Model, size: int, dtype: str = "float32", seed: int = SEED) -> keras.Model:
@@ -61,13 +63,13 @@ def student(refined: keras.Model, size: int, dtype: str = "float32", seed: int =
     first = faceres_convolutions(size, dtype, inner=SIZE)
     pooled = layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(first.output)
     features = layers.Rescaling(1 / SPREAD["faceres"], dtype=dtype, name="features")(pooled)
-    model = with_heads(keras.Model(first.input, features, name="level_one"), seed=seed)
+    model = add_task_heads(keras.Model(first.input, features, name="level_one"), seed=seed)
     model.set_weights(refined.get_weights())
     return model
 
 
 def train_student(
-    data: Data, targets: npt.NDArray[np.float32], settings: Settings, runs: Path
+    data: Data, targets: npt.NDArray[np.float32], settings: TrainingSettings, runs: Path
 ) -> tuple[keras.Model, pd.DataFrame]:
     """Trains the student on labels and targets alike.
 
@@ -82,9 +84,11 @@ def train_student(
     """
     refined, _ = refine("faceres", data, TEACHERS["faceres"], runs)
     model = student(refined, data.faces.shape[1], fast_dtype(), settings.seed)
-    labels, rows = joint_labels(data.table, targets), np.arange(len(data.table))
-    model, history = fit(model, data.faces, rows, labels, data.part, settings, told, runs / "training", taught_loss, METRICS)
-    both = with_heads(with_mirror_image(model.get_layer("level_one")))
+    labels, rows = multitask_labels(data.table, targets), np.arange(len(data.table))
+    model, history = fit(
+        model, data.faces, rows, labels, data.part, settings, log_epoch, runs / "training", distillation_loss, METRICS
+    )
+    both = add_task_heads(with_mirror_image(model.get_layer("level_one")))
     both.set_weights(model.get_weights())
     return both, history
 

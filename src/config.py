@@ -96,3 +96,6 @@ AGE_GROUPS = {
         (0, 3, 10, 20, 30, 40, 50, 60, 70),
     ),
 }
+
+# Colours that tell faces apart, also for colour-blind readers (Okabe and Ito, "Color universal design", 2008).
+FACE_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442")

@@ -20,7 +20,7 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # errors of file syst
 
 
 @contextmanager
-def written_whole(target: Path) -> Iterator[Path]:
+def atomic_write(target: Path) -> Iterator[Path]:
     """Gives a temporary path beside `target` to write a file to; on leaving, the file takes the target's place at once.
 
     If the writing fails, the target stays as it was. A link stays, and the file that it leads to is replaced. A replaced
@@ -36,7 +36,7 @@ def written_whole(target: Path) -> Iterator[Path]:
         shutil.SpecialFileError: The target is a pipe, a socket or a device.
         OSError: The file cannot be written.
     """
-    target = followed(target)
+    target = resolve_links(target)
     mode = _mode(target)
     if mode is not None and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise shutil.SpecialFileError(f"{target} is a pipe, a socket or a device, not a regular file: choose another name")
@@ -51,7 +51,7 @@ def written_whole(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def folder_written_whole(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path) -> Iterator[Path]:
     """The same for a folder and all that is in it; a folder that is there already is replaced.
 
     Args:
@@ -64,7 +64,7 @@ def folder_written_whole(target: Path) -> Iterator[Path]:
         NotADirectoryError: The target is a file.
         OSError: The folder cannot be written.
     """
-    target = followed(target)
+    target = resolve_links(target)
     mode = _mode(target)
     if mode is not None and not stat.S_ISDIR(mode):
         raise NotADirectoryError(f"{target} is a file, not a folder: move it away or choose another name")
@@ -91,11 +91,11 @@ def folder_written_whole(target: Path) -> Iterator[Path]:
 
 def write_text(target: Path, text: str) -> None:
     """Writes a UTF-8 text file; see `written_whole`."""
-    with written_whole(target) as path:
+    with atomic_write(target) as path:
         path.write_text(text, encoding="utf-8")
 
 
-def followed(path: Path) -> Path:
+def resolve_links(path: Path) -> Path:
     """What a link leads to in the end, whether that exists or not; any other path as it is."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
@@ -119,7 +119,7 @@ def _keep_mode(new: Path, mode: int | None) -> None:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path) -> Iterator[None]:
     """Waits, and says so, while another process is in here with the same folder, which is made if need be.
 
     What a killed process left half written there is removed.

@@ -19,7 +19,7 @@ import papermill
 from nbclient.exceptions import DeadKernelError
 
 from src.config import MODELS, NOTEBOOKS, ROOT, RUNS, keras_backend
-from src.datasets import NAMES
+from src.data import NAMES
 from src.files import write_text
 
 QUIET = ["--IPKernelApp.log_level=40"]  # each kernel would warn that it talks to this program in the clear

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src import released
-from src.assess import COLUMNS, UTKFACE_RACES
-from src.calibrate import BANDS, Calibration
+from experiments import released
 from src.config import RESULTS
-from src.joint import with_heads
-from src.network import residual_level_one
+from src.evaluation.calibration import INTERVAL_BANDS, Calibration
+from src.evaluation.subgroups import RESULT_COLUMNS, UTKFACE_RACES
+from src.models.multitask import add_task_heads
+from src.models.two_level_cnn import residual_level_one
 
 MEASURES = {
     "gender accuracy": (0.95, "share"),
@@ -47,18 +47,18 @@ def results() -> pd.DataFrame:
                     n = 1000 if by == "all" else 29 if group == "70-100" else 100 + i
                     rows.append((dataset, measure, by, group, mine, mine * 0.98, mine * 1.02, n, unit))
         rows.append((dataset, "gender calibration error", "all", "all", 0.012, np.nan, np.nan, 1000, "share"))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(RESULT_COLUMNS))
 
 
 @pytest.fixture(scope="session")
 def standins(tmp_path_factory):
     """Folders `gender`, `age` (untrained models of the released kind) and `results` (made-up files)."""
     folder = tmp_path_factory.mktemp("released")
-    joint = with_heads(residual_level_one(released.ALIGNMENT.size))
-    calibration = {"gender": Calibration(0.75), "age": Calibration(0.4, BANDS, (1.5,) * len(BANDS))}
+    joint = add_task_heads(residual_level_one(released.ALIGNMENT.size))
+    calibration = {"gender": Calibration(0.75), "age": Calibration(0.4, INTERVAL_BANDS, (1.5,) * len(INTERVAL_BANDS))}
     table = pd.DataFrame({"dataset": ["utkface"] * 6 + ["fairface"] * 3})
     part = np.array(["train", "train", "train", "train", "validation", "test", "train", "validation", "test"], object)
-    models = {task: released.cut(joint, task) for task in calibration}
+    models = {task: released.extract_task_model(joint, task) for task in calibration}
     trained_on = {"dataset": "utkface and fairface", "epochs": 7, "seed": 1}
     data = released.Data(table, None, None, part, None)
     released.release(data, models, calibration, {"results": results()}, trained_on, folder)

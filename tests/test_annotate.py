@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.annotate import Layout, annotate, layout
+from src.predict.annotate import Layout, annotate, layout
 
 SIDES = ["left", "top", "right", "bottom"]
 

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.assess import BANDS, COLUMNS, UTKFACE_RACES, assess, races, worst
-from src.calibrate import Calibration
 from src.config import YEARS
-from src.tables import divide
+from src.data.table import split_rejects
+from src.evaluation.calibration import Calibration
+from src.evaluation.subgroups import AGE_BANDS, RESULT_COLUMNS, UTKFACE_RACES, evaluate_subgroups, load_races, worst_group
 
 SURE = Calibration(unsure_below=0.4, bands=(0,), quantiles=(0.0,))  # of the answer alone
 EVERYTHING = Calibration(unsure_below=0.4, bands=(0,), quantiles=(50.5,))
@@ -16,7 +16,7 @@ EVERYTHING = Calibration(unsure_below=0.4, bands=(0,), quantiles=(50.5,))
 def table_of(rows, dataset="utkface"):
     """rows: (gender, lowest year, highest year)."""
     table = pd.DataFrame(rows, columns=["gender", "age_low", "age_high"])
-    return divide(table.assign(path=[f"{i}.jpg" for i in range(len(table))]), {}, dataset).table
+    return split_rejects(table.assign(path=[f"{i}.jpg" for i in range(len(table))]), {}, dataset).table
 
 
 def surely(classes, count):
@@ -36,12 +36,12 @@ def known():
     gender = surely(np.tile([1, 1, 1, 0], 50), 2)
     age = surely([5] * 100 + [34] * 100, YEARS)
     race = np.array(["White", "Black", "White", None] * 50, object)
-    return assess(table, gender, age, SURE, race), (table, gender, age, race)
+    return evaluate_subgroups(table, gender, age, SURE, race), (table, gender, age, race)
 
 
 def test_rows_have_the_columns_and_hold_together(known):
     results = known[0]
-    assert list(results.columns) == list(COLUMNS) and (results["dataset"] == "utkface").all()
+    assert list(results.columns) == list(RESULT_COLUMNS) and (results["dataset"] == "utkface").all()
     assert not results.duplicated(["measure", "by", "group"]).any()
     bounded = results.dropna(subset=["low", "high"])
     assert (bounded["low"] <= bounded["value"] + 1e-9).all() and (bounded["value"] <= bounded["high"] + 1e-9).all()
@@ -72,7 +72,7 @@ def test_figures_by_band_and_race(known):
 
 
 def test_the_interval_is_the_calibrations(known):
-    wide = assess(*known[1][:3], EVERYTHING, known[1][3])
+    wide = evaluate_subgroups(*known[1][:3], EVERYTHING, known[1][3])
     assert value(wide, "90% interval covers") == 1 and value(wide, "90% interval width") == YEARS
 
 
@@ -80,11 +80,11 @@ def test_bands_and_their_order():
     ages = [0, 6, 7, 12, 13, 19, 20, 59, 60, 69, 70, 99, 116]
     table = table_of([("female", age, age) for age in ages] * 2)
     age = surely(np.minimum([*ages, *ages], YEARS - 1), YEARS)
-    results = assess(table, surely([0] * len(table), 2), age, SURE, np.full(len(table), None))
+    results = evaluate_subgroups(table, surely([0] * len(table), 2), age, SURE, np.full(len(table), None))
     counts = results[(results["measure"] == "gender accuracy") & (results["by"] == "age")].set_index("group")["n"]
     expected = {"0-6": 4, "7-12": 4, "13-19": 4, "20-29": 2, "50-59": 2, "60-69": 4, "70-100": 6}
     assert counts.to_dict() == expected and list(counts.index) == list(expected)
-    assert [f"{low}-{high}" for low, high in BANDS if f"{low}-{high}" in expected] == list(expected)
+    assert [f"{low}-{high}" for low, high in AGE_BANDS if f"{low}-{high}" in expected] == list(expected)
     assert value(results, "90% interval covers") == 1, "whoever is older than 100 counts as 100"
     assert value(results, "absolute error") == pytest.approx(16 / 13)
     assert not (results["by"] == "race").any()
@@ -93,14 +93,16 @@ def test_bands_and_their_order():
 def test_one_group_off_is_forgiven():
     table = table_of([("female", 30, 30)] * 4)
     answers = surely([30, 40, 20, 50], YEARS)  # of the group, of both beside it, of one further
-    results = assess(table, surely([0] * 4, 2), answers, SURE, np.full(4, None))
+    results = evaluate_subgroups(table, surely([0] * 4, 2), answers, SURE, np.full(4, None))
     assert value(results, "eight groups exact") == 0.25 and value(results, "eight groups 1-off") == 0.75
 
 
 def test_ranges_have_groups_but_no_years():
     table = table_of([("female", 0, 2), ("male", 3, 9), ("male", 20, 29), ("female", 70, 100)] * 10, "fairface")
     age = surely([1, 9, 30, 85] * 10, YEARS)
-    results = assess(table, surely([0, 1, 0, 0] * 10, 2), age, SURE, np.array(["East Asian", "Indian"] * 20, object))
+    results = evaluate_subgroups(
+        table, surely([0, 1, 0, 0] * 10, 2), age, SURE, np.array(["East Asian", "Indian"] * 20, object)
+    )
     assert value(results, "nine ranges exact") == 0.75 and value(results, "nine ranges 1-off") == 1
     assert value(results, "nine ranges exact", "age", "20-29") == 0
     assert value(results, "nine ranges exact", "age", "3-9", "n") == 10
@@ -111,7 +113,7 @@ def test_ranges_have_groups_but_no_years():
 
 def test_only_faces_with_a_label_are_counted():
     table = table_of([("female", 30, 30), (None, 30, 30), ("male", None, None), (None, 12, 16)], "adience")
-    results = assess(table, surely([0, 0, 0, 0], 2), surely([30] * 4, YEARS), SURE, np.full(4, None))
+    results = evaluate_subgroups(table, surely([0, 0, 0, 0], 2), surely([30] * 4, YEARS), SURE, np.full(4, None))
     assert value(results, "gender accuracy", column="n") == 2 and value(results, "gender accuracy") == 0.5
     assert value(results, "eight groups exact", column="n") == 2  # 12-16 touches two groups
     assert value(results, "absolute error", column="n") == 2
@@ -123,8 +125,8 @@ def test_a_subjects_faces_are_resampled_together():
     gender = surely([0] * 30 + [1] * 30, 2)
     widths = []
     for subject in (np.arange(60).astype(str), np.repeat(np.arange(6), 10).astype(str)):
-        results = assess(rows.assign(subject=subject).astype({"subject": "string"}), gender, surely([30] * 60, YEARS), SURE,
-                         np.full(60, None))  # fmt: skip
+        table = rows.assign(subject=subject).astype({"subject": "string"})
+        results = evaluate_subgroups(table, gender, surely([30] * 60, YEARS), SURE, np.full(60, None))
         widths.append(value(results, "gender accuracy", column="high") - value(results, "gender accuracy", column="low"))
     assert widths[1] > 2 * widths[0]
 
@@ -141,10 +143,10 @@ def test_races_of_both_data_sets(tmp_path):
     paths += ["UTKFace/26_0_7_2017.jpg", "FairFace/train/1.png", "FairFace/train/2.jpg", "FairFace/train/3.jpg"]
     table = table_of([("male", 26, 26)] * len(paths)).assign(path=paths)
     table["dataset"] = pd.array(["utkface"] * 4 + ["fairface"] * 3, dtype="string")
-    assert races(table, tmp_path).tolist() == ["Asian", "Other", "White", None, "East Asian", None, None]
-    assert races(table[:4], tmp_path / "elsewhere").tolist() == ["Asian", "Other", "White", None], "the names say it"
+    assert load_races(table, tmp_path).tolist() == ["Asian", "Other", "White", None, "East Asian", None, None]
+    assert load_races(table[:4], tmp_path / "elsewhere").tolist() == ["Asian", "Other", "White", None], "the names say it"
     adience = table[:2].assign(dataset="adience")
-    assert races(adience, tmp_path).tolist() == [None, None]
+    assert load_races(adience, tmp_path).tolist() == [None, None]
     assert len(UTKFACE_RACES) == 5
 
 
@@ -163,11 +165,11 @@ def test_the_worst_group_of_thirty_faces_or_more():
         figures["90% interval width"] = error * 2
         rows += [("utkface", name, "race", group, figure, 0, 0, n, "share") for name, figure in figures.items()]
     rows.append(("utkface", "gender accuracy", "age", "0-6", 0.2, 0, 0, 500, "share"))
-    results = pd.DataFrame(rows, columns=list(COLUMNS))
-    assert worst(results, "gender accuracy", "race")["group"] == "Indian"
-    assert worst(results, "absolute error", "race")["group"] == "Black", "the larger an error, the worse"
-    assert worst(results, "90% interval covers", "race")["group"] == "Black"
-    assert worst(results, "90% interval width", "race")["group"] == "Black", "the wider an interval, the worse"
-    assert worst(results, "gender accuracy", "age")[["group", "value"]].tolist() == ["0-6", 0.2]
+    results = pd.DataFrame(rows, columns=list(RESULT_COLUMNS))
+    assert worst_group(results, "gender accuracy", "race")["group"] == "Indian"
+    assert worst_group(results, "absolute error", "race")["group"] == "Black", "the larger an error, the worse"
+    assert worst_group(results, "90% interval covers", "race")["group"] == "Black"
+    assert worst_group(results, "90% interval width", "race")["group"] == "Black", "the wider an interval, the worse"
+    assert worst_group(results, "gender accuracy", "age")[["group", "value"]].tolist() == ["0-6", 0.2]
     with pytest.raises(ValueError, match="absolute error has no group by age of at least 30 faces"):
-        worst(results, "absolute error", "age")
+        worst_group(results, "absolute error", "age")

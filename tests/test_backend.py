@@ -8,11 +8,11 @@ import sys
 import numpy as np
 import pytest
 
-from src import model_folder, network
-from src.backend import keras, layers
 from src.config import MODELS, ROOT
-from src.faces import Alignment
-from src.model_folder import Labels
+from src.faces.align import Alignment
+from src.keras_setup import keras, layers
+from src.models import model_folder, two_level_cnn
+from src.models.model_folder import Labels
 
 
 def run_python(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
@@ -33,23 +33,25 @@ def keras_only(tmp_path_factory):
     x = layers.Conv2D(4, 7, 7, activation="gelu")(layers.Rescaling(1 / 255)(face))
     first = keras.Model(face, layers.Flatten()(x), name="level_one")
     folder = tmp_path_factory.mktemp("models") / "gender"
-    return model_folder.save(
-        folder, network.two_level_cnn(2, first=first), Labels("gender", ("female", "male")), Alignment(size=64), {}, []
+    return model_folder.save_model(
+        folder, two_level_cnn.two_level_cnn(2, first=first), Labels("gender", ("female", "male")), Alignment(size=64), {}, []
     )
 
 
 def test_whoever_predicts_does_not_wait_for_packages_that_only_training_needs():
-    code = "import src.answers, sys; print(*sorted({'sklearn', 'jax', 'scipy.stats', 'scipy.optimize'} & set(sys.modules)))"
+    code = "import sys, src.predict; print(*sorted({'sklearn', 'jax', 'scipy.stats', 'scipy.optimize'} & set(sys.modules)))"
     assert python(code) == []
 
 
 def test_packages_left_out_at_the_start_can_be_imported_later():
-    code = "import src.backend, sklearn.metrics, jax, keras; print(sklearn.__name__, jax.__name__, keras.backend.backend())"
+    code = (
+        "import src.keras_setup, sklearn.metrics, jax, keras; print(sklearn.__name__, jax.__name__, keras.backend.backend())"
+    )
     assert python(code) == ["sklearn", "jax", "tensorflow"]
 
 
 def test_the_backend_is_the_one_asked_for():
-    assert python("from src.backend import keras; print(keras.backend.backend())", KERAS_BACKEND="jax") == ["jax"]
+    assert python("from src.keras_setup import keras; print(keras.backend.backend())", KERAS_BACKEND="jax") == ["jax"]
 
 
 LOADED = """
@@ -69,7 +71,7 @@ def test_a_users_keras_json_changes_no_model(keras_only, tmp_path):
     given = python(LOADED, *folders, KERAS_HOME=str(tmp_path))
     expected: list[float] = []
     for folder in folders:
-        model = model_folder.load(folder).model
+        model = model_folder.load_model(folder).model
         faces = np.random.default_rng(1).integers(0, 256, (2, *model.input_shape[1:]), np.uint8)
         expected += model.predict(faces, verbose=0)[:, 0].tolist()
     assert [float(number) for number in given] == pytest.approx(expected, abs=1e-5)
@@ -79,7 +81,7 @@ def test_a_users_keras_json_changes_no_model(keras_only, tmp_path):
 def test_an_unsupported_backend_is_one_sentence(backend, keras_only, tmp_path):
     commands = {
         "run": ("-m", "src.run", "--notebooks", "1"),
-        "released": ("-m", "src.released", "--help"),
+        "released": ("-m", "experiments.released", "--help"),
         "predict": ("-m", "src.predict", str(tmp_path), "--gender-model", str(keras_only)),
     }
     for name in commands if backend == "nonsense" else ["predict"]:

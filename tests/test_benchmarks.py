@@ -11,7 +11,7 @@ from scipy.io import savemat
 
 from benchmarks.photos import PARTS, drawn
 from src.config import AGE_GROUPS, ROOT
-from src.datasets.sample import write_jpeg
+from src.sample.draw import write_jpeg
 
 pytestmark = pytest.mark.slow
 
@@ -112,7 +112,7 @@ def test_photos(data, groups, tmp_path):
 
 def test_ablations(data, runs, tmp_path):
     """With a teacher's answers that are made up: to train it takes long."""
-    from src import released
+    from experiments import released
 
     faces = released.load_data(data, runs)
     rng = np.random.default_rng(1)

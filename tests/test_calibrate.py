@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from src import calibrate
-from src.calibrate import BANDS
 from src.config import AGE_GROUPS, YEARS
+from src.evaluation import calibration
+from src.evaluation.calibration import INTERVAL_BANDS
 
 ALL = np.arange(YEARS)
 SINGLE_YEARS = np.column_stack([ALL, ALL])
@@ -34,24 +34,26 @@ def honest():
 @pytest.mark.parametrize("factor", [0.4, 1, 3])
 def test_the_temperature_undoes_a_factor(honest, factor):
     logits, truth = honest
-    assert calibrate.temperature(logits * factor, truth) == pytest.approx(factor, rel=0.03)
+    assert calibration.fit_temperature(logits * factor, truth) == pytest.approx(factor, rel=0.03)
     shifted = logits * factor + np.arange(len(logits))[:, None]  # logits or log-probabilities: the same
-    assert calibrate.temperature(shifted, truth) == pytest.approx(calibrate.temperature(logits * factor, truth), rel=1e-3)
+    assert calibration.fit_temperature(shifted, truth) == pytest.approx(
+        calibration.fit_temperature(logits * factor, truth), rel=1e-3
+    )
 
 
 def test_the_temperature_of_groups_is_that_of_their_sums(honest):
     logits, truth = honest
     groups = np.array([0, 0, 1, 1, 2])
-    assert calibrate.temperature(logits * 2.5, groups[truth], groups) == pytest.approx(2.5, rel=0.04)
-    one_each = calibrate.temperature(logits * 2.5, truth, np.arange(5))
-    assert one_each == calibrate.temperature(logits * 2.5, truth)
+    assert calibration.fit_temperature(logits * 2.5, groups[truth], groups) == pytest.approx(2.5, rel=0.04)
+    one_each = calibration.fit_temperature(logits * 2.5, truth, np.arange(5))
+    assert one_each == calibration.fit_temperature(logits * 2.5, truth)
 
 
 def test_the_temperature_is_the_lowest_point_of_the_loss(honest):
     """Also where no temperature makes the probabilities right: here a third of the truths is noise."""
     logits, truth = honest
     truth = np.where(np.arange(len(truth)) % 3 == 0, np.arange(len(truth)) % 5, truth)
-    found = calibrate.temperature(logits, truth)
+    found = calibration.fit_temperature(logits, truth)
 
     def loss(temperature):
         return -np.log(softmax(logits / temperature, axis=1)[np.arange(len(truth)), truth]).mean()
@@ -61,52 +63,52 @@ def test_the_temperature_is_the_lowest_point_of_the_loss(honest):
 
 def test_temperatures_that_cannot_be_found():
     with pytest.raises(ValueError, match="must be finite; raise probabilities of 0 to 1e-12"), np.errstate(divide="ignore"):
-        calibrate.temperature(np.log([[1.0, 0.0]]), [0])
+        calibration.fit_temperature(np.log([[1.0, 0.0]]), [0])
     with pytest.raises(ValueError, match=r"truth must be among \[0 1\], got \[2\]"):
-        calibrate.temperature([[0.0, 1.0]], [2])
+        calibration.fit_temperature([[0.0, 1.0]], [2])
     with pytest.raises(ValueError, match=r"among \[0 7\], got \[1\]"):
-        calibrate.temperature([[0.0, 1.0]], [1], groups=[0, 7])
+        calibration.fit_temperature([[0.0, 1.0]], [1], groups=[0, 7])
     for wrong in (np.zeros((0, 2)), np.zeros(2)):
         with pytest.raises(ValueError, match="n at least 1"):
-            calibrate.temperature(wrong, np.zeros(len(wrong), int))
+            calibration.fit_temperature(wrong, np.zeros(len(wrong), int))
 
 
 def test_reliability_worked_out_by_hand():
     probability = [[0.9, 0.1], [0.15, 0.85], [0.6, 0.4], [0.5, 0.5]]
-    table = calibrate.reliability(probability, [0, 0, 0, 1], bins=5)
+    table = calibration.reliability(probability, [0, 0, 0, 1], bins=5)
     assert list(table.columns) == ["confidence", "accuracy", "n"]
     np.testing.assert_allclose(table, [[0.55, 0.5, 2], [0.875, 0.5, 2]])  # 0.6 belongs to the range below it
-    assert calibrate.expected_calibration_error(probability, [0, 0, 0, 1], bins=5) == pytest.approx((0.05 + 0.375) / 2)
-    assert calibrate.reliability([[1.0, 0.0]], [0])["n"].tolist() == [1]
+    assert calibration.expected_calibration_error(probability, [0, 0, 0, 1], bins=5) == pytest.approx((0.05 + 0.375) / 2)
+    assert calibration.reliability([[1.0, 0.0]], [0])["n"].tolist() == [1]
 
 
 def test_the_answer_of_ordered_classes_is_the_median_one():
     probability = [[0.4, 0.25, 0.35]] * 2
-    table = calibrate.reliability(probability, [1, 0], ordered=True)
+    table = calibration.reliability(probability, [1, 0], ordered=True)
     np.testing.assert_allclose(table, [[0.25, 0.5, 2]])
-    assert calibrate.expected_calibration_error(probability, [1, 0], ordered=True) == pytest.approx(0.25)
-    assert calibrate.expected_calibration_error(probability, [1, 0]) == pytest.approx(0.1)
+    assert calibration.expected_calibration_error(probability, [1, 0], ordered=True) == pytest.approx(0.25)
+    assert calibration.expected_calibration_error(probability, [1, 0]) == pytest.approx(0.1)
 
 
 def test_the_calibration_error_tells_honest_from_overconfident(honest):
     logits, truth = honest
-    assert calibrate.expected_calibration_error(softmax(logits, axis=1), truth) < 0.01
+    assert calibration.expected_calibration_error(softmax(logits, axis=1), truth) < 0.01
     sharp = softmax(logits * 3, axis=1)
-    assert calibrate.expected_calibration_error(sharp, truth) > 0.15
-    assert calibrate.expected_calibration_error(softmax(np.log(sharp) / 3, axis=1), truth) < 0.01
-    assert np.isnan(calibrate.expected_calibration_error(np.zeros((0, 5)), np.zeros(0, int)))
+    assert calibration.expected_calibration_error(sharp, truth) > 0.15
+    assert calibration.expected_calibration_error(softmax(np.log(sharp) / 3, axis=1), truth) < 0.01
+    assert np.isnan(calibration.expected_calibration_error(np.zeros((0, 5)), np.zeros(0, int)))
 
 
 def test_years_add_up_to_groups():
     probability = np.random.default_rng(2).dirichlet(np.ones(YEARS), 4)
-    sums = calibrate.in_groups(probability, SINGLE_YEARS, FOUR)
+    sums = calibration.sum_to_groups(probability, SINGLE_YEARS, FOUR)
     assert sums[:, 0] == pytest.approx(probability[:, :14].sum(axis=1))
     assert sums[:, 3] == pytest.approx(probability[:, 57:].sum(axis=1))
     assert sums.shape == (4, 4) and sums.sum(axis=1) == pytest.approx(1)
     eight = AGE_GROUPS["adience"]
-    assert calibrate.in_groups(np.eye(8), eight.years, eight) == pytest.approx(np.eye(8))
+    assert calibration.sum_to_groups(np.eye(8), eight.years, eight) == pytest.approx(np.eye(8))
     with pytest.raises(ValueError, match=r"from \(0, 14, 35, 57\) years on, got \['10-19', '30-39', '50-59'\]"):
-        calibrate.in_groups(np.eye(9), AGE_GROUPS["fairface"].years, FOUR)
+        calibration.sum_to_groups(np.eye(9), AGE_GROUPS["fairface"].years, FOUR)
 
 
 # --- age intervals ----------------------------------------------------------------------------------------------------
@@ -116,11 +118,11 @@ def test_quantiles_worked_out_by_hand():
     """Of 1,000 faces the ceil(1001 * 0.9) = 901st nearest, which is 45 years from the median of an even distribution."""
     years = np.arange(50.0, 100.0).repeat(20)[::-1]
     probability = EVEN.repeat(1000, axis=0)
-    assert calibrate.quantiles(probability, years, (0,)) == pytest.approx([45 / SPREAD])
-    assert calibrate.quantiles(probability, years, (0,), coverage=0.5) == pytest.approx([25 / SPREAD])
+    assert calibration.fit_conformal_quantiles(probability, years, (0,)) == pytest.approx([45 / SPREAD])
+    assert calibration.fit_conformal_quantiles(probability, years, (0,), coverage=0.5) == pytest.approx([25 / SPREAD])
     years_too = np.append(years, [np.nan, np.nan])
-    assert calibrate.quantiles(EVEN.repeat(1002, axis=0), years_too, (0,)) == pytest.approx([45 / SPREAD])
-    assert calibrate.interval(EVEN, [23.5 / SPREAD], (0,)).tolist() == [[27, 73]]
+    assert calibration.fit_conformal_quantiles(EVEN.repeat(1002, axis=0), years_too, (0,)) == pytest.approx([45 / SPREAD])
+    assert calibration.prediction_interval(EVEN, [23.5 / SPREAD], (0,)).tolist() == [[27, 73]]
 
 
 def test_a_quantile_from_few_faces_falls_far_short_of_its_promise_once_in_a_hundred_times():
@@ -128,29 +130,31 @@ def test_a_quantile_from_few_faces_falls_far_short_of_its_promise_once_in_a_hund
     rng, short = np.random.default_rng(5), []
     for _ in range(1000):
         years = rng.integers(50, 101, 80).astype(float)
-        (quantile,) = calibrate.quantiles(EVEN.repeat(80, axis=0), years, (0,))
+        (quantile,) = calibration.fit_conformal_quantiles(EVEN.repeat(80, axis=0), years, (0,))
         short.append((quantile * SPREAD + 1) / 51 < 0.85)
     assert 0 < np.mean(short) < 0.02
 
 
 def test_each_band_has_its_own_quantile_where_it_has_twenty_faces():
     years = np.repeat([50, 53, 60, 110], [300, 10, 19, 20])  # 110 counts as 100, 50 years from the median
-    quantiles = calibrate.quantiles(EVEN.repeat(len(years), axis=0), years, (0, 52, 60, 70))
+    quantiles = calibration.fit_conformal_quantiles(EVEN.repeat(len(years), axis=0), years, (0, 52, 60, 70))
     # Of all 349 the 315th nearest is 10 years away.
     assert quantiles == pytest.approx([0, 10 / SPREAD, 10 / SPREAD, 50 / SPREAD])
-    assert calibrate.quantiles(EVEN[:0], [], (0, 20)) == (50.5, 50.5), "nothing is known, nothing is ruled out"
+    assert calibration.fit_conformal_quantiles(EVEN[:0], [], (0, 20)) == (50.5, 50.5), (
+        "nothing is known, nothing is ruled out"
+    )
 
 
 def test_intervals_worked_out_by_hand():
     sure = np.eye(YEARS)[[0, 34, 100]]
-    assert calibrate.interval(sure, [0.4], (0,)).tolist() == [[0, 0], [34, 34], [100, 100]]
-    assert calibrate.interval(sure, [1.5], (0,)).tolist() == [[0, 3], [31, 37], [97, 100]]  # its spread is 2
-    assert calibrate.interval(EVEN, [2], (0,)).tolist() == [[0, 100]]
-    assert calibrate.interval(EVEN, [5.5 / SPREAD, 20.5 / SPREAD], (0, 52)).tolist() == [[45, 70]]
-    assert calibrate.interval(EVEN, [0, 20.5 / SPREAD], (0, 80)).tolist() == [[50, 50]]
+    assert calibration.prediction_interval(sure, [0.4], (0,)).tolist() == [[0, 0], [34, 34], [100, 100]]
+    assert calibration.prediction_interval(sure, [1.5], (0,)).tolist() == [[0, 3], [31, 37], [97, 100]]  # its spread is 2
+    assert calibration.prediction_interval(EVEN, [2], (0,)).tolist() == [[0, 100]]
+    assert calibration.prediction_interval(EVEN, [5.5 / SPREAD, 20.5 / SPREAD], (0, 52)).tolist() == [[45, 70]]
+    assert calibration.prediction_interval(EVEN, [0, 20.5 / SPREAD], (0, 80)).tolist() == [[50, 50]]
     between = np.zeros((1, YEARS))
     between[0, [20, 40]] = 0.5, 0.5  # the standard deviation is 10
-    assert calibrate.interval(between, [1], (0,)).tolist() == [[8, 32]], "about the median"
+    assert calibration.prediction_interval(between, [1], (0,)).tolist() == [[8, 32]], "about the median"
 
 
 def seen(n, seed, sharper=1.0, flattering=0.0):
@@ -171,55 +175,57 @@ def seen(n, seed, sharper=1.0, flattering=0.0):
 def covered(ages, intervals):
     """The share of faces whose age lies in their interval: over all, and in each band."""
     inside = (intervals[:, 0] <= ages) & (ages <= intervals[:, 1])
-    band = np.searchsorted(BANDS, ages, side="right")
-    return inside.mean(), np.array([inside[band == i + 1].mean() for i in range(len(BANDS))])
+    band = np.searchsorted(INTERVAL_BANDS, ages, side="right")
+    return inside.mean(), np.array([inside[band == i + 1].mean() for i in range(len(INTERVAL_BANDS))])
 
 
 @pytest.mark.parametrize("model", [{}, {"sharper": 4}, {"sharper": 0.5}, {"sharper": 2, "flattering": 0.3}])
 def test_nine_new_faces_in_ten_lie_in_their_interval_at_every_age(model):
     ages, probability = seen(20_000, 3, **model)
-    quantiles = calibrate.quantiles(probability, ages)
+    quantiles = calibration.fit_conformal_quantiles(probability, ages)
     new_ages, new = seen(20_000, 4, **model)
-    overall, bands = covered(new_ages, calibrate.interval(new, quantiles))
+    overall, bands = covered(new_ages, calibration.prediction_interval(new, quantiles))
     assert 0.88 < overall < 0.92 and bands.min() > 0.85, (overall, bands)
 
 
 def test_one_quantile_for_all_would_not_hold_at_every_age():
     ages, probability = seen(20_000, 3, sharper=2, flattering=0.3)
     new_ages, new = seen(20_000, 4, sharper=2, flattering=0.3)
-    overall, bands = covered(new_ages, calibrate.interval(new, calibrate.quantiles(probability, ages, (0,)), (0,)))
+    overall, bands = covered(
+        new_ages, calibration.prediction_interval(new, calibration.fit_conformal_quantiles(probability, ages, (0,)), (0,))
+    )
     assert 0.88 < overall < 0.92 and bands.min() < 0.8
 
 
 def test_ages_and_bands_that_do_not_fit():
     with pytest.raises(ValueError, match=r"shape \(n, 101\), one column a year, got \(2, 8\)"):
-        calibrate.quantiles(np.full((2, 8), 1 / 8), [1, 2])
+        calibration.fit_conformal_quantiles(np.full((2, 8), 1 / 8), [1, 2])
     with pytest.raises(ValueError, match="years must be 1 ages of 0 or more"):
-        calibrate.quantiles(EVEN, [20, 30])
+        calibration.fit_conformal_quantiles(EVEN, [20, 30])
     with pytest.raises(ValueError, match="the least -1.0"):
-        calibrate.quantiles(EVEN, [-1])
+        calibration.fit_conformal_quantiles(EVEN, [-1])
     with pytest.raises(ValueError, match="bands must be rising whole years, the first 0"):
-        calibrate.quantiles(EVEN, [20], (7, 13))
+        calibration.fit_conformal_quantiles(EVEN, [20], (7, 13))
     with pytest.raises(ValueError, match="quantiles must be 10, one for each band, got 2"):
-        calibrate.interval(EVEN, [0.4, 0.4])
+        calibration.prediction_interval(EVEN, [0.4, 0.4])
 
 
 # --- answering only where sure ----------------------------------------------------------------------------------------
 
 
 def test_coverage_curve_worked_out_by_hand():
-    curve = calibrate.coverage_curve([0.6, 0.9, 0.7, 0.8], [0, 1, 0, 1])
+    curve = calibration.coverage_curve([0.6, 0.9, 0.7, 0.8], [0, 1, 0, 1])
     assert curve["coverage"].tolist() == [0.25, 0.5, 0.75, 1] and curve["score"].tolist() == [1, 1, 2 / 3, 0.5]
     confidence = np.random.default_rng(5).random(12_345)
-    curve = calibrate.coverage_curve(confidence, confidence)
+    curve = calibration.coverage_curve(confidence, confidence)
     assert len(curve) == 100 and curve["coverage"].iloc[-1] == 1
     np.testing.assert_allclose(curve["score"], 1 - curve["coverage"] / 2, atol=0.01)
 
 
 def test_coverage_curves_that_cannot_be_drawn():
     with pytest.raises(ValueError, match="n at least 1"):
-        calibrate.coverage_curve([], [])
+        calibration.coverage_curve([], [])
     with pytest.raises(ValueError, match=r"got \(2,\) and \(1,\)"):
-        calibrate.coverage_curve([0.5, 0.5], [1])
+        calibration.coverage_curve([0.5, 0.5], [1])
     with pytest.raises(ValueError, match="must not be NaN"):
-        calibrate.coverage_curve([0.5, 0.6], [1, np.nan])
+        calibration.coverage_curve([0.5, 0.6], [1, np.nan])

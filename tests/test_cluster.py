@@ -16,11 +16,11 @@ import skimage.data
 from PIL import Image
 
 from src import config
-from src import prepare as prepare_module
-from src.detect import DETECTORS
-from src.faces import Alignment
-from src.prepare import main, prepare
-from src.tables import COLUMNS, checked
+from src.data.table import TABLE_COLUMNS, check_table
+from src.faces import prepare as prepare_module
+from src.faces.align import Alignment
+from src.faces.detect import DETECTORS
+from src.faces.prepare import main, prepare
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ def pictures(tmp_path_factory):
         Image.fromarray(skimage.data.astronaut()[top : top + side, left : left + side]).save(folder / name)
         if i % 17 == 3:
             (folder / name).write_text("no picture")
-    return folder, checked(pd.DataFrame({"path": names, "dataset": "made"}).reindex(columns=list(COLUMNS)))
+    return folder, check_table(pd.DataFrame({"path": names, "dataset": "made"}).reindex(columns=list(TABLE_COLUMNS)))
 
 
 def process(*arguments):

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from src import model_folder, train
 from src.config import LANDMARK_FILE, ROOT
-from src.datasets import sample
-from src.faces import Alignment
+from src.faces.align import Alignment
+from src.models import model_folder, train
+from src.sample import draw
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ def mine(tmp_path):
     """Two drawn photos and a table beside them that names a third picture, and somebody of unknown gender."""
     names = ["one_face.jpg", "three_faces.jpg"]
     for name in names:
-        shutil.copy(sample.draw() / "photos" / name, tmp_path)
+        shutil.copy(draw.draw_sample() / "photos" / name, tmp_path)
     rows = pd.DataFrame({"file": [*names, "gone.jpg", names[0]], "age": [30, 41, 20, 50]})
     rows.assign(gender=["female", "male", "male", "?"]).to_csv(tmp_path / "faces.csv", index=False)
     return tmp_path
@@ -42,8 +42,8 @@ def mine(tmp_path):
 ASKED = """
 import sys
 from src import datasets
-from src.faces import Alignment
-from src.prepare import prepare
+from src.faces.align import Alignment
+from src.faces.prepare import prepare
 table, ledger = datasets.load("mine", sys.argv[1])
 prepared = prepare(table, sys.argv[1], Alignment(size=128), sys.argv[2], workers=1)
 print(datasets.NAMES[-1], *table["path"], *table["age_low"], *ledger["reason"], *prepared.how, sep="; ")
@@ -71,13 +71,13 @@ def test_the_example_of_a_level_one_trains_and_is_saved_and_loaded(tmp_path):
     exec(BLOCKS[1], names)
     faces = np.random.default_rng(1).integers(0, 256, (12, 128, 128, 3), np.uint8)
     part = np.array(["train"] * 8 + ["validation"] * 4)
-    settings = train.Settings(epochs=1, batch_size=4)
+    settings = train.TrainingSettings(epochs=1, batch_size=4)
     model, history = train.fit(
         names["model"], faces, np.arange(12), np.arange(12) % 2, part, settings, states=tmp_path / "states"
     )
     assert np.isfinite(history["val_loss"]).all()
     labels = model_folder.Labels("gender", ("female", "male"))
-    loaded = model_folder.load(model_folder.save(tmp_path / "mine", model, labels, Alignment(size=128), {}, []))
+    loaded = model_folder.load_model(model_folder.save_model(tmp_path / "mine", model, labels, Alignment(size=128), {}, []))
     assert loaded.model.get_layer("level_one").layers[-1].name == "features"
     assert np.allclose(loaded.model.predict(faces, verbose=0).sum(axis=1), 1, atol=1e-5)
 

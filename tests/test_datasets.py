@@ -9,9 +9,9 @@ import pytest
 from scipy.io import loadmat, savemat
 
 from benchmarks import cleaning
-from src import config, datasets
-from src.datasets import adience, allagefaces, fairface, imdb_wiki, mat_file, utkface
-from src.tables import BOX, COLUMNS, SPLITS, checked, divide, for_task, keys, split
+from src import config, data
+from src.data import adience, allagefaces, fairface, imdb_wiki, matlab, utkface
+from src.data.table import BOX_COLUMNS, SPLITS, TABLE_COLUMNS, check_table, split, split_key, split_rejects, task_labels
 
 REAL = config.ROOT.parent / "shared" / "data"
 
@@ -42,10 +42,10 @@ def years(loaded):
 
 def test_unknown_name_names_the_allowed_ones(tmp_path):
     with pytest.raises(ValueError, match="one of sample, adience, imdb_wiki, utkface, fairface, allagefaces, got 'celeba'"):
-        datasets.load("celeba", tmp_path)
+        data.load("celeba", tmp_path)
 
 
-@pytest.mark.parametrize("name", datasets.LOADERS)
+@pytest.mark.parametrize("name", data.LOADERS)
 @pytest.mark.parametrize("state", ["missing", "a file", "empty", "other files"])
 def test_bad_folders_are_refused_in_one_sentence(tmp_path, name, state):
     folder = tmp_path / "set"
@@ -56,16 +56,16 @@ def test_bad_folders_are_refused_in_one_sentence(tmp_path, name, state):
     if state == "other files":
         (folder / "notes.txt").write_text("x")
     with pytest.raises(FileNotFoundError) as caught:
-        datasets.load(name, folder)
+        data.load(name, folder)
     message = str(caught.value)
     assert str(folder) in message and "expected" in message and "data/README.md" in message and "\n" not in message
 
 
 def test_every_set_has_age_groups():
-    assert set(datasets.AGE_GROUPS_OF) == set(datasets.LOADERS)
-    assert set(datasets.AGE_GROUPS_OF.values()) <= set(config.AGE_GROUPS)
-    assert datasets.AGE_GROUPS_OF["fairface"] == "fairface"
-    assert {datasets.AGE_GROUPS_OF[name] for name in ("sample", "utkface", "allagefaces")} == {"adience"}
+    assert set(data.AGE_GROUPS_OF) == set(data.LOADERS)
+    assert set(data.AGE_GROUPS_OF.values()) <= set(config.AGE_GROUPS)
+    assert data.AGE_GROUPS_OF["fairface"] == "fairface"
+    assert {data.AGE_GROUPS_OF[name] for name in ("sample", "utkface", "allagefaces")} == {"adience"}
 
 
 # --- for every data set: pictures in a store elsewhere, tables without faces ------------------------------------------
@@ -95,12 +95,12 @@ def make_any(folder, name):
 PICTURES = (".jpg", ".webp")
 
 
-@pytest.mark.parametrize("name", datasets.LOADERS)
+@pytest.mark.parametrize("name", data.LOADERS)
 @pytest.mark.parametrize("linked", ["pictures", "folders", "the whole"])
 def test_pictures_in_a_store_elsewhere_are_read(tmp_path, name, linked):
     """Stores of other tools name their files and folders by checksums; the data folder has links with the real names."""
     folder, store = make_any(tmp_path / "set", name), tmp_path / "store"
-    expected = datasets.load(name, folder)
+    expected = data.load(name, folder)
     store.mkdir()
     if linked == "the whole":
         folder.rename(store / "0a1b")
@@ -113,7 +113,7 @@ def test_pictures_in_a_store_elsewhere_are_read(tmp_path, name, linked):
         for i, picture in enumerate(sorted(path for path in folder.rglob("*") if path.suffix in PICTURES)):
             picture.rename(store / str(i))
             picture.symlink_to(store / str(i))
-    found = datasets.load(name, folder)
+    found = data.load(name, folder)
     assert len(found.table) == 2
     pd.testing.assert_frame_equal(found.table, expected.table)
     pd.testing.assert_frame_equal(found.ledger, expected.ledger)
@@ -126,19 +126,19 @@ def test_linked_folders_are_read_once_and_circles_end(tmp_path, name):
     (inner / "again").symlink_to(inner)
     (inner / "above").symlink_to(tmp_path)
     (folder / "a_link").symlink_to(inner)
-    loaded = datasets.load(name, folder)
+    loaded = data.load(name, folder)
     assert len(loaded.table) == 2 and loaded.ledger.empty
     assert loaded.table["path"].str.startswith(inner.name).all()
 
 
-@pytest.mark.parametrize("name", datasets.LOADERS)
+@pytest.mark.parametrize("name", data.LOADERS)
 def test_all_pictures_are_links_that_lead_nowhere(tmp_path, name):
     folder = make_any(tmp_path / "set", name)
     for picture in [path for path in folder.rglob("*") if path.suffix in PICTURES]:
         picture.unlink()
         picture.symlink_to(tmp_path / "gone")
     with pytest.raises(FileNotFoundError, match="none of the 2 pictures") as caught:
-        datasets.load(name, folder)
+        data.load(name, folder)
     assert "\n" not in str(caught.value)
 
 
@@ -176,20 +176,20 @@ def test_no_usable_row_gives_an_empty_table_and_a_full_ledger(tmp_path, name):
     read = make_useless(tmp_path, name)
     loaded = LOAD[name](tmp_path)
     assert len(loaded.table) == 0 and len(loaded.ledger) == read
-    assert {column: str(dtype) for column, dtype in loaded.table.dtypes.items()} == COLUMNS
+    assert {column: str(dtype) for column, dtype in loaded.table.dtypes.items()} == TABLE_COLUMNS
     assert list(loaded.ledger.columns) == ["path", "reason"] and loaded.ledger.notna().all(axis=None)
     for test_fold in (None, 0):
         with pytest.raises(ValueError, match="the table of faces is empty"):
             split(loaded.table, test_fold)
-    assert for_task(loaded.table, "gender").table.empty
-    assert for_task(loaded.table, "age", config.AGE_GROUPS["adience"]).table.empty
+    assert task_labels(loaded.table, "gender").table.empty
+    assert task_labels(loaded.table, "age", config.AGE_GROUPS["adience"]).table.empty
 
 
-@pytest.mark.parametrize("name", datasets.LOADERS)
+@pytest.mark.parametrize("name", data.LOADERS)
 def test_no_usable_row_is_one_sentence_with_the_reasons(tmp_path, name):
     make_useless(tmp_path, name)
     with pytest.raises(ValueError, match="no usable face") as caught:
-        datasets.load(name, tmp_path)
+        data.load(name, tmp_path)
     message = str(caught.value)
     assert str(tmp_path) in message and any(character.isdigit() for character in message.split("(")[1])
     assert "\n" not in message
@@ -215,7 +215,7 @@ def test_label_files_without_rows(tmp_path, name, content):
         else:
             file.write_text(file.read_text().splitlines()[0] + "\n")
     with pytest.raises(ValueError, match="expected (a table|a Matlab file|at least one)") as caught:
-        datasets.load(name, folder)
+        data.load(name, folder)
     message = str(caught.value)
     assert "\n" not in message and any(part in message for part in (*(file.name for file in files), "fold_*_data.txt"))
 
@@ -264,7 +264,7 @@ def test_adience_rows_labels_and_reasons(tmp_path):
     assert loaded.table["gender"].fillna("?").tolist() == ["female", "male", "?", "male"]
     assert years(loaded) == [(25, 32), (pd.NA, pd.NA), (0, 2), (pd.NA, pd.NA)]
     assert loaded.table["fold"].tolist() == [0, 0, 1, 3]
-    assert loaded.table[BOX].isna().all(axis=None)
+    assert loaded.table[BOX_COLUMNS].isna().all(axis=None)
     assert (tmp_path / loaded.table["path"][0]).is_file()
 
 
@@ -337,7 +337,7 @@ def test_adience_missing_fold_file(tmp_path):
 
 def test_sample_is_read_as_adience_under_its_own_name(tmp_path):
     make_adience(tmp_path, ADIENCE)
-    assert set(datasets.load("sample", tmp_path).table["dataset"]) == {"sample"}
+    assert set(data.load("sample", tmp_path).table["dataset"]) == {"sample"}
 
 
 # --- IMDB-WIKI --------------------------------------------------------------------------------------------------------
@@ -485,8 +485,8 @@ def test_imdb_wiki_gender_is_never_guessed(tmp_path):
     records = [face(gender=value, full_path=f"{i}.jpg") for i, value in enumerate([0.0, 1.0, np.nan, 2.0])]
     table = imdb_wiki.load(make_mat(tmp_path, "wiki", records), check_images=False).table
     assert table["gender"].fillna("?").tolist() == ["female", "male", "?", "?"]
-    assert for_task(table, "gender").table["label"].tolist() == [0, 1]
-    assert len(for_task(table, "age", config.AGE_GROUPS["adience"]).table) == 4
+    assert task_labels(table, "gender").table["label"].tolist() == [0, 1]
+    assert len(task_labels(table, "age", config.AGE_GROUPS["adience"]).table) == 4
 
 
 def test_imdb_wiki_subjects(tmp_path):
@@ -504,7 +504,7 @@ def test_imdb_wiki_subjects(tmp_path):
 
 @pytest.mark.parametrize("cell", ["\ud800abc", np.array([b"caf\xe9"]), np.array([], "U1"), np.array([[7]]), 7])
 def test_imdb_wiki_odd_texts_never_crash(cell):
-    mat_file.text(cell).encode("utf-8")
+    matlab.text(cell).encode("utf-8")
 
 
 def test_imdb_wiki_names_of_one_celeb_id_are_one_subject(tmp_path):
@@ -521,7 +521,7 @@ def test_imdb_wiki_names_in_utf8_taken_for_latin1(tmp_path):
     records = [face(name=name, full_path=f"0/{i}.jpg") for i, name in enumerate(["José", wrong, "Ñandú", "Zoë Å"])]
     subject = imdb_wiki.load(make_mat(tmp_path, "wiki", records), check_images=False).table["subject"]
     assert subject.tolist() == ["josé", "josé", "ñandú", "zoë å"]
-    assert mat_file.text(np.array(["José".encode("latin-1")], object)) == "José"
+    assert matlab.text(np.array(["José".encode("latin-1")], object)) == "José"
 
 
 def test_imdb_wiki_two_records_for_one_file(tmp_path):
@@ -571,7 +571,9 @@ def test_imdb_wiki_boxes(tmp_path):
         face(face_location=[50.0, 50.0, 10.0, 10.0], full_path="2.jpg"),
         face(face_location=[1.0, 2.0], full_path="3.jpg"),
     ]
-    boxes = imdb_wiki.load(make_mat(tmp_path, "wiki", records), check_images=False).table[BOX].astype(float).to_numpy()
+    boxes = (
+        imdb_wiki.load(make_mat(tmp_path, "wiki", records), check_images=False).table[BOX_COLUMNS].astype(float).to_numpy()
+    )
     np.testing.assert_array_equal(boxes[:2], [[10, 20, 110, 120], [0, 0, 10.5, 12]])
     assert np.isnan(boxes[2:]).all()
 
@@ -613,7 +615,7 @@ def test_imdb_wiki_metadata_elsewhere_than_the_crops(tmp_path, meta, crops, give
         return
     loaded = imdb_wiki.load(folder)
     assert all((folder / path).is_file() for path in loaded.table["path"]) and len(loaded.table) == 2
-    assert loaded.table[BOX].isna().all(axis=None)
+    assert loaded.table[BOX_COLUMNS].isna().all(axis=None)
     unchecked = imdb_wiki.load(folder, check_images=False)
     pd.testing.assert_frame_equal(unchecked.table, loaded.table)
 
@@ -632,7 +634,7 @@ def test_imdb_wiki_pictures_beside_the_metadata_come_before_crops(tmp_path):
     for folder in (tmp_path, tmp_path / "wiki_crop"):
         touch(folder / FACE["full_path"])
     loaded = imdb_wiki.load(tmp_path)
-    assert loaded.table["path"].tolist() == [FACE["full_path"]] and loaded.table[BOX].notna().all(axis=None)
+    assert loaded.table["path"].tolist() == [FACE["full_path"]] and loaded.table[BOX_COLUMNS].notna().all(axis=None)
 
 
 def test_imdb_wiki_says_where_pictures_were_searched(tmp_path):
@@ -720,7 +722,7 @@ def test_utkface_names(tmp_path):
     for row in loaded.table.itertuples():
         assert (row.age_low, row.gender) == UTK[row.path.split("/")[1]] and row.age_high == row.age_low
     assert loaded.table["path"].is_monotonic_increasing
-    assert loaded.table[["subject", "fold", *BOX]].isna().all(axis=None)
+    assert loaded.table[["subject", "fold", *BOX_COLUMNS]].isna().all(axis=None)
 
 
 def test_utkface_file_names_that_lack_a_dot_or_a_letter(tmp_path):
@@ -787,7 +789,7 @@ def test_fairface_labels_and_reasons(tmp_path):
         "train/5.jpg": "image missing",
         "../6.jpg": "path outside the folder",
     }
-    assert (for_task(loaded.table, "age", config.AGE_GROUPS["fairface"]).table["label"] == [0, 8, 7, 3]).all()
+    assert (task_labels(loaded.table, "age", config.AGE_GROUPS["fairface"]).table["label"] == [0, 8, 7, 3]).all()
 
 
 def test_fairface_suffix_in_either_direction_and_parent_folder(tmp_path):
@@ -877,7 +879,7 @@ def test_allagefaces_names(tmp_path, inner):
     assert loaded.table["path"].tolist() == [before + name for name, told in AAF.items() if told]
     for row in loaded.table.itertuples():
         assert (row.age_low, row.gender) == AAF[row.path.removeprefix(before)] and row.age_high == row.age_low
-    assert loaded.table[["subject", "fold", *BOX]].isna().all(axis=None)
+    assert loaded.table[["subject", "fold", *BOX_COLUMNS]].isna().all(axis=None)
     assert set(loaded.table["dataset"]) == {"allagefaces"}
 
 
@@ -901,7 +903,7 @@ def make_table(subjects, pictures=4):
     rows = [(f"p/{s}_{i}.jpg", f"s{s}", s % 5) for s in range(subjects) for i in range(pictures)]
     table = pd.DataFrame(rows, columns=["path", "subject", "fold"])
     table = table.assign(gender=np.where(np.arange(len(table)) % 3, "male", "female"), age_low=25, age_high=32)
-    return divide(table, {}, "made").table
+    return split_rejects(table, {}, "made").table
 
 
 @pytest.mark.parametrize("test_fold", [None, 2])
@@ -933,7 +935,7 @@ def test_split_without_subjects_goes_by_the_name_of_the_file():
 def test_a_faces_key_is_its_subject_or_else_its_files_name():
     table = make_table(3, pictures=1).assign(path=["a/1.chip.jpg", "b/1.png", "c/2.jpg"])
     table["subject"] = pd.array([None, "she", None], dtype="string")
-    assert keys(table).tolist() == ["1", "she", "2"]
+    assert split_key(table).tolist() == ["1", "she", "2"]
 
 
 def test_split_refuses_what_it_cannot_do():
@@ -960,26 +962,26 @@ def test_for_task():
     table = make_table(2, 2).assign(
         gender=["female", "male", pd.NA, "male"], age_low=[1, pd.NA, 20, 30], age_high=[1, pd.NA, 30, 30]
     )
-    gender = for_task(table, "gender")
+    gender = task_labels(table, "gender")
     assert gender.table["label"].tolist() == [0, 1, 1] and gender.table["label"].dtype == "int64"
     assert reasons(gender) == {"p/1_0.jpg": "gender unknown"}
-    age = for_task(table, "age", config.AGE_GROUPS["adience"])
+    age = task_labels(table, "age", config.AGE_GROUPS["adience"])
     assert age.table["label"].tolist() == [0, 4]
     assert reasons(age) == {"p/0_1.jpg": "age unknown", "p/1_0.jpg": "age touches several groups"}
     with pytest.raises(ValueError, match="task must be gender or age, got 'race'"):
-        for_task(table, "race")
+        task_labels(table, "race")
     with pytest.raises(ValueError, match="age needs its groups"):
-        for_task(table, "age")
+        task_labels(table, "age")
 
 
 def test_divide_counts_every_row_once():
     rows = pd.DataFrame({"path": list("abcd"), "gender": ["male", None, "female", "male"]}, index=[7, 7, 3, 1])
-    loaded = divide(rows, {"first": [True, False, False, False], "second": [True, False, True, False]}, "made")
-    assert list(loaded.table.columns) == list(COLUMNS)
-    assert {name: str(dtype) for name, dtype in loaded.table.dtypes.items()} == COLUMNS
+    loaded = split_rejects(rows, {"first": [True, False, False, False], "second": [True, False, True, False]}, "made")
+    assert list(loaded.table.columns) == list(TABLE_COLUMNS)
+    assert {name: str(dtype) for name, dtype in loaded.table.dtypes.items()} == TABLE_COLUMNS
     assert loaded.table["path"].tolist() == ["b", "d"] and loaded.table["dataset"].tolist() == ["made"] * 2
     assert reasons(loaded) == {"a": "first", "c": "second"}
-    nothing = divide(rows, {"all": [True] * 4}, "made")
+    nothing = split_rejects(rows, {"all": [True] * 4}, "made")
     assert len(nothing.table) == 0 and len(nothing.ledger) == 4
 
 
@@ -994,9 +996,9 @@ def test_divide_counts_every_row_once():
 )
 def test_checked_names_what_is_wrong(change, said):
     with pytest.raises(ValueError, match=said):
-        checked(make_table(2).assign(**change))
+        check_table(make_table(2).assign(**change))
     with pytest.raises(ValueError, match="missing: fold"):
-        checked(make_table(2).drop(columns="fold"))
+        check_table(make_table(2).drop(columns="fold"))
 
 
 # --- the real files ---------------------------------------------------------------------------------------------------
@@ -1035,9 +1037,9 @@ def test_real_adience_table(labels, kept, aged):
     assert len(loaded.table) == kept and loaded.table["age_low"].notna().sum() == aged
     assert not loaded.table["path"].duplicated().any()
     assert (loaded.table.groupby("subject")["fold"].nunique() == 1).all()
-    age = for_task(loaded.table, "age", config.AGE_GROUPS["adience"])
+    age = task_labels(loaded.table, "age", config.AGE_GROUPS["adience"])
     assert len(age.table) == aged
-    assert for_task(loaded.table, "gender").table["label"].value_counts().to_dict() == {0: 9368, 1: 8124}
+    assert task_labels(loaded.table, "gender").table["label"].value_counts().to_dict() == {0: 9368, 1: 8124}
 
 
 def test_real_adience_first_fold_babies():
@@ -1084,7 +1086,7 @@ def test_real_wiki_table():
     assert loaded.table["gender"].value_counts(dropna=False).to_dict() == {"male": 28601, "female": 9537, pd.NA: 736}
     assert (loaded.table["age_low"] == loaded.table["age_high"]).all()
     assert loaded.table["age_low"].between(0, 100).all() and loaded.table["subject"].notna().all()
-    assert loaded.table[BOX].notna().all(axis=None) and (loaded.table[BOX] >= 0).all(axis=None)
+    assert loaded.table[BOX_COLUMNS].notna().all(axis=None) and (loaded.table[BOX_COLUMNS] >= 0).all(axis=None)
     assert set(split(loaded.table)) == set(SPLITS)
 
 
@@ -1130,7 +1132,7 @@ def test_real_allagefaces_names(tmp_path):
         names = [member.name for member in tar if member.isfile()]
     for name in names:
         touch(tmp_path / name)
-    loaded = datasets.load("allagefaces", tmp_path)
+    loaded = data.load("allagefaces", tmp_path)
     assert (len(loaded.table), len(loaded.ledger)) == (10536, 0)
     assert loaded.table["gender"].value_counts().to_dict() == {"female": 5847, "male": 4689}
     assert (loaded.table["age_low"].min(), loaded.table["age_low"].max()) == (2, 80)

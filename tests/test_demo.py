@@ -17,16 +17,25 @@ import pytest
 from PIL import Image
 from skimage.data import astronaut
 
-from src import video
 from src.config import ROOT
-from src.predictor import Predictor
+from src.predict import video
+from src.predict.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
 def page(standins, tmp_path_factory):
     """The page's address and the folder that it keeps uploads in while they are answered."""
     temporary = tmp_path_factory.mktemp("temporary")
-    command = ["-m", "src.demo", "--port", "0", "--gender-model", str(standins.gender), "--age-model", str(standins.age)]
+    command = [
+        "-m",
+        "src.predict.demo",
+        "--port",
+        "0",
+        "--gender-model",
+        str(standins.gender),
+        "--age-model",
+        str(standins.age),
+    ]
     process = subprocess.Popen(
         [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(temporary)}
     )
@@ -190,7 +199,7 @@ def test_twenty_uploads_at_once_are_all_answered(page, files):
 
 
 def test_the_page_shows_the_predictions_of_the_predictor(standins, files, tmp_path):
-    from src import demo
+    from src.predict import demo
 
     predictor = Predictor(standins.gender, standins.age)
     (row,) = predictor.predict(files / "face.jpg", progress=False).to_dict("records")
@@ -207,7 +216,7 @@ def test_uploads_that_are_too_large_or_too_long_are_refused(page, files, tmp_pat
     client = gradio_client.Client(page[0], verbose=False, httpx_kwargs={"timeout": None})
     with pytest.raises(Exception, match="(?i)413|too large|exceeds|size"):
         client.predict(gradio_client.handle_file(tmp_path / "large.jpg"), api_name="/photo")
-    from src import demo
+    from src.predict import demo
 
     monkeypatch.setattr(demo, "SECONDS", 1)
     shutil.copy(files / "film.mp4", tmp_path)
@@ -220,7 +229,7 @@ def test_a_port_that_cannot_be_had_is_one_sentence(page, standins, port, said):
     port = page[0].rpartition(":")[2] if port == "taken" else port
     models = ["--gender-model", str(standins.gender), "--age-model", str(standins.age)]
     done = subprocess.run(
-        [sys.executable, "-m", "src.demo", "--port", port, *models], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "src.predict.demo", "--port", port, *models], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 2 and done.stderr.startswith("error: ") and said in done.stderr
 
@@ -228,7 +237,16 @@ def test_a_port_that_cannot_be_had_is_one_sentence(page, standins, port, said):
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
 @pytest.mark.slow
 def test_a_closed_terminal_leaves_nothing(standins, tmp_path):
-    command = ["-m", "src.demo", "--port", "0", "--gender-model", str(standins.gender), "--age-model", str(standins.age)]
+    command = [
+        "-m",
+        "src.predict.demo",
+        "--port",
+        "0",
+        "--gender-model",
+        str(standins.gender),
+        "--age-model",
+        str(standins.age),
+    ]
     process = subprocess.Popen(
         [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path)}
     )

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from src import video
+from src.predict import video
 from tools import cards, people
 from tools import demonstration as demo
 
@@ -40,7 +40,10 @@ def test_whoever_is_followed_keeps_one_answer_and_moves_smoothly(walked):
 def test_every_card_is_of_the_videos_size():
     face = np.full((90, 90, 3), 128, np.uint8)
     pictures = [cards.title("Words", "below", [face] * 144), cards.commands((("make run", "runs"),))]
-    pictures += [cards.captioned(face, "words"), cards.captioned(np.zeros((400, 1280, 3), np.uint8), "python -m src.predict")]
+    pictures += [
+        cards.captioned(face, "words"),
+        cards.captioned(np.zeros((400, 1280, 3), np.uint8), "python -m src.predict"),
+    ]
     assert {picture.shape for picture in pictures} == {(cards.HEIGHT, cards.WIDTH, 3)}
 
 

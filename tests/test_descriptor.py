@@ -5,10 +5,11 @@ import dlib
 import numpy as np
 import pytest
 
-from src import descriptor, network
-from src.backend import keras
-from src.face_space import FaceSpace
-from src.landmark_file import packaged_file
+from experiments import dlib_descriptor
+from src.faces.landmark_file import packaged_file
+from src.keras_setup import keras
+from src.models import two_level_cnn
+from src.sample.face_model import FaceSpace
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +25,12 @@ def chips():
 
 @pytest.fixture(scope="module")
 def model():
-    return descriptor.descriptor_network()
+    return dlib_descriptor.descriptor_network()
 
 
 @pytest.fixture(scope="module")
 def content():
-    return packaged_file(descriptor.FILE_NAME).read_bytes()
+    return packaged_file(dlib_descriptor.FILE_NAME).read_bytes()
 
 
 def resized(chips, size):
@@ -41,7 +42,7 @@ def told(model, faces):
 
 
 def test_descriptors_are_dlibs_own(model, chips):
-    original = dlib.face_recognition_model_v1(str(packaged_file(descriptor.FILE_NAME)))
+    original = dlib.face_recognition_model_v1(str(packaged_file(dlib_descriptor.FILE_NAME)))
     noise = np.random.default_rng(2).integers(0, 256, (2, 150, 150, 3), np.uint8)
     pictures = np.concatenate([chips, noise])
     expected = np.array([original.compute_face_descriptor(picture) for picture in pictures])
@@ -59,9 +60,9 @@ def test_the_network_is_as_described(model):
     assert not model.layers[-1].use_bias and all(layer.use_bias for layer in model.layers if "Conv2D" in str(type(layer)))
 
 
-@pytest.mark.parametrize("size", [descriptor.SMALLEST, 112, 128, 227])
+@pytest.mark.parametrize("size", [dlib_descriptor.SMALLEST, 112, 128, 227])
 def test_other_sizes_give_finite_descriptors(size, chips):
-    model = descriptor.descriptor_network(size)
+    model = dlib_descriptor.descriptor_network(size)
     found = told(model, resized(chips, size))
     assert model.input_shape == (None, size, size, 3)
     assert found.shape == (8, 128) and np.isfinite(found).all() and (found.std(axis=0) > 0).all()
@@ -69,14 +70,14 @@ def test_other_sizes_give_finite_descriptors(size, chips):
 
 def test_a_size_too_small_is_refused():
     with pytest.raises(ValueError, match=r"^the network needs faces of at least 103 x 103 pixels, got size 102$"):
-        descriptor.descriptor_network(102)
+        dlib_descriptor.descriptor_network(102)
 
 
 def test_bfloat16_stays_close_and_converts_back(model, chips):
-    half = descriptor.descriptor_network(dtype="mixed_bfloat16")
+    half = dlib_descriptor.descriptor_network(dtype="mixed_bfloat16")
     assert half.get_layer("convolution_1").compute_dtype == "bfloat16" and half.outputs[0].dtype == "float32"
     assert np.abs(told(half, chips) - told(model, chips)).max() < 0.05
-    assert np.abs(told(network.in_full_precision(half), chips) - told(model, chips)).max() < 1e-5
+    assert np.abs(told(two_level_cnn.to_float32(half), chips) - told(model, chips)).max() < 1e-5
 
 
 def test_the_network_survives_saving(model, chips, tmp_path):
@@ -89,7 +90,7 @@ def test_the_network_survives_saving(model, chips, tmp_path):
 def test_a_truncated_file_is_refused(share, content, tmp_path):
     (tmp_path / "cut.dat").write_bytes(content[: int(share * len(content))])
     with pytest.raises(ValueError, match=r"^cut\.dat is not dlib's face-recognition network: at byte \d+, "):
-        descriptor.read_parameters(tmp_path / "cut.dat")
+        dlib_descriptor.read_parameters(tmp_path / "cut.dat")
 
 
 @pytest.mark.parametrize("kind", ["noise", "longer", "stride", "mean", "not a number", "landmarks"])
@@ -97,7 +98,7 @@ def test_a_file_of_other_bytes_is_refused(kind, content, tmp_path):
     start = content.index(b"con_4") + 16  # the first convolution's weights
     stride = start + 4 * 4736 + 7
     assert content[stride : stride + 2] == b"\x02\x01", "the file is laid out differently: this tests nothing"
-    landmarks = packaged_file(descriptor.FILE_NAME).with_name("shape_predictor_5_face_landmarks.dat")
+    landmarks = packaged_file(dlib_descriptor.FILE_NAME).with_name("shape_predictor_5_face_landmarks.dat")
     other = {
         "noise": np.random.default_rng(3).bytes(100_000),
         "longer": content + b"\0",
@@ -108,4 +109,4 @@ def test_a_file_of_other_bytes_is_refused(kind, content, tmp_path):
     }[kind]
     (tmp_path / "other.dat").write_bytes(other)
     with pytest.raises(ValueError, match=r"^other\.dat is not dlib's face-recognition network: at byte \d+, "):
-        descriptor.read_parameters(tmp_path / "other.dat")
+        dlib_descriptor.read_parameters(tmp_path / "other.dat")

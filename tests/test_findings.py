@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src import findings, model_folder, network
+from experiments import results as findings
 from src.config import AGE_GROUPS, MODELS, YEARS
-from src.tables import COLUMNS, split
+from src.data.table import TABLE_COLUMNS, split
+from src.models import model_folder, two_level_cnn
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def table_of(dataset, ages, genders, subjects=None, fold=None):
         {"path": [f"{i}.jpg" for i in range(len(ages))], "age_low": ages, "age_high": ages, "gender": genders}
     )
     rows = rows.assign(subject=subjects if subjects else pd.NA, fold=fold if fold else pd.NA, dataset=dataset)
-    return rows.reindex(columns=list(COLUMNS)).astype(COLUMNS)
+    return rows.reindex(columns=list(TABLE_COLUMNS)).astype(TABLE_COLUMNS)
 
 
 def judged(dataset="sample", subjects=("a", "b", "c", "c")):
@@ -36,7 +37,7 @@ def judged(dataset="sample", subjects=("a", "b", "c", "c")):
     gender = np.array([[0.3, 0.7], [0.1, 0.9], [0.2, 0.8], [0.01, 0.99]])
     age = np.eye(YEARS)[[30, 30, 30, 30]] * 0.9 + 0.1 / YEARS
     faces = np.arange(4 * 8 * 8 * 3).reshape(4, 8, 8, 3).astype(np.uint8)
-    return findings.Judged(table, faces, {"gender": gender, "age": age}, pd.DataFrame())
+    return findings.Evaluation(table, faces, {"gender": gender, "age": age}, pd.DataFrame())
 
 
 @pytest.mark.parametrize("name", findings.FILES)
@@ -65,14 +66,16 @@ def test_only_models_of_the_released_kind_are_taken(models, standins, tmp_path):
         findings.load_released(tmp_path, standins.age)
     plain, trained = tmp_path / "gender", models["gender"]
     shutil.copytree(standins.gender, plain)
-    model_folder.save(plain, trained.model, trained.labels, trained.alignment, {}, [])
+    model_folder.save_model(plain, trained.model, trained.labels, trained.alignment, {}, [])
     with pytest.raises(model_folder.ModelFolderError, match="no calibration"):
         findings.load_released(plain, standins.age)
     groups, trained = AGE_GROUPS["adience"], models["age"]
     labels = model_folder.Labels("age", groups.names, groups.years, tuple(first for first, _ in groups.years))
-    network_of_groups = network.two_level_cnn(len(groups.names), first=trained.model.get_layer("level_one"))
+    network_of_groups = two_level_cnn.two_level_cnn(len(groups.names), first=trained.model.get_layer("level_one"))
     calibration = dataclasses.asdict(findings.calibration_of(trained))
-    of_groups = model_folder.save(tmp_path / "groups", network_of_groups, labels, trained.alignment, {}, [], calibration)
+    of_groups = model_folder.save_model(
+        tmp_path / "groups", network_of_groups, labels, trained.alignment, {}, [], calibration
+    )
     with pytest.raises(model_folder.ModelFolderError, match="its classes must be the years 0 to 100"):
         findings.load_released(standins.gender, of_groups)
 
@@ -119,10 +122,10 @@ def test_no_worst_is_named_among_few_faces(results):
 
 def test_beside_puts_ours_first_and_keeps_the_others_digits(results, standins):
     plain, others = (findings.read_results(name, standins.results) for name in ("plain", "others"))
-    compared = findings.beside(results, plain, others)
+    compared = findings.compare_models(results, plain, others)
     assert list(dict.fromkeys(compared["kind"])) == ["ours", "plain", "others"]
     assert compared[compared["kind"] != "ours"][["low", "high"]].isna().all(axis=None)
-    table = findings.beside_table(compared)
+    table = findings.comparison_table(compared)
     assert table.index[0] == findings.OURS and len(table) == 2 + len(others)
     assert table.iloc[0].tolist()[:2] == ["95.0% (93.1–96.9)", "4.50 (4.41–4.59)"]
     assert table.iloc[1].tolist() == ["91.2%", "6.11", "64.1%", "95.0%", "–", "–"]
@@ -141,13 +144,13 @@ def test_unsure_share_is_by_the_cards_limits(models):
 
 
 def test_surest_wrong_is_sorted_and_one_picture_a_person():
-    wrong = findings.surest_wrong(judged(), "gender")
+    wrong = findings.most_confident_errors(judged(), "gender")
     assert wrong[["row", "truth", "answer"]].to_numpy().tolist() == [[3, "female", "male"], [1, "female", "male"]]
     assert wrong["confidence"].tolist() == [0.99, 0.9]
-    assert len(findings.surest_wrong(judged(), "gender", count=1)) == 1
-    nobody = findings.surest_wrong(judged("utkface", [None] * 4), "gender")
+    assert len(findings.most_confident_errors(judged(), "gender", count=1)) == 1
+    nobody = findings.most_confident_errors(judged("utkface", [None] * 4), "gender")
     assert nobody["row"].tolist() == [3, 1, 2]
-    ages = findings.surest_wrong(judged(), "age")
+    ages = findings.most_confident_errors(judged(), "age")
     assert ages[["row", "truth", "answer"]].to_numpy().tolist() == [[2, "48-53", "25-32"]]
 
 
@@ -157,7 +160,7 @@ def test_the_gallery_shows_drawn_faces_only():
     assert titles == [
         "drawn female\nsaid male, 99%",
         "drawn female\nsaid male, 90%",
-        "drawn 48-53\nsaid 25-32, " + findings.surest_wrong(judged(), "age")["confidence"].map("{:.0%}".format)[0],
+        "drawn 48-53\nsaid 25-32, " + findings.most_confident_errors(judged(), "age")["confidence"].map("{:.0%}".format)[0],
     ]
     for dataset in ("utkface", "fairface", "adience", "imdb_wiki"):
         with pytest.raises(ValueError, match=f"drawn sample are shown, got {dataset}"):
@@ -170,9 +173,9 @@ def test_unseen_leaves_out_faces_with_a_twin():
     faces = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
     test = np.flatnonzero(split(table) == "test")
     training = np.flatnonzero(split(table) == "train")[0]
-    assert np.flatnonzero(findings.unseen(table, faces)).tolist() == test.tolist()
+    assert np.flatnonzero(findings.is_unseen(table, faces)).tolist() == test.tolist()
     faces[test[0]] = faces[training]
-    assert np.flatnonzero(findings.unseen(table, faces)).tolist() == test[1:].tolist()
+    assert np.flatnonzero(findings.is_unseen(table, faces)).tolist() == test[1:].tolist()
 
 
 def test_unseen_is_the_first_fold_where_there_are_folds():
@@ -180,7 +183,7 @@ def test_unseen_is_the_first_fold_where_there_are_folds():
     table = table_of(
         "adience", [30] * count, ["male"] * count, [f"p{i}" for i in range(count)], [i % 5 for i in range(count)]
     )
-    assert (findings.unseen(table, np.zeros((count, 8, 8, 3), np.uint8)) == (table["fold"] == 0)).all()
+    assert (findings.is_unseen(table, np.zeros((count, 8, 8, 3), np.uint8)) == (table["fold"] == 0)).all()
 
 
 def test_the_released_folders_are_the_default():

@@ -4,10 +4,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src import joint, train
-from src.backend import keras, layers, ops
 from src.config import YEARS
-from src.joint import DESCRIPTOR, LOGITS, AbsoluteError, GenderAccuracy, joint_labels, joint_loss, taught_loss
+from src.keras_setup import keras, layers, ops
+from src.models import multitask, train
+from src.models.multitask import (
+    DESCRIPTOR,
+    LOGITS,
+    AbsoluteError,
+    GenderAccuracy,
+    distillation_loss,
+    multitask_labels,
+    multitask_loss,
+)
 
 NOBODY = (-1, -1, -1)
 SIZE = 32
@@ -22,7 +30,7 @@ def outputs(years, male=0.5, descriptor=None):
     return np.float32(np.hstack([logits, [] if descriptor is None else descriptor]))[None]
 
 
-def loss(labels, said, kind=joint_loss):
+def loss(labels, said, kind=multitask_loss):
     labels = ops.convert_to_tensor(np.float32([labels] if np.ndim(labels) == 1 else labels))
     return ops.convert_to_numpy(kind(labels, ops.convert_to_tensor(said)))
 
@@ -38,11 +46,11 @@ def test_labels_of_a_table():
             "age_high": pd.array([30, 100, None, 116], dtype="Int64"),
         }
     )
-    labels = joint_labels(table)
+    labels = multitask_labels(table)
     assert labels.dtype == np.float32
     assert labels.tolist() == [[0, 30, 30], [1, 70, 100], [-1, -1, -1], [1, 100, 100]]
     taught = np.random.default_rng(1).random((4, LOGITS + DESCRIPTOR))
-    both = joint_labels(table, taught)
+    both = multitask_labels(table, taught)
     assert both.shape == (4, 234) and both.dtype == np.float32
     assert np.array_equal(both[:, :3], labels) and both[:, 3:] == pytest.approx(taught)
 
@@ -90,8 +98,8 @@ def test_years_between_two_ranges_are_no_way_out():
 
 def test_loss_of_gender_by_hand():
     said = outputs({30: 1}, male=0.8)
-    assert loss((1, -1, -1), said) == pytest.approx(-joint.GENDER_WEIGHT * np.log(0.8), abs=1e-5)
-    assert loss((0, -1, -1), said) == pytest.approx(-joint.GENDER_WEIGHT * np.log(0.2), abs=1e-5)
+    assert loss((1, -1, -1), said) == pytest.approx(-multitask.GENDER_WEIGHT * np.log(0.8), abs=1e-5)
+    assert loss((0, -1, -1), said) == pytest.approx(-multitask.GENDER_WEIGHT * np.log(0.2), abs=1e-5)
 
 
 def test_what_is_unknown_adds_nothing():
@@ -114,7 +122,7 @@ def test_the_loss_falls_as_probability_moves_into_the_interval():
 
 def test_whoever_is_older_than_a_hundred_counts_as_a_hundred():
     table = pd.DataFrame({"gender": ["male"], "age_low": [116], "age_high": [116]})
-    of_116, of_100 = joint_labels(table)[0] * (0, 1, 1) - (1, 0, 0), (-1, 100, 100)
+    of_116, of_100 = multitask_labels(table)[0] * (0, 1, 1) - (1, 0, 0), (-1, 100, 100)
     assert loss(of_116, outputs({98: 0.5, 99: 0.5})) == loss(of_100, outputs({98: 0.5, 99: 0.5}))
 
 
@@ -133,22 +141,24 @@ def test_taught_loss_by_hand():
     said = outputs({30: 0.5, 31: 0.3, 60: 0.2}, male=0.8, descriptor=given)
     label = (1, 30, 39)
     labels = taught_labels(label, 0.6, {30: 0.25, 60: 0.75}, wanted)
-    from_teacher = -joint.GENDER_WEIGHT * (0.6 * np.log(0.8) + 0.4 * np.log(0.2)) - 0.25 * np.log(0.5) - 0.75 * np.log(0.2)
+    from_teacher = (
+        -multitask.GENDER_WEIGHT * (0.6 * np.log(0.8) + 0.4 * np.log(0.2)) - 0.25 * np.log(0.5) - 0.75 * np.log(0.2)
+    )
     away = np.mean((given - wanted) ** 2)
-    expected = (1 - joint.TAUGHT) * loss(label, said)[0] + joint.TAUGHT * from_teacher + away
-    assert loss(labels, said, taught_loss) == pytest.approx(expected, rel=1e-5)
+    expected = (1 - multitask.TEACHER_WEIGHT) * loss(label, said)[0] + multitask.TEACHER_WEIGHT * from_teacher + away
+    assert loss(labels, said, distillation_loss) == pytest.approx(expected, rel=1e-5)
 
 
 def test_without_labels_the_teacher_is_imitated():
     descriptor, years = np.linspace(-1, 1, DESCRIPTOR), {30: 0.6, 31: 0.4}
     labels = taught_labels(NOBODY, 0.7, years, descriptor)
-    alike = loss(labels, outputs(years, 0.7, descriptor), taught_loss)
+    alike = loss(labels, outputs(years, 0.7, descriptor), distillation_loss)
     for other in (
         outputs(years, 0.8, descriptor),
         outputs({30: 0.5, 31: 0.5}, 0.7, descriptor),
         outputs(years, 0.7, -descriptor),
     ):
-        assert loss(labels, other, taught_loss) > alike + 0.005
+        assert loss(labels, other, distillation_loss) > alike + 0.005
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------
@@ -204,15 +214,24 @@ def task():
     return faces, labels, np.repeat(["train", "validation"], [180, 60])
 
 
-SETTINGS = train.Settings(epochs=12, batch_size=16, learning_rate=0.03, rotation=0, zoom=0, shift=0, brightness=0)
+SETTINGS = train.TrainingSettings(epochs=12, batch_size=16, learning_rate=0.03, rotation=0, zoom=0, shift=0, brightness=0)
 
 
 def fitted(task, states, settings=SETTINGS, on_epoch=lambda history: None, rows=None):
     faces, labels, part = task
     rows = np.arange(len(faces)) if rows is None else rows
-    model = joint.with_heads(averaging(), dropout=0.1)
+    model = multitask.add_task_heads(averaging(), dropout=0.1)
     return train.fit(
-        model, faces, rows, labels[rows], part[rows], settings, on_epoch, states, joint_loss, (GenderAccuracy, AbsoluteError)
+        model,
+        faces,
+        rows,
+        labels[rows],
+        part[rows],
+        settings,
+        on_epoch,
+        states,
+        multitask_loss,
+        (GenderAccuracy, AbsoluteError),
     )
 
 
@@ -230,10 +249,10 @@ def test_faces_without_labels_change_no_gradient(task, tmp_path):
     faces, labels, part = task
     unknown = np.where(np.arange(len(labels))[:, None] % 2, labels, np.float32(-1))
     unknown[part == "train"] = -1
-    model = joint.with_heads(averaging())
-    settings = train.Settings(epochs=1, batch_size=60, weight_decay=0.0)
+    model = multitask.add_task_heads(averaging())
+    settings = train.TrainingSettings(epochs=1, batch_size=60, weight_decay=0.0)
     given = train.fit(
-        model, faces, np.arange(len(faces)), unknown, part, settings, states=tmp_path, loss=joint_loss, metrics=()
+        model, faces, np.arange(len(faces)), unknown, part, settings, states=tmp_path, loss=multitask_loss, metrics=()
     )
     assert all(map(np.array_equal, given[0].get_weights(), model.get_weights()))
     assert given[1]["loss"].tolist() == [0] and given[1]["val_loss"].iloc[0] > 0
@@ -244,7 +263,7 @@ class Killed(Exception):
 
 
 def test_a_killed_training_goes_on_with_its_own_loss_and_metrics(task, tmp_path):
-    settings, rows = train.Settings(epochs=3, batch_size=16), np.r_[0:48, 200:232]
+    settings, rows = train.TrainingSettings(epochs=3, batch_size=16), np.r_[0:48, 200:232]
 
     def kill(history):
         raise Killed
@@ -267,7 +286,7 @@ def test_a_killed_training_goes_on_with_its_own_loss_and_metrics(task, tmp_path)
 @pytest.mark.parametrize("taught, wide", [(False, 103), (True, 231)])
 def test_heads(taught, wide, task):
     first = averaging()
-    model = joint.with_heads(first, taught)
+    model = multitask.add_task_heads(first, taught)
     assert model.input_shape == (None, SIZE, SIZE, 3) and model.inputs[0].dtype == "uint8"
     assert model.output_shape == (None, wide) and model.outputs[0].dtype == "float32"
     features = first.predict(task[0][:5], verbose=0)
@@ -278,6 +297,6 @@ def test_heads(taught, wide, task):
 
 
 def test_heads_start_from_the_same_weights_for_a_seed():
-    one, other, again = (joint.with_heads(averaging(), True, seed=seed).get_weights() for seed in (1, 2, 1))
+    one, other, again = (multitask.add_task_heads(averaging(), True, seed=seed).get_weights() for seed in (1, 2, 1))
     assert all(map(np.array_equal, one, again))
     assert not any(np.array_equal(a, b) for a, b in zip(one, other, strict=True) if a.ndim > 1)

@@ -15,15 +15,16 @@ import pytest
 from PIL import Image
 from skimage.data import astronaut
 
-from src import looking, model_folder, network
-from src.answers import COLUMNS
 from src.config import AGE_GROUPS, ROOT
-from src.detect import DEFAULT, DETECTORS, detect
-from src.faces import Alignment
-from src.looking import Source
-from src.model_folder import Labels
-from src.predict import main, predict
-from src.table_file import TableFile, as_written, open_table
+from src.faces.align import Alignment
+from src.faces.detect import DEFAULT, DETECTORS, detect
+from src.models import model_folder, two_level_cnn
+from src.models.model_folder import Labels
+from src.predict import detection
+from src.predict.__main__ import main, predict
+from src.predict.decode import PREDICTION_COLUMNS
+from src.predict.detection import Source
+from src.predict.table_file import TableFile, as_written, open_table
 
 HEAD = astronaut()[0:260, 90:350]
 ALIGNMENTS = {"gender": Alignment(size=64), "age": Alignment(size=64)}
@@ -34,8 +35,8 @@ def models(tmp_path_factory):
     """The folders of two small networks that have not learnt anything, as options of the command."""
     folder, groups = tmp_path_factory.mktemp("models"), AGE_GROUPS["adience"]
     for labels in (Labels("gender", ("female", "male")), Labels("age", groups.names, groups.years, tuple(range(8)))):
-        model = network.two_level_cnn(len(labels.classes), 127)
-        model_folder.save(folder / labels.task, model, labels, Alignment(size=127), {}, [])
+        model = two_level_cnn.two_level_cnn(len(labels.classes), 127)
+        model_folder.save_model(folder / labels.task, model, labels, Alignment(size=127), {}, [])
     return ["--gender-model", str(folder / "gender"), "--age-model", str(folder / "age")]
 
 
@@ -51,7 +52,7 @@ def drawn(folder: Path, count: int) -> list[Path]:
 
 def looked(paths, workers=2):
     sources = [Source(str(path), path) for path in paths]
-    return looking.looked(sources, ALIGNMENTS, "none", DEFAULT, workers)
+    return detection.detect_faces_in_photos(sources, ALIGNMENTS, "none", DEFAULT, workers)
 
 
 def rows_of(paths, workers=2):
@@ -65,7 +66,7 @@ def rows_of(paths, workers=2):
 def test_boxes_in_the_table_lie_within_the_photo(detector):
     """Also those of faces that the photo's edge cuts, whose boxes reach over it."""
     photo = np.ascontiguousarray(astronaut()[:150, 100:400])
-    rows = looking.look(Source("a", photo), ALIGNMENTS, detector=detector)
+    rows = detection.detect_faces_in_photo(Source("a", photo), ALIGNMENTS, detector=detector)
     ((left, top, right, bottom),) = [[row[edge] for edge in ("left", "top", "right", "bottom")] for row in rows]
     assert 0 <= left < right <= 300 and 0 <= top < bottom <= 150
     assert all(isinstance(edge, int) for edge in (left, top, right, bottom))
@@ -76,9 +77,9 @@ def test_boxes_in_the_table_lie_within_the_photo(detector):
 def test_a_file_its_bytes_its_picture_and_its_pixels_give_the_same(tmp_path):
     file = tmp_path / "a.png"
     Image.fromarray(HEAD).save(file)
-    (first,) = looking.look(Source("a", file), ALIGNMENTS)
+    (first,) = detection.detect_faces_in_photo(Source("a", file), ALIGNMENTS)
     for photo in (str(file), file.read_bytes(), Image.fromarray(HEAD), HEAD):
-        (row,) = looking.look(Source("a", photo), ALIGNMENTS)
+        (row,) = detection.detect_faces_in_photo(Source("a", photo), ALIGNMENTS)
         assert all(row[name] == first[name] for name in row if name != "aligned")
         assert all((row["aligned"][task] == first["aligned"][task]).all() for task in ALIGNMENTS)
 
@@ -86,8 +87,8 @@ def test_a_file_its_bytes_its_picture_and_its_pixels_give_the_same(tmp_path):
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (16, 16)])
 def test_a_line_of_pixels_has_no_face(shape):
     photo = np.full((*shape, 3), 200, np.uint8)
-    assert [row["status"] for row in looking.look(Source("a", photo), ALIGNMENTS)] == ["no_face"]
-    (row,) = looking.look(Source("a", photo), ALIGNMENTS, "whole-photo")
+    assert [row["status"] for row in detection.detect_faces_in_photo(Source("a", photo), ALIGNMENTS)] == ["no_face"]
+    (row,) = detection.detect_faces_in_photo(Source("a", photo), ALIGNMENTS, "whole-photo")
     assert row["status"] == "whole_photo" and row["aligned"]["age"].shape == (64, 64, 3)
 
 
@@ -112,18 +113,18 @@ def test_no_more_photos_are_looked_at_than_were_asked_for_soon(tmp_path):
     rows = looked(photos)
     next(rows)
     time.sleep(1)
-    for path in photos[2 * looking.AHEAD + 1 :]:
+    for path in photos[2 * detection.AHEAD + 1 :]:
         path.unlink()  # not looked at yet: now they are missing
     rest = list(rows)
-    assert {some[0]["status"] for some in rest[2 * looking.AHEAD :]} == {"unreadable"}
-    assert len(rest) == 59 and "unreadable" not in {some[0]["status"] for some in rest[: 2 * looking.AHEAD - 1]}
+    assert {some[0]["status"] for some in rest[2 * detection.AHEAD :]} == {"unreadable"}
+    assert len(rest) == 59 and "unreadable" not in {some[0]["status"] for some in rest[: 2 * detection.AHEAD - 1]}
 
 
 def test_killed_processes_lose_no_photo(tmp_path):
     photos = drawn(tmp_path, 30)
     found = looked(photos)
     rows = [next(found) for _ in range(5)]
-    looking.kill()
+    detection.kill()
     rows += found
     assert [some[0]["photo"] for some in rows] == [str(path) for path in photos]
     assert {some[0]["status"] for some in rows} == {"ok", "no_face"}
@@ -232,7 +233,7 @@ def faces_of(name, count):
 
 def read(path) -> pd.DataFrame:
     table = pd.read_csv(path, encoding="utf-8")
-    assert list(table.columns) == list(COLUMNS)
+    assert list(table.columns) == list(PREDICTION_COLUMNS)
     return table
 
 
@@ -313,8 +314,8 @@ def header(columns):
         b"name,price\nbread,3\n",
         b"\xff\xd8\xff\xe0 a picture",
         b"\n",
-        header(COLUMNS[1:]),
-        header([*COLUMNS, "my notes"]),
+        header(PREDICTION_COLUMNS[1:]),
+        header([*PREDICTION_COLUMNS, "my notes"]),
         b"photo",
     ],
 )
@@ -328,7 +329,9 @@ def test_a_file_that_is_no_table_of_predictions_stays(tmp_path, models, capfd, c
     assert file.read_bytes() == content and {path.name for path in tmp_path.iterdir()} == {"mine.csv", "photos"}
 
 
-@pytest.mark.parametrize("content", [b"", header(COLUMNS), header(COLUMNS[:14]) + b"x.jpg" + b"," * 13 + b"\r\n"])
+@pytest.mark.parametrize(
+    "content", [b"", header(PREDICTION_COLUMNS), header(PREDICTION_COLUMNS[:14]) + b"x.jpg" + b"," * 13 + b"\r\n"]
+)
 def test_an_empty_file_and_an_older_table_are_replaced(tmp_path, content):
     (tmp_path / "t.csv").write_bytes(content)
     with open_table(tmp_path / "t.csv", named("a"), {}) as table:
@@ -343,7 +346,7 @@ def test_a_pipe_gets_header_and_rows_as_they_come_and_nothing_else(tmp_path):
     link.symlink_to(f"/dev/fd/{writing}")
     for path in (Path(f"/dev/fd/{writing}"), link):
         with open_table(path, named("ab"), {}) as table:
-            assert os.read(reading, 1 << 16) == header(COLUMNS)
+            assert os.read(reading, 1 << 16) == header(PREDICTION_COLUMNS)
             table.add([row("a"), *faces_of("b", 2)])
             assert os.read(reading, 1 << 16).count(b"\n") == 3
             table.finish()
@@ -360,7 +363,7 @@ def test_a_named_pipe_stays_one(tmp_path):
     with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE) as reader:
         with open_table(pipe, named("a"), {}) as table:
             table.add([row("a")])
-        assert reader.communicate()[0].startswith(header(COLUMNS) + b"a,no_face")
+        assert reader.communicate()[0].startswith(header(PREDICTION_COLUMNS) + b"a,no_face")
     assert pipe.is_fifo() and [path.name for path in tmp_path.iterdir()] == ["table.csv"]
 
 
@@ -463,7 +466,10 @@ def test_a_stopped_command_leaves_its_table_and_no_process(tmp_path, models, cap
     photos = drawn(folder, 150)
     arguments = [str(folder), "--csv", str(target), "--detector", "hog", *models]
     running = subprocess.Popen(
-        [sys.executable, "-m", "src.predict", *arguments], cwd=ROOT, stderr=subprocess.PIPE, preexec_fn=heeding_ctrl_c
+        [sys.executable, "-m", "src.predict", *arguments],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        preexec_fn=heeding_ctrl_c,
     )
     while running.poll() is None and not (target.exists() and len(lines(target)) > 40):
         time.sleep(0.01)

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from src import findings, model_card
+from experiments import model_card
+from experiments import results as findings
 from src.config import YEARS
-from src.tables import COLUMNS
+from src.data.table import TABLE_COLUMNS
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +23,13 @@ def text(standins):
 def drawn(monkeypatch):
     """Three faces in place of the sample's; the second is told wrong. Gives the data sets that were asked for."""
     table = pd.DataFrame({"path": ["1", "2", "3"], "gender": ["male", "female", "male"], "dataset": "sample"})
-    table = table.assign(age_low=30, age_high=30).reindex(columns=list(COLUMNS)).astype(COLUMNS)
+    table = table.assign(age_low=30, age_high=30).reindex(columns=list(TABLE_COLUMNS)).astype(TABLE_COLUMNS)
     answers = {"gender": np.array([[0.1, 0.9]] * 3), "age": np.full((3, YEARS), 1 / YEARS)}
     asked = []
 
     def judge(dataset, data, models):
         asked.append(dataset)
-        return findings.Judged(table, np.zeros((3, 16, 16, 3), np.uint8), answers, pd.DataFrame())
+        return findings.Evaluation(table, np.zeros((3, 16, 16, 3), np.uint8), answers, pd.DataFrame())
 
     monkeypatch.setattr(findings, "judge", judge)
     return asked

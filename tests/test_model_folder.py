@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src import model_folder, network
-from src.backend import keras
-from src.calibrate import Calibration
 from src.config import AGE_GROUPS
-from src.faces import Alignment
-from src.model_folder import FILES, Labels, ModelFolderError
+from src.evaluation.calibration import Calibration
+from src.faces.align import Alignment
+from src.keras_setup import keras
+from src.models import model_folder, two_level_cnn
+from src.models.model_folder import FILES, Labels, ModelFolderError
 
 SMALL = 127
 ALIGNMENT = Alignment(size=SMALL, eye_distance=0.3, eye_height=0.4, gamma=True)
@@ -25,14 +25,16 @@ AGE = Labels("age", GROUPS.names, GROUPS.years, (6.5, 24.25, 44.0, 68.0))
 
 @pytest.fixture(scope="module")
 def model():
-    return network.two_level_cnn(2, SMALL)
+    return two_level_cnn.two_level_cnn(2, SMALL)
 
 
 @pytest.fixture(scope="module")
 def saved(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "gender"
     trained_on = {"dataset": "made", "faces": np.int64(12)}
-    return model_folder.save(folder, model, GENDER, ALIGNMENT, trained_on, [{"name": "accuracy", "value": np.float64(0.5)}])
+    return model_folder.save_model(
+        folder, model, GENDER, ALIGNMENT, trained_on, [{"name": "accuracy", "value": np.float64(0.5)}]
+    )
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def trust(folder):
 def refused(folder):
     """What loading says, which must be one sentence of one line."""
     with pytest.raises(ModelFolderError) as caught:
-        model_folder.load(folder)
+        model_folder.load_model(folder)
     message = str(caught.value)
     assert str(folder) in message and len(message) - len(str(folder)) < 300
     assert "\n" not in message and "\x1b" not in message and ". " not in message and not message.endswith(".")
@@ -64,7 +66,7 @@ def refused(folder):
 
 
 def test_what_is_saved_comes_back(model, saved):
-    loaded = model_folder.load(saved)
+    loaded = model_folder.load_model(saved)
     assert (loaded.labels, loaded.alignment) == (GENDER, ALIGNMENT)
     faces = np.random.default_rng(1).integers(0, 256, (5, SMALL, SMALL, 3), np.uint8)
     assert np.array_equal(loaded.model.predict(faces, verbose=0), model.predict(faces, verbose=0))
@@ -77,8 +79,8 @@ def test_what_is_saved_comes_back(model, saved):
 
 
 def test_age_labels_come_back(tmp_path):
-    model_folder.save(tmp_path / "age", network.two_level_cnn(4, SMALL), AGE, ALIGNMENT, {}, [])
-    assert model_folder.load(str(tmp_path / "age")).labels == AGE
+    model_folder.save_model(tmp_path / "age", two_level_cnn.two_level_cnn(4, SMALL), AGE, ALIGNMENT, {}, [])
+    assert model_folder.load_model(str(tmp_path / "age")).labels == AGE
     assert json.loads((tmp_path / "age" / "labels.json").read_text())["classes"] == ["Kid", "Youth", "Adult", "Old"]
 
 
@@ -89,18 +91,20 @@ def test_nothing_is_pickled(saved):
 
 def test_saving_again_replaces_the_folder(folder):
     (folder / "old.txt").write_text("x")
-    model_folder.save(folder, network.two_level_cnn(4, SMALL), AGE, ALIGNMENT, {}, [])
-    assert model_folder.load(folder).labels == AGE
+    model_folder.save_model(folder, two_level_cnn.two_level_cnn(4, SMALL), AGE, ALIGNMENT, {}, [])
+    assert model_folder.load_model(folder).labels == AGE
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
 
 
 def test_a_calibration_comes_back_and_a_card_without_one_is_fine(model, saved, tmp_path):
-    assert model_folder.load(saved).calibration is None and "calibration" not in json.loads((saved / "card.json").read_text())
+    assert model_folder.load_model(saved).calibration is None and "calibration" not in json.loads(
+        (saved / "card.json").read_text()
+    )
     entry = {"unsure_below": np.float64(0.7), "bands": (0, 20), "quantiles": (1.5, 1.4)}
-    folder = model_folder.save(tmp_path / "gender", model, GENDER, ALIGNMENT, {}, [], entry)
-    assert model_folder.load(folder).calibration == Calibration(0.7, (0, 20), (1.5, 1.4))
-    model_folder.save(folder, model, GENDER, ALIGNMENT, {}, [], {"unsure_below": 0.5})
-    assert model_folder.load(folder).calibration == Calibration(0.5)
+    folder = model_folder.save_model(tmp_path / "gender", model, GENDER, ALIGNMENT, {}, [], entry)
+    assert model_folder.load_model(folder).calibration == Calibration(0.7, (0, 20), (1.5, 1.4))
+    model_folder.save_model(folder, model, GENDER, ALIGNMENT, {}, [], {"unsure_below": 0.5})
+    assert model_folder.load_model(folder).calibration == Calibration(0.5)
 
 
 def test_single_years_are_the_101_years_and_nothing_else():
@@ -227,7 +231,7 @@ DAMAGED = [
 def test_a_damaged_calibration(folder, damage, said):
     whole = {"unsure_below": 0.5, "bands": [0, 7, 13], "quantiles": [1.4, 1.4, 1.4]}
     change(folder / "card.json", calibration=whole)
-    model_folder.load(folder)
+    model_folder.load_model(folder)
     change(folder / "card.json", calibration=whole | damage)
     assert said in refused(folder)
 
@@ -287,7 +291,7 @@ def fails_on_dark_faces(folder):
 
 def test_a_model_of_another_keras_that_loads_but_fails(folder):
     fails_on_dark_faces(folder)
-    model_folder.load(folder)
+    model_folder.load_model(folder)
     versions = json.loads((folder / "card.json").read_text())["versions"]
     change(folder / "card.json", versions=versions | {"keras": "3.10.0"})
     said = refused(folder)
@@ -297,7 +301,7 @@ def test_a_model_of_another_keras_that_loads_but_fails(folder):
 @pytest.mark.parametrize("versions", [{"keras": "3.10.0"}, {}, None, [1]])
 def test_a_model_of_another_or_an_unknown_keras_that_works(folder, model, versions):
     change(folder / "card.json", versions=versions)
-    assert model_folder.load(folder).model.count_params() == model.count_params()
+    assert model_folder.load_model(folder).model.count_params() == model.count_params()
 
 
 @pytest.mark.parametrize("name", ["trained_on", "results", "versions"])
@@ -305,12 +309,12 @@ def test_a_card_without_an_entry_that_predictions_do_not_need(folder, name):
     card = json.loads((folder / "card.json").read_text())
     del card[name]
     (folder / "card.json").write_text(json.dumps(card))
-    assert model_folder.load(folder).model.output_shape == (None, 2)
+    assert model_folder.load_model(folder).model.output_shape == (None, 2)
 
 
 def test_a_model_that_changes_after_its_folder_was_loaded(folder):
     """Keras reads the file only when its model is asked for."""
-    loaded = model_folder.load(folder)
+    loaded = model_folder.load_model(folder)
     (folder / "model.keras").write_bytes(b"x")
     with pytest.raises(ModelFolderError, match="damaged or was changed"):
         loaded.model  # noqa: B018
@@ -326,11 +330,11 @@ def snapshot(folder):
 def test_saving_what_does_not_fit_is_refused_before_anything_is_written(model, folder):
     before = snapshot(folder)
     with pytest.raises(ValueError, match="2 outputs, labels.json names 4 classes"):
-        model_folder.save(folder, model, AGE, ALIGNMENT, {}, [])
+        model_folder.save_model(folder, model, AGE, ALIGNMENT, {}, [])
     with pytest.raises(ValueError, match="the alignment gives uint8"):
-        model_folder.save(folder, model, GENDER, Alignment(), {}, [])
+        model_folder.save_model(folder, model, GENDER, Alignment(), {}, [])
     with pytest.raises(ValueError, match="unsure_below must be a number from 0 to 1, got 2"):
-        model_folder.save(folder, model, GENDER, ALIGNMENT, {}, [], {"unsure_below": 2})
+        model_folder.save_model(folder, model, GENDER, ALIGNMENT, {}, [], {"unsure_below": 2})
     assert snapshot(folder) == before and [path.name for path in folder.parent.iterdir()] == ["gender"]
 
 
@@ -343,12 +347,12 @@ def test_interrupted_saving_leaves_the_old_folder_and_nothing_else(model, folder
     results = Results([1]) if error else [{"no JSON"}]
     before = snapshot(folder)
     with pytest.raises(type(error) if error else TypeError):
-        model_folder.save(folder, model, GENDER, ALIGNMENT, {"new": True}, results)
+        model_folder.save_model(folder, model, GENDER, ALIGNMENT, {"new": True}, results)
     assert snapshot(folder) == before and [path.name for path in folder.parent.iterdir()] == ["gender"]
-    model_folder.load(folder)
+    model_folder.load_model(folder)
 
 
 def test_interrupted_first_saving_leaves_nothing(model, tmp_path):
     with pytest.raises(TypeError, match="set has no place in a card"):
-        model_folder.save(tmp_path / "gender", model, GENDER, ALIGNMENT, {}, [{"no JSON"}])
+        model_folder.save_model(tmp_path / "gender", model, GENDER, ALIGNMENT, {}, [{"no JSON"}])
     assert list(tmp_path.iterdir()) == []

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from src import network, train
-from src.backend import keras
+from src.keras_setup import keras
+from src.models import train, two_level_cnn
 
 SMALL = 127  # the smallest size that the network takes
-SETTINGS = train.Settings(epochs=1, batch_size=8)
+SETTINGS = train.TrainingSettings(epochs=1, batch_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def faces():
 
 @pytest.fixture(scope="module")
 def model():
-    return network.two_level_cnn(2, SMALL)
+    return two_level_cnn.two_level_cnn(2, SMALL)
 
 
 def trained(model, faces, folder):
@@ -35,7 +35,7 @@ def of_kind(model, kind):
 
 
 def test_level_one_is_as_described():
-    model = network.two_level_cnn(8)
+    model = two_level_cnn.two_level_cnn(8)
     assert model.input_shape == (None, 227, 227, 3) and model.output_shape == (None, 8)
     assert model.inputs[0].dtype == "uint8" and model.outputs[0].dtype == "float32"
     levels = [layer for layer in model.layers if isinstance(layer, keras.Model)]
@@ -53,7 +53,7 @@ def test_level_one_is_as_described():
 
 
 def test_level_two_is_as_described():
-    second = network.level_two(1024, 8)
+    second = two_level_cnn.level_two(1024, 8)
     kinds = [type(layer).__name__ for layer in second.layers]
     assert kinds == ["InputLayer", "Dense", "Dropout", "Dense", "Dropout", "Dense"]
     dense = of_kind(second, keras.layers.Dense)
@@ -63,7 +63,7 @@ def test_level_two_is_as_described():
 
 
 def test_the_layer_table_counts_every_parameter(model):
-    table = network.layer_table(model)
+    table = two_level_cnn.layer_table(model)
     assert sum(row[3] for row in table) == model.count_params()
     assert [row[0] for row in table] == ["level_one"] * 15 + ["level_two"] * 6
     assert ("level_two", "probability", (2,), 2 * 512 + 2) in table
@@ -71,9 +71,9 @@ def test_the_layer_table_counts_every_parameter(model):
 
 def test_sizes_and_classes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"^the network needs faces of at least 127 x 127 pixels, got size 126$"):
-        network.two_level_cnn(2, 126)
+        two_level_cnn.two_level_cnn(2, 126)
     with pytest.raises(ValueError, match="at least 2 classes, got 1"):
-        network.two_level_cnn(1, SMALL)
+        two_level_cnn.two_level_cnn(1, SMALL)
 
 
 def test_answers_are_probabilities(model, faces):
@@ -94,17 +94,17 @@ def test_scaling_is_inside_and_survives_saving(model, faces, tmp_path):
 
 
 def test_every_new_network_starts_from_the_same_weights(model):
-    assert all(same(model, network.two_level_cnn(2, SMALL)))
+    assert all(same(model, two_level_cnn.two_level_cnn(2, SMALL)))
     kernels = [w for w in model.get_weights() if w.ndim > 1]
     assert len(kernels) == 7 and all(kernel.std() > 0 for kernel in kernels)
 
 
 def test_a_frozen_level_one_keeps_its_weights_and_statistics(faces, tmp_path):
-    first = network.level_one(SMALL)
+    first = two_level_cnn.level_one(SMALL)
     before = first.get_weights()
     assert len(before) == 4 * (2 + 4)  # of each convolution, and of each normalisation with its statistics
     first.trainable = False
-    model = network.two_level_cnn(2, first=first)
+    model = two_level_cnn.two_level_cnn(2, first=first)
     after = trained(model, faces, tmp_path)
     assert all(map(np.array_equal, before, after.get_layer("level_one").get_weights()))
     assert not any(same(model.get_layer("level_two"), after.get_layer("level_two")))
@@ -121,7 +121,7 @@ def test_level_one_of_a_trained_gender_model_serves_an_age_model(model, faces, t
     gender = trained(model, faces, tmp_path)
     gender.save(tmp_path / "gender.keras")
     first = keras.models.load_model(tmp_path / "gender.keras").get_layer("level_one")
-    age = network.two_level_cnn(8, first=first)
+    age = two_level_cnn.two_level_cnn(8, first=first)
     assert age.output_shape == (None, 8)
     features = first.predict(faces, verbose=0)
     assert features == pytest.approx(gender.get_layer("level_one").predict(faces, verbose=0))
@@ -130,15 +130,15 @@ def test_level_one_of_a_trained_gender_model_serves_an_age_model(model, faces, t
 
 def test_another_level_one_takes_its_place(faces):
     own = keras.Sequential([keras.Input((64, 64, 3), dtype="uint8"), keras.layers.Rescaling(1 / 255), keras.layers.Flatten()])
-    model = network.two_level_cnn(3, first=own)
+    model = two_level_cnn.two_level_cnn(3, first=own)
     assert model.input_shape == (None, 64, 64, 3)
     assert model.predict(faces[:, :64, :64], verbose=0).sum(axis=1) == pytest.approx(1, abs=1e-5)
 
 
 def test_full_precision_of_a_bfloat16_network(faces):
-    half = network.two_level_cnn(2, SMALL, dtype="mixed_bfloat16")
+    half = two_level_cnn.two_level_cnn(2, SMALL, dtype="mixed_bfloat16")
     half.compile("adam", "sparse_categorical_crossentropy")
-    full = network.in_full_precision(half)
+    full = two_level_cnn.to_float32(half)
     layers = [*full.get_layer("level_one").layers, *full.get_layer("level_two").layers]
     assert {layer.compute_dtype for layer in layers if layer.weights} == {"float32"}
     assert "bfloat16" not in full.to_json() and {str(w.dtype) for w in full.weights} == {"float32"}
@@ -151,20 +151,22 @@ def test_full_precision_of_a_bfloat16_network(faces):
 
 
 def test_residual_level_one_is_as_described(faces):
-    first = network.residual_level_one()
+    first = two_level_cnn.residual_level_one()
     assert first.name == "level_one" and first.input_shape == (None, 128, 128, 3) and first.inputs[0].dtype == "uint8"
     assert first.output_shape == (None, 256)
     kernels = [layer.kernel_size for layer in of_kind(first, keras.layers.Conv2D)]
     # The stem, two convolutions a block, and one in the shortcut where the number of filters changes.
-    assert kernels.count((5, 5)) == 1 and kernels.count((3, 3)) == 2 * len(network.BLOCKS) and kernels.count((1, 1)) == 4
+    assert (
+        kernels.count((5, 5)) == 1 and kernels.count((3, 3)) == 2 * len(two_level_cnn.BLOCKS) and kernels.count((1, 1)) == 4
+    )
     assert "Lambda" not in {type(layer).__name__ for layer in first.layers}
-    small = network.residual_level_one(64)
+    small = two_level_cnn.residual_level_one(64)
     features = small.predict(faces[:, :64, :64], verbose=0)
     assert features.shape == (16, 256) and np.isfinite(features).all() and features.std(axis=0).max() > 0
 
 
 def test_a_residual_block_begins_as_its_shortcut(faces):
-    first = network.residual_level_one(64)
+    first = two_level_cnn.residual_level_one(64)
     through = keras.Model(first.inputs, [first.get_layer("block_1").output, first.get_layer("block_2").output])
     before, after = through.predict(faces[:4, :64, :64], verbose=0)
     assert np.array_equal(before, after) and before.max() > 0
@@ -173,9 +175,9 @@ def test_a_residual_block_begins_as_its_shortcut(faces):
 def test_residual_weights_of_quick_epochs_serve_the_full_size():
     """What is learnt at 96 pixels inside is the network for 96 pixels, and its weights fit the one for 128."""
     quick, full, own = (
-        network.residual_level_one(128, inner=96),
-        network.residual_level_one(128),
-        network.residual_level_one(96),
+        two_level_cnn.residual_level_one(128, inner=96),
+        two_level_cnn.residual_level_one(128),
+        two_level_cnn.residual_level_one(96),
     )
     rng = np.random.default_rng(3)
     # Normalisations as after some training, so that every block takes part.
@@ -195,16 +197,16 @@ def test_residual_weights_of_quick_epochs_serve_the_full_size():
 
 
 def test_residual_level_one_in_bfloat16_and_by_seed(faces):
-    half, full = network.residual_level_one(64, dtype="mixed_bfloat16"), network.residual_level_one(64)
+    half, full = two_level_cnn.residual_level_one(64, dtype="mixed_bfloat16"), two_level_cnn.residual_level_one(64)
     assert all(same(half, full)) and half.get_layer("block_1").compute_dtype == "bfloat16"
-    other = network.residual_level_one(64, seed=2)
+    other = two_level_cnn.residual_level_one(64, seed=2)
     kernels = [is_same for weights, is_same in zip(full.get_weights(), same(full, other)) if weights.ndim == 4]
     assert len(kernels) == 19 and not any(kernels)
 
 
 def test_a_face_and_its_mirror_image_give_the_mean_of_both():
-    first = network.residual_level_one(64, seed=3)
-    both = network.with_mirror_image(first)
+    first = two_level_cnn.residual_level_one(64, seed=3)
+    both = two_level_cnn.with_mirror_image(first)
     faces = np.random.default_rng(1).integers(0, 256, (3, 64, 64, 3), np.uint8)
     mirrored = faces[:, :, ::-1]
     said = both.predict(faces, verbose=0)
@@ -215,7 +217,7 @@ def test_a_face_and_its_mirror_image_give_the_mean_of_both():
 
 def test_a_network_that_is_merely_called_does_not_train():
     """Not told whether it trains, it must not: batch normalisation would answer by the batch, and change its statistics."""
-    model = network.with_mirror_image(network.residual_level_one(SMALL, inner=32))
+    model = two_level_cnn.with_mirror_image(two_level_cnn.residual_level_one(SMALL, inner=32))
     before = [weights.copy() for weights in model.get_weights()]
     rng = np.random.default_rng(1)
     pictures = rng.integers(0, 256, (4, SMALL, SMALL, 3), np.uint8)

@@ -9,8 +9,8 @@ import papermill
 import pytest
 
 from src.config import LANDMARK_FILE, ROOT
-from src.landmark_file import install
-from src.model_folder import load
+from src.faces.landmark_file import install_landmark_file
+from src.models.model_folder import load_model
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ def copy(tmp_path_factory):
     for name in ("gender", "age"):
         if (ROOT / "models" / name).exists():
             shutil.copytree(ROOT / "models" / name, root / "models" / name)
-    os.symlink(install(), root / LANDMARK_FILE.name)
+    os.symlink(install_landmark_file(), root / LANDMARK_FILE.name)
     return root
 
 
@@ -50,7 +50,7 @@ def test_training_notebooks_leave_a_model_that_loads(copy, monkeypatch, number, 
     said = execute(copy, number, monkeypatch, EPOCHS=1, **options)
     assert "people in two parts: 0" in said
     assert ("±" in said) == ("FOLDS" in options)
-    trained = load(copy / "models" / f"sample-{task}")
+    trained = load_model(copy / "models" / f"sample-{task}")
     assert list(trained.labels.classes) == classes
     assert trained.card["trained_on"]["faces"]["train"] > 500
     assert {row["measure"] for row in trained.card["results"]} >= {"accuracy"}

@@ -7,14 +7,14 @@ import sys
 import numpy as np
 import pytest
 
-from src import model_folder
-from src.answers import joint_networks, load_models
-from src.backend import keras, layers, ops
 from src.config import ROOT
-from src.faces import Alignment
-from src.model_folder import Labels
-from src.network import residual_level_one, two_level_cnn, with_mirror_image
-from src.onnx_graph import UnsupportedModel, read_network, run_together
+from src.faces.align import Alignment
+from src.keras_setup import keras, layers, ops
+from src.models import model_folder
+from src.models.model_folder import Labels
+from src.models.onnx_graph import UnsupportedModel, read_network, run_together
+from src.models.two_level_cnn import residual_level_one, two_level_cnn, with_mirror_image
+from src.predict.decode import build_networks, load_models
 
 SIZE = 127
 GENDER = Labels("gender", ("female", "male"))
@@ -181,10 +181,10 @@ UNSUPPORTED = {
 @pytest.mark.parametrize("name", UNSUPPORTED)
 def test_an_unknown_layer_or_setting_runs_in_keras_with_the_same_probabilities(name, tmp_path):
     model = two_level_cnn(2, first=UNSUPPORTED[name]())
-    folder = model_folder.save(tmp_path / "gender", model, GENDER, Alignment(size=SIZE), {}, [])
+    folder = model_folder.save_model(tmp_path / "gender", model, GENDER, Alignment(size=SIZE), {}, [])
     with pytest.raises(UnsupportedModel):
         read_network((folder / "model.keras").read_bytes())
-    (run,) = joint_networks({"gender": model_folder.load(folder)}).values()
+    (run,) = build_networks({"gender": model_folder.load_model(folder)}).values()
     faces = faces_of(SIZE)
     np.testing.assert_allclose(run(faces)["gender"], model.predict(faces, verbose=0), atol=1e-5, rtol=0)
 
@@ -221,9 +221,9 @@ def test_one_model_that_needs_keras_takes_the_other_along(tmp_path):
     labels = {"gender": GENDER, "age": Labels("age", ("0-9", "10-99"), ((0, 9), (10, 99)), (5.0, 40.0))}
     models = {}
     for task, mine in labels.items():
-        saved = model_folder.save(tmp_path / task, two_level_cnn(2, first=first), mine, Alignment(size=SIZE), {}, [])
-        models[task] = model_folder.load(saved)
-    ((tasks, run),) = joint_networks(models).items()
+        saved = model_folder.save_model(tmp_path / task, two_level_cnn(2, first=first), mine, Alignment(size=SIZE), {}, [])
+        models[task] = model_folder.load_model(saved)
+    ((tasks, run),) = build_networks(models).items()
     faces = faces_of(SIZE)
     for task in tasks:
         expected = models[task].model.predict(faces, verbose=0)
@@ -243,7 +243,7 @@ def test_damaged_files(damage):
 def test_the_released_models_predict_without_keras():
     """Its import takes seconds; a command for one photo would take several times as long."""
     code = (
-        "import sys, numpy as np; from src.answers import load_models\n"
+        "import sys, numpy as np; from src.predict.decode import load_models\n"
         "said = load_models().probabilities([dict.fromkeys(('gender', 'age'), np.zeros((128, 128, 3), np.uint8))] * 40)\n"
         "print(*(values.shape for values in said.values()), *{'keras', 'tensorflow', 'jax'} & set(sys.modules))"
     )

@@ -14,9 +14,9 @@ import pytest
 import skimage.data
 from PIL import Image, ImageCms, ImageFilter
 
-from src import photos
 from src.config import ROOT
-from src.photos import UnreadablePhoto, list_photos, read_photo, read_scaled_photo
+from src.faces import image_io
+from src.faces.image_io import UnreadablePhoto, list_photos, read_photo, read_scaled_photo
 
 RNG_SEED = 7
 PORTRAIT = cv2.resize(skimage.data.astronaut(), (96, 80), interpolation=cv2.INTER_AREA)  # wider than high, unlike its mirrors
@@ -109,7 +109,7 @@ def png_that_claims(width, height):
 def test_too_many_pixels_are_refused_before_anything_is_decoded(tmp_path):
     bomb = tmp_path / "bomb.png"
     bomb.write_bytes(png_that_claims(60_000, 50_000))
-    assert refusal(bomb) == f"at most {photos.MAX_PIXELS:,} pixels are read, got 60,000 x 50,000"
+    assert refusal(bomb) == f"at most {image_io.MAX_PIXELS:,} pixels are read, got 60,000 x 50,000"
     bomb.write_bytes(png_that_claims(96, 80))  # within the limit the same file is decoded, and found to be damaged
     assert "damaged picture" in refusal(bomb)
 
@@ -390,7 +390,7 @@ def in_every_mode(folder):
 def test_strips_make_no_difference(tmp_path, monkeypatch):
     files = in_every_mode(tmp_path)
     whole = [read_photo(file) for file in files]
-    monkeypatch.setattr(photos, "STRIP", 7 * 96)
+    monkeypatch.setattr(image_io, "STRIP", 7 * 96)
     for file, pixels in zip(files, whole):
         assert (read_photo(file) == pixels).all(), file.name
 
@@ -404,7 +404,7 @@ def test_a_pixel_of_a_reduced_photo_is_the_mean_of_a_square(tmp_path, monkeypatc
         assert reduced.scale == factor and reduced.size == full.shape[1::-1]
         expected = cv2.resize(full, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
         assert_close(reduced.pixels, expected, 4 if file.suffix == ".jpg" else 1)
-        monkeypatch.setattr(photos, "STRIP", 16 * 96)
+        monkeypatch.setattr(image_io, "STRIP", 16 * 96)
         assert (read_scaled_photo(file, enough=enough).pixels == reduced.pixels).all(), file.name
         monkeypatch.undo()
 
@@ -509,14 +509,14 @@ def test_a_folder_that_changes_while_it_is_listed(tmp_path, monkeypatch):
     """A folder inside it is gone by the time that it is looked into; a file comes while the list is made."""
     for name in ("1/a.jpg", "2/b.jpg", "3/c.jpg"):
         touch(tmp_path / name)
-    looked = photos._is
+    looked = image_io._is
 
     def changing(kind, path):
         if path.name == "a.jpg":
             shutil.rmtree(tmp_path / "2", ignore_errors=True)
         return looked(kind, path)
 
-    monkeypatch.setattr(photos, "_is", changing)
+    monkeypatch.setattr(image_io, "_is", changing)
     listed = list_photos([tmp_path])
     assert {path.name for path in listed} <= {"a.jpg", "b.jpg", "c.jpg"} >= {"a.jpg", "c.jpg"}
 

@@ -7,9 +7,9 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from src.pictures import clean, look
-from src.prepare import prepare
-from src.tables import COLUMNS, Loaded, checked
+from src.data.table import TABLE_COLUMNS, Loaded, check_table
+from src.faces.image_quality import drop_bad_images, inspect_images
+from src.faces.prepare import prepare
 
 PORTRAIT = skimage.data.astronaut()
 
@@ -34,13 +34,13 @@ def loaded(tmp_path):
         else:
             Image.fromarray(pixels).save(tmp_path / name)
     names = [*made, "gone.jpg"]
-    table = checked(pd.DataFrame({"path": names, "dataset": "made"}).reindex(columns=list(COLUMNS)))
+    table = check_table(pd.DataFrame({"path": names, "dataset": "made"}).reindex(columns=list(TABLE_COLUMNS)))
     return Loaded(table, pd.DataFrame({"path": ["x.jpg"], "reason": ["no face"]}, dtype="string"))
 
 
 def test_every_dropped_picture_has_one_reason(loaded, tmp_path):
-    seen = look(loaded.table, tmp_path, tmp_path / "cache", workers=1)
-    table, ledger = clean(loaded, seen)
+    seen = inspect_images(loaded.table, tmp_path, tmp_path / "cache", workers=1)
+    table, ledger = drop_bad_images(loaded, seen)
     assert table["path"].tolist() == ["a.png", "grey.png", "coffee.png"]
     assert dict(zip(ledger["path"], ledger["reason"])) == {
         "x.jpg": "no face",
@@ -50,32 +50,32 @@ def test_every_dropped_picture_has_one_reason(loaded, tmp_path):
         "copy.jpg": "duplicate image",
         "same.png": "duplicate image",
     }
-    assert list(table.columns) == list(COLUMNS) and set(table["dataset"]) == {"made"}
+    assert list(table.columns) == list(TABLE_COLUMNS) and set(table["dataset"]) == {"made"}
     prepared = prepare(table, tmp_path, cache=tmp_path / "cache", workers=1)
     assert not prepared.reason.any()
 
 
 def test_thresholds_are_parameters(loaded, tmp_path):
-    seen = look(loaded.table, tmp_path, tmp_path / "cache", workers=1)
-    reasons = clean(loaded, seen, smallest=301, drop_grey=True, bits=0).ledger.set_index("path")["reason"]
+    seen = inspect_images(loaded.table, tmp_path, tmp_path / "cache", workers=1)
+    reasons = drop_bad_images(loaded, seen, smallest=301, drop_grey=True, bits=0).ledger.set_index("path")["reason"]
     assert reasons["grey.png"] == "grey" and reasons["copy.jpg"] == "too small"
-    assert clean(loaded, seen, smallest=1).ledger["reason"].tolist().count("too small") == 0
+    assert drop_bad_images(loaded, seen, smallest=1).ledger["reason"].tolist().count("too small") == 0
 
 
 def test_looking_again_gives_the_same_and_notices_a_replaced_picture(loaded, tmp_path):
     cache = tmp_path / "cache"
-    first = look(loaded.table, tmp_path, cache, workers=1)
+    first = inspect_images(loaded.table, tmp_path, cache, workers=1)
     (kept,) = (cache / "pictures").iterdir()
     before = kept.stat().st_mtime_ns
-    pd.testing.assert_frame_equal(look(loaded.table, tmp_path, cache, workers=1), first)
+    pd.testing.assert_frame_equal(inspect_images(loaded.table, tmp_path, cache, workers=1), first)
     assert kept.stat().st_mtime_ns == before
     Image.fromarray(PORTRAIT).save(tmp_path / "text.jpg", format="PNG")
-    again = look(loaded.table, tmp_path, cache, workers=2)
+    again = inspect_images(loaded.table, tmp_path, cache, workers=2)
     assert again["readable"].tolist() == [True] * 7 + [False]
     assert not first["readable"][1] and again["hash"][1] == first["hash"][0]
 
 
 def test_an_empty_table_is_clean(loaded, tmp_path):
     none = Loaded(loaded.table.head(0), loaded.ledger)
-    table, ledger = clean(none, look(none.table, tmp_path, tmp_path / "cache", workers=1))
+    table, ledger = drop_bad_images(none, inspect_images(none.table, tmp_path, tmp_path / "cache", workers=1))
     assert (len(table), len(ledger)) == (0, 1)

@@ -11,9 +11,11 @@ import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from src import annotate, calibrate, evaluate, plots, result_plots
+from experiments import result_plots
 from src.config import AGE_GROUPS, ROOT
-from src.tables import COLUMNS, Loaded, divide
+from src.data.table import TABLE_COLUMNS, Loaded, split_rejects
+from src.evaluation import calibration, metrics, plots
+from src.predict import annotate
 
 pytestmark = pytest.mark.filterwarnings("error")
 GROUPS = AGE_GROUPS["four"]
@@ -33,13 +35,13 @@ def texts(figure):
 def faces(ages, genders=None):
     """A table of faces of exact ages (None: unknown)."""
     rows = pd.DataFrame({"path": [f"{i}.jpg" for i in range(len(ages))], "age_low": ages, "age_high": ages})
-    return rows.assign(gender=genders if genders else pd.NA).reindex(columns=list(COLUMNS)).astype(COLUMNS)
+    return rows.assign(gender=genders if genders else pd.NA).reindex(columns=list(TABLE_COLUMNS)).astype(TABLE_COLUMNS)
 
 
 def test_funnel_shows_every_reason_with_its_count():
     blurred, old = np.arange(200) < 30, np.arange(200) >= 190
     rows = pd.DataFrame({"path": [f"{i}.jpg" for i in range(200)]})
-    figure = plots.funnel(divide(rows, {"over 100 years": old, "blurred": blurred}, "x"))
+    figure = plots.funnel(split_rejects(rows, {"over 100 years": old, "blurred": blurred}, "x"))
     bars = figure.axes[0].patches
     assert [(bar.get_x(), bar.get_width()) for bar in bars] == [(0, 200), (170, 30), (160, 10), (0, 160)]
     shown = texts(figure)
@@ -118,7 +120,7 @@ def test_confusion_shows_counts_and_shares_of_the_rows():
 
 
 def test_accuracy_by_draws_each_interval():
-    frame = evaluate.by(["a"] * 8 + ["b"] * 8, [1] * 6 + [0] * 2 + [1] * 8, order=["a", "b", "nobody"])
+    frame = metrics.metric_by_group(["a"] * 8 + ["b"] * 8, [1] * 6 + [0] * 2 + [1] * 8, order=["a", "b", "nobody"])
     axes = plots.accuracy_by(frame).axes[0]
     np.testing.assert_allclose(axes.lines[0].get_xdata(), frame["value"])
     drawn = [segment[:, 0].tolist() for segment in axes.collections[0].get_segments() if len(segment)]
@@ -131,7 +133,7 @@ def test_fold_scores_show_each_fold_and_the_spread():
     folds = {}
     for name, wrong in (("first", 4), ("second", 8), ("third", 12)):
         answers = np.where(np.arange(40) < wrong, 3, truth)
-        folds[name] = evaluate.headline("age", truth, np.eye(4)[answers], truth * 20.0, [0, 20, 40, 60])
+        folds[name] = metrics.headline_metrics("age", truth, np.eye(4)[answers], truth * 20.0, [0, 20, 40, 60])
     figure = plots.fold_scores(folds)
     dots = [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert dots == pytest.approx([0.9, 0.8, 0.7])
@@ -142,8 +144,8 @@ def test_fold_scores_show_each_fold_and_the_spread():
 
 def test_reliability_shows_each_task_beside_the_diagonal():
     tables = {
-        "gender": calibrate.reliability([[0.9, 0.1]] * 4 + [[0.7, 0.3]] * 4, [0, 0, 0, 1, 0, 0, 1, 1]),
-        "age": calibrate.reliability([[0.2, 0.8]] * 2, [1, 1], ordered=True),
+        "gender": calibration.reliability([[0.9, 0.1]] * 4 + [[0.7, 0.3]] * 4, [0, 0, 0, 1, 0, 0, 1, 1]),
+        "age": calibration.reliability([[0.2, 0.8]] * 2, [1, 1], ordered=True),
     }
     axes = result_plots.reliability(tables, fewest=2).axes[0]
     diagonal, gender, age = axes.lines
@@ -165,8 +167,8 @@ def test_reliability_leaves_out_what_few_faces_say_but_counts_them():
 
 def test_accuracy_coverage_shows_each_curve_and_its_end():
     curves = {
-        "gender": calibrate.coverage_curve([0.9, 0.8, 0.7, 0.6], [1, 1, 1, 0]),
-        "age": calibrate.coverage_curve([0.9, 0.8], [1, 0]),
+        "gender": calibration.coverage_curve([0.9, 0.8, 0.7, 0.6], [1, 1, 1, 0]),
+        "age": calibration.coverage_curve([0.9, 0.8], [1, 0]),
     }
     axes = result_plots.accuracy_coverage(curves).axes[0]
     for line, curve in zip(axes.lines, curves.values()):

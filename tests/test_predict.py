@@ -11,16 +11,16 @@ import pytest
 from PIL import Image
 from skimage.data import astronaut
 
-from src import faces as face_tools
-from src import model_folder, network
-from src.answers import joint_networks
-from src.backend import keras, layers
-from src.calibrate import interval
 from src.config import AGE_GROUPS
-from src.faces import Alignment
-from src.model_folder import Labels, ModelFolderError
-from src.predict import main
-from src.predictor import TOGETHER, predict
+from src.evaluation.calibration import prediction_interval
+from src.faces import align as face_tools
+from src.faces.align import Alignment
+from src.keras_setup import keras, layers
+from src.models import model_folder, two_level_cnn
+from src.models.model_folder import Labels, ModelFolderError
+from src.predict.__main__ import main
+from src.predict.decode import build_networks
+from src.predict.predictor import TOGETHER, predict
 
 COLUMNS = [
     "photo", "status", "face", "left", "top", "right", "bottom", "detection_score", "gender", "p_male",
@@ -40,8 +40,8 @@ def models(tmp_path_factory):
     gender = Labels("gender", ("female", "male"))
     age = Labels("age", GROUPS.names, GROUPS.years, (1, 5, 10, 17, 28, 40, 50, 68))
     for labels, size in ((gender, 127), (age, 131)):
-        model = network.two_level_cnn(len(labels.classes), size)
-        model_folder.save(folder / labels.task, model, labels, Alignment(size=size), {}, [])
+        model = two_level_cnn.two_level_cnn(len(labels.classes), size)
+        model_folder.save_model(folder / labels.task, model, labels, Alignment(size=size), {}, [])
     return {"gender_model": folder / "gender", "age_model": folder / "age"}
 
 
@@ -260,7 +260,7 @@ def released(folder, first, labels, calibration=None, alignment=None):
     start = keras.initializers.GlorotUniform(len(labels.classes))
     second = layers.Dense(len(labels.classes), activation="softmax", kernel_initializer=start, name="level_two")
     alignment = alignment or Alignment(size=first.input_shape[1])
-    return model_folder.save(folder, keras.Model(face, second(first(face))), labels, alignment, {}, [], calibration)
+    return model_folder.save_model(folder, keras.Model(face, second(first(face))), labels, alignment, {}, [], calibration)
 
 
 GENDER = Labels("gender", ("female", "male"))
@@ -277,12 +277,12 @@ def of_years(tmp_path_factory):
 
 
 def networks_of(models):
-    return joint_networks({name.split("_")[0]: model_folder.load(folder) for name, folder in models.items()})
+    return build_networks({name.split("_")[0]: model_folder.load_model(folder) for name, folder in models.items()})
 
 
 def test_single_years_give_one_of_eight_groups_and_an_interval(of_years, head, tmp_path):
     (row,) = rows_of([save(tmp_path / "head.png", head)], of_years)
-    trained = model_folder.load(of_years["age_model"])
+    trained = model_folder.load_model(of_years["age_model"])
     photo = Image.open(tmp_path / "head.png")
     (found,) = face_tools.find_faces(np.asarray(photo))
     face = face_tools.align(np.asarray(photo), found.landmarks, trained.alignment)
@@ -291,7 +291,9 @@ def test_single_years_give_one_of_eight_groups_and_an_interval(of_years, head, t
     best = (sums.cumsum() < 0.5).sum()
     assert row["age_group"] == GROUPS.names[best] and row["age_group_probability"] == pytest.approx(sums[best], abs=1e-3)
     assert row["age_years"] == (probability[0].cumsum() < 0.5).sum()
-    assert [row["age_interval_low"], row["age_interval_high"]] == interval(probability, (1.4, 1.3), (0, 30))[0].tolist()
+    assert [row["age_interval_low"], row["age_interval_high"]] == prediction_interval(probability, (1.4, 1.3), (0, 30))[
+        0
+    ].tolist()
     assert 0 <= row["age_interval_low"] < row["age_interval_high"] <= 100 and pd.isna(row["message"])
 
 
@@ -368,7 +370,7 @@ def test_level_ones_that_differ_are_not_shared(models, of_years, head, tmp_path)
     photo = save(tmp_path / "head.png", head)
     for other in others:
         mixed = of_years | {"gender_model": other}
-        apart = model_folder.load(other).alignment != model_folder.load(of_years["age_model"]).alignment
+        apart = model_folder.load_model(other).alignment != model_folder.load_model(of_years["age_model"]).alignment
         assert list(networks_of(mixed)) == ([("gender",), ("age",)] if apart else [("gender", "age")])
         (row,), (alone,) = rows_of([photo], mixed), rows_of([photo], mixed | {"age_model": None})
         assert row["p_male"] == pytest.approx(alone["p_male"], abs=1e-4)

@@ -12,14 +12,14 @@ import pytest
 from PIL import Image, ImageOps
 from skimage.data import astronaut
 
-from src.answers import COLUMNS
 from src.config import MODELS
-from src.photos import LARGE
-from src.predictor import FEW, Predictor, predict
+from src.faces.image_io import LARGE
+from src.predict.decode import PREDICTION_COLUMNS
+from src.predict.predictor import FEW, Predictor, predict
 
 HEAD = astronaut()[0:260, 90:350]
 WALL = np.full((200, 300, 3), 128, np.uint8)
-TYPES = dict.fromkeys(COLUMNS, "string") | dict.fromkeys(
+TYPES = dict.fromkeys(PREDICTION_COLUMNS, "string") | dict.fromkeys(
     ("face", "left", "top", "right", "bottom", "age_interval_low", "age_interval_high"), "Int64"
 ) | dict.fromkeys(("detection_score", "p_male", "age_group_probability", "age_years"), "Float64") | dict.fromkeys(
     ("gender_unsure", "age_unsure"), "boolean"
@@ -75,7 +75,7 @@ def assert_each_is(table, expected, count):
 
 def test_columns_and_types(predictor, expected):
     table = predictor.predict([HEAD, WALL, b"no picture"], progress=False)
-    assert list(table.columns) == list(COLUMNS)
+    assert list(table.columns) == list(PREDICTION_COLUMNS)
     for one in (table, predictor.predict([], progress=False), Predictor(None, None).predict([HEAD, WALL], progress=False)):
         assert one.dtypes.astype(str).to_dict() == TYPES
     assert table["status"].tolist() == ["ok", "no_face", "unreadable"] and table["photo"].tolist()[1] == "photo-2"

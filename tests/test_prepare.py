@@ -19,16 +19,16 @@ import skimage.data
 from PIL import Image
 
 from src import config
-from src import prepare as prepare_module
-from src.datasets import scenes
-from src.datasets.portraits import new_person
-from src.detect import DEFAULT, DETECTORS
-from src.face_space import FaceSpace
-from src.faces import Alignment, align, align_face, find_faces, whole_photo
-from src.looking import Source, look
-from src.photos import read_photo
-from src.prepare import prepare
-from src.tables import BOX, COLUMNS, checked
+from src.data.table import BOX_COLUMNS, TABLE_COLUMNS, check_table
+from src.faces import prepare as prepare_module
+from src.faces.align import Alignment, align, align_face, find_faces, whole_photo
+from src.faces.detect import DEFAULT, DETECTORS
+from src.faces.image_io import read_photo
+from src.faces.prepare import prepare
+from src.predict.detection import Source, detect_faces_in_photo
+from src.sample import scene
+from src.sample.face_model import FaceSpace
+from src.sample.person import new_person
 
 PORTRAIT = skimage.data.astronaut()
 SMALL = Alignment(size=64)
@@ -93,9 +93,9 @@ def pictures(tmp_path_factory):
     """The folder of pictures, their table, and what is expected of every row."""
     folder = tmp_path_factory.mktemp("pictures")
     rows = make_rows(folder)
-    table = pd.DataFrame({"path": [row[0] for row in rows], "dataset": "made"}).reindex(columns=list(COLUMNS))
-    table[BOX] = [row[1] for row in rows]
-    return folder, checked(table), rows
+    table = pd.DataFrame({"path": [row[0] for row in rows], "dataset": "made"}).reindex(columns=list(TABLE_COLUMNS))
+    table[BOX_COLUMNS] = [row[1] for row in rows]
+    return folder, check_table(table), rows
 
 
 @pytest.fixture(autouse=True)
@@ -163,7 +163,7 @@ def test_a_photo_gives_the_same_pixels_in_training_and_in_prediction(tmp_path, d
     """One path of detection and alignment serves both; every kind of single face goes through it unchanged."""
     rng = np.random.default_rng(4)
     person = new_person(FaceSpace.load(), 5, "male", rng)
-    drawn = scenes.snapshot(FaceSpace.load(), [person], (640, 480), 200, rng)[0]
+    drawn = scene.snapshot(FaceSpace.load(), [person], (640, 480), 200, rng)[0]
     kinds = {
         "portrait.png": PORTRAIT,
         "drawn.jpg": drawn,
@@ -172,14 +172,14 @@ def test_a_photo_gives_the_same_pixels_in_training_and_in_prediction(tmp_path, d
         "turned head.png": cv2.resize(PORTRAIT, None, fx=0.6, fy=1),
         "small.png": cv2.resize(crop(30, 130, 190), (96, 96), interpolation=cv2.INTER_AREA),
         "large.jpg": cv2.resize(PORTRAIT, (3000, 3000)),
-        "nobody.png": scenes.backdrop(320, 240, rng),
+        "nobody.png": scene.backdrop(320, 240, rng),
     }
     for name, pixels in kinds.items():
         Image.fromarray(pixels).save(tmp_path / name)
-    table = checked(pd.DataFrame({"path": list(kinds), "dataset": "made"}).reindex(columns=list(COLUMNS)))
+    table = check_table(pd.DataFrame({"path": list(kinds), "dataset": "made"}).reindex(columns=list(TABLE_COLUMNS)))
     prepared = prepare(table, tmp_path, SMALL, tmp_path / "cache", workers=1, detector=detector)
     for name, face, how in zip(kinds, prepared.faces, prepared.how):
-        rows = look(Source(name, tmp_path / name), {"age": SMALL}, "whole-photo", detector)
+        rows = detect_faces_in_photo(Source(name, tmp_path / name), {"age": SMALL}, "whole-photo", detector)
         expected = ("none", "whole_photo") if name == "nobody.png" else ("landmarks", "ok")
         assert (how, rows[0]["status"]) == expected, name
         assert sum((row["aligned"]["age"] == face).all() for row in rows) == 1, name
@@ -287,7 +287,7 @@ def test_whatever_the_faces_depend_on_has_its_own_folder(pictures, tmp_path):
 def test_labels_are_no_reason_to_align_anew(pictures, undisturbed):
     folder, table, _ = pictures
     labelled = table.assign(gender="female", age_low=30, age_high=30, subject="she", fold=2)
-    assert prepare(checked(labelled), folder, SMALL, undisturbed.folder.parent).folder == undisturbed.folder
+    assert prepare(check_table(labelled), folder, SMALL, undisturbed.folder.parent).folder == undisturbed.folder
 
 
 # --- kills, and runs beside each other --------------------------------------------------------------------------------
@@ -297,9 +297,9 @@ import sys
 from pathlib import Path
 import pandas as pd
 from src import prepare
-from src.faces import Alignment
+from src.faces.align import Alignment
 from src.processes import run_command
-from src.tables import checked
+from src.data.table import checked
 prepare.CHUNK = {CHUNK}
 table, folder, cache, workers = sys.argv[1:]
 table = checked(pd.read_pickle(table))
@@ -480,8 +480,8 @@ def test_a_missing_landmark_file_is_not_taken_for_a_full_disk(pictures, tmp_path
     code = (
         "import sys; from pathlib import Path; from src import config, landmark_file; import pandas as pd; "
         "landmark_file.install.__defaults__ = (Path(sys.argv[3]) / 'nowhere.dat',); "
-        "import src.prepare; sys.path[:] = [p for p in sys.path if 'site-packages' not in p]; "
-        "src.prepare.prepare(pd.read_pickle(sys.argv[1]), sys.argv[2], cache=Path(sys.argv[3]), workers=1, detector='hog')"
+        "from src.faces.prepare import prepare; sys.path[:] = [p for p in sys.path if 'site-packages' not in p]; "
+        "prepare(pd.read_pickle(sys.argv[1]), sys.argv[2], cache=Path(sys.argv[3]), workers=1, detector='hog')"
     )
     pictures[1].to_pickle(tmp_path / "table.pickle")
     run = subprocess.run(
@@ -508,7 +508,7 @@ def test_a_half_written_part_is_done_anew(pictures, undisturbed, tmp_path):
 def test_a_mended_picture_is_prepared_again(tmp_path):
     picture = tmp_path / "face.png"
     picture.write_text("cut off in a download")
-    table = checked(pd.DataFrame({"path": ["face.png"], "dataset": ["made"]}).reindex(columns=list(COLUMNS)))
+    table = check_table(pd.DataFrame({"path": ["face.png"], "dataset": ["made"]}).reindex(columns=list(TABLE_COLUMNS)))
     assert prepare(table, tmp_path, SMALL, tmp_path / "cache", workers=1).how.tolist() == [""]
     Image.fromarray(PORTRAIT).save(picture)
     assert prepare(table, tmp_path, SMALL, tmp_path / "cache", workers=1).how.tolist() == ["landmarks"]

@@ -85,15 +85,15 @@ def test_a_worker_of_a_parent_that_is_gone_already_ends():
 
 def work(folder, cache):
     """Predictions and aligned faces, made in a process that may start no others."""
-    from src.faces import Alignment
-    from src.predictor import predict
-    from src.prepare import prepare
-    from src.tables import COLUMNS, checked
+    from src.data.table import TABLE_COLUMNS, check_table
+    from src.faces.align import Alignment
+    from src.faces.prepare import prepare
+    from src.predict.predictor import predict
 
     assert multiprocessing.current_process().daemon
     table = predict(folder, None, None, progress=False, detector="hog")
     rows = pd.DataFrame({"path": table["photo"].map(os.path.basename).astype(object), "dataset": "made"})
-    prepared = prepare(checked(rows.reindex(columns=list(COLUMNS))), folder, Alignment(size=64), cache)
+    prepared = prepare(check_table(rows.reindex(columns=list(TABLE_COLUMNS))), folder, Alignment(size=64), cache)
     return table["status"].tolist(), prepared.how.tolist()
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src import protocol
-from src.protocol import beside_published, load_adience, main, on_sample, run
-from src.tables import for_task, split
+from experiments import adience_benchmark
+from experiments.adience_benchmark import compare_with_published, load_adience, main, on_sample, run
+from src.data.table import split, task_labels
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def test_a_fold_is_tested_and_not_done_again(plan, results, monkeypatch):
     for frame in frames.values():
         assert list(frame.index) == ["accuracy", "one-off accuracy"]
         assert frame["value"].between(0, 1).all() and (frame["n"] > 100).all()
-    monkeypatch.setattr(protocol, "predict", lambda *_: pytest.fail("a fold was done again"))
+    monkeypatch.setattr(adience_benchmark, "predict", lambda *_: pytest.fail("a fold was done again"))
     again = run(plan, ("four groups, mapped",), (0, 1), told=lambda line: None)
     for fold, frame in frames.items():
         pd.testing.assert_frame_equal(again["four groups, mapped"][fold], frame)
@@ -39,8 +39,8 @@ def test_both_readings_share_their_faces_and_no_subject_crosses(plan):
     by_path = dict(zip(mapped.table["path"], mapped.rows))
     assert [by_path[path] for path in strict.table["path"]] == strict.rows.tolist()
     for data in adience.values():
-        table = for_task(data.table, "gender").table
-        for fold in protocol.FOLDS:
+        table = task_labels(data.table, "gender").table
+        for fold in adience_benchmark.FOLDS:
             people = table["subject"].groupby(split(table, fold)).agg(set)
             assert not people["test"] & (people["train"] | people["validation"])
 
@@ -48,18 +48,20 @@ def test_both_readings_share_their_faces_and_no_subject_crosses(plan):
 def test_other_settings_or_data_have_another_name(plan, results):
     data = load_adience(plan)["strict"]
     table = data.table
-    start = protocol.two_level_cnn(4, plan.alignment.size)
-    names = {protocol._name(plan, start, table, data.faces[:4], "age", "four", fold) for fold in (0, 1)}
-    names.add(protocol._name(plan, start, table.iloc[1:], data.faces[:4], "age", "four", 0))
-    names.add(protocol._name(on_sample(epochs=2, cache=plan.cache), start, table, data.faces[:4], "age", "four", 0))
+    start = adience_benchmark.two_level_cnn(4, plan.alignment.size)
+    names = {adience_benchmark._name(plan, start, table, data.faces[:4], "age", "four", fold) for fold in (0, 1)}
+    names.add(adience_benchmark._name(plan, start, table.iloc[1:], data.faces[:4], "age", "four", 0))
+    names.add(adience_benchmark._name(on_sample(epochs=2, cache=plan.cache), start, table, data.faces[:4], "age", "four", 0))
     names.add(
-        protocol._name(plan, protocol.two_level_cnn(4, plan.alignment.size, seed=2), table, data.faces[:4], "age", "four", 0)
+        adience_benchmark._name(
+            plan, adience_benchmark.two_level_cnn(4, plan.alignment.size, seed=2), table, data.faces[:4], "age", "four", 0
+        )
     )
     assert len(names) == 5
 
 
 def test_the_table_sets_ours_beside_the_published(results):
-    table = beside_published(results, drawn=True)
+    table = compare_with_published(results, drawn=True)
     ours = table[table["method"].str.contains("means nothing")]
     assert ours["labels"].tolist() == ["strict", "mapped"]
     mean = 100 * np.mean([frame["value"]["accuracy"] for frame in results["four groups, mapped"].values()])

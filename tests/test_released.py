@@ -9,16 +9,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from src import released
-from src.assess import COLUMNS, UTKFACE_RACES
-from src.backend import keras
+from experiments import released
 from src.config import AGE_GROUPS, GENDERS, YEARS
-from src.datasets import scenes
-from src.datasets.fairface import AGES
-from src.datasets.portraits import new_person
-from src.face_space import FaceSpace
-from src.model_folder import load
-from src.predictor import predict
+from src.data.fairface import AGES
+from src.evaluation.subgroups import RESULT_COLUMNS, UTKFACE_RACES
+from src.keras_setup import keras
+from src.models.model_folder import load_model
+from src.predict.predictor import predict
+from src.sample import scene
+from src.sample.face_model import FaceSpace
+from src.sample.person import new_person
 
 FACES = 60  # of each data set
 RACES = ("White", "Black", "East Asian", "Indian", "Latino_Hispanic")
@@ -36,7 +36,7 @@ def pictures(tmp_path_factory):
     ranges = AGE_GROUPS["fairface"]
     for i in range(2 * FACES):
         group, gender = i % 8, GENDERS[i // 8 % 2]
-        picture, _ = scenes.snapshot(space, [new_person(space, group, gender, rng)], (150, 150), 100, rng)
+        picture, _ = scene.snapshot(space, [new_person(space, group, gender, rng)], (150, 150), 100, rng)
         low, high = AGE_GROUPS["adience"].years[group]
         age = int(rng.integers(low, min(high, 90) + 1))
         if i < FACES:
@@ -88,7 +88,7 @@ def results(folder, name):
 
 def test_both_models_can_be_loaded_and_say_what_they_are(runs):
     for task, classes in (("gender", 2), ("age", YEARS)):
-        trained = load(runs[0] / "released-3" / task)
+        trained = load_model(runs[0] / "released-3" / task)
         assert trained.labels.task == task and trained.model.output_shape == (None, classes)
         assert trained.alignment == released.ALIGNMENT and trained.calibration is not None
         assert [layer.name for layer in trained.model.layers[1:]] == ["level_one", "level_two"]
@@ -96,7 +96,7 @@ def test_both_models_can_be_loaded_and_say_what_they_are(runs):
         assert sum(faces["utkface"].values()) == FACES and sum(faces["fairface"].values()) == FACES + 1
         measures = {row["measure"] for row in trained.card["results"]}
         assert measures and all(("gender" in measure) == (task == "gender") for measure in measures)
-    assert load(runs[0] / "released-3" / "age").labels.single_years
+    assert load_model(runs[0] / "released-3" / "age").labels.single_years
 
 
 def test_the_models_answer_for_photos(runs, pictures):
@@ -112,7 +112,7 @@ def test_the_models_answer_for_photos(runs, pictures):
 def test_the_tables_of_results(runs):
     tables = {name: results(runs[0] / "released-3" / "results", name) for name in TABLES}
     figures = tables["results"]
-    assert list(figures.columns) == list(COLUMNS)
+    assert list(figures.columns) == list(RESULT_COLUMNS)
     assert set(figures["dataset"]) == {"utkface", "fairface"}
     whole = figures[figures["by"] == "all"].set_index(["dataset", "measure"])["value"]
     assert {"gender accuracy", "eight groups exact", "eight groups 1-off", "absolute error"} <= set(whole["utkface"].index)
@@ -158,7 +158,7 @@ def test_the_second_call_gives_the_same(runs):
         file = f"released_{name}.csv"
         assert (where / file).read_text() == (first / "results" / file).read_text()
     for task in ("gender", "age"):
-        one, other = load(first / task), load(second / task)
+        one, other = load_model(first / task), load_model(second / task)
         assert all(map(np.array_equal, one.model.get_weights(), other.model.get_weights()))
         assert one.calibration == other.calibration
 

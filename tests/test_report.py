@@ -6,9 +6,9 @@ import shutil
 import pandas as pd
 import pytest
 
-from src import findings
+from experiments import results as findings
+from experiments.results import ResultsMissing, load_released
 from src.config import RESULTS, ROOT
-from src.findings import ResultsMissing, load_released
 from tools import diagrams, pdf, report
 
 OWN = ("funnels", "published", "published_utkface")
@@ -43,7 +43,7 @@ def test_the_committed_table_equals_the_result_files(file):
     for row in whole[whole["measure"].isin(report.HEADLINE)].to_dict("records"):
         line = next(line for line in rows if line.startswith(f"| {report.HEADLINE[row['measure']]} |"))
         cell = line.split("|")[2 if row["dataset"] == "utkface" else 3].replace("**", "").strip()
-        assert cell == findings.brief(row), line
+        assert cell == findings.format_result(row), line
 
 
 def test_the_committed_report_is_what_the_command_writes():
@@ -131,7 +131,7 @@ def test_other_results_stand_beside_the_released_models(models, results, tmp_pat
     said = getattr(report.Words(models, tmp_path / "results"), word)().splitlines()
     assert said[0] == f"| data set | measure | {names} |"
     gender = released.query("dataset == 'utkface' and measure == 'gender accuracy' and by == 'all'").iloc[0]
-    assert f"| UTKFace | gender | {findings.brief(gender)} | {gender['value'] / 2:.1%} |" in said
+    assert f"| UTKFace | gender | {findings.format_result(gender)} | {gender['value'] / 2:.1%} |" in said
     assert len(said) == 2 + len(released.query("by == 'all' and measure in @report.HEADLINE"))
 
 

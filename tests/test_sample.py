@@ -13,8 +13,7 @@ import pandas as pd
 import pytest
 from scipy.io import loadmat
 
-from src import face_space
-from src.datasets import sample
+from src.sample import draw, face_model
 
 HEADER = "user_id\toriginal_image\tface_id\tage\tgender\tx\ty\tdx\tdy\ttilt_ang\tfiducial_yaw_angle\tfiducial_score\n"
 FACES = 160
@@ -23,7 +22,7 @@ FIELDS = ("dob", "photo_taken", "full_path", "gender", "name", "face_location", 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> Path:
-    return sample.draw(tmp_path_factory.mktemp("sample"), faces=FACES, seed=3)
+    return draw.draw_sample(tmp_path_factory.mktemp("sample"), faces=FACES, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +70,7 @@ def test_neither_subjects_nor_albums_cross_folds(rows):
 
 def test_every_fold_covers_the_labels_and_the_oddities_are_there(rows):
     for _, fold in rows.groupby("fold"):
-        labels = {f"({low}, {high})" for low, high in face_space.GROUPS.years}
+        labels = {f"({low}, {high})" for low, high in face_model.GROUPS.years}
         assert labels <= set(fold["age"])
         assert {"f", "m"} <= set(fold["gender"])
     assert {"35", "(25, 23)", "None"} <= set(rows["age"])
@@ -81,16 +80,16 @@ def test_every_fold_covers_the_labels_and_the_oddities_are_there(rows):
 
 
 def test_two_draws_are_byte_identical_and_another_seed_is_not(drawn, tmp_path, monkeypatch):
-    again = sample.draw(tmp_path / "again", faces=FACES, seed=3)
+    again = draw.draw_sample(tmp_path / "again", faces=FACES, seed=3)
     assert digests(again) == digests(drawn)
-    monkeypatch.setattr(sample, "PARTS", ("adience",))
-    other = digests(sample.draw(again, faces=FACES, seed=4))  # in the place of the first
+    monkeypatch.setattr(draw, "PARTS", ("adience",))
+    other = digests(draw.draw_sample(again, faces=FACES, seed=4))  # in the place of the first
     assert other["adience/fold_0_data.txt"] != digests(drawn)["adience/fold_0_data.txt"]
 
 
 def test_a_second_call_draws_nothing(drawn):
     before = {path: path.stat().st_mtime_ns for path in drawn.rglob("*")}
-    sample.draw(drawn, faces=FACES, seed=3)
+    draw.draw_sample(drawn, faces=FACES, seed=3)
     assert {path: path.stat().st_mtime_ns for path in drawn.rglob("*")} == before
 
 
@@ -98,26 +97,26 @@ def test_a_half_finished_part_is_redone_and_nothing_is_left_over(drawn, tmp_path
     folder = tmp_path / "half"
     shutil.copytree(drawn, folder)
     photos = folder / "photos"
-    (photos / sample.MARKER).write_text("")
+    (photos / draw.MARKER).write_text("")
     (photos / "one_face.jpg").unlink()
-    sample.draw(folder, faces=FACES, seed=3)
+    draw.draw_sample(folder, faces=FACES, seed=3)
     assert digests(folder) == digests(drawn)
 
 
 def test_a_killed_drawing_is_never_taken_for_a_complete_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(sample, "PARTS", ("photos",))
-    monkeypatch.setattr(sample.scenes, "landscape", lambda rng: 1 / 0)
+    monkeypatch.setattr(draw, "PARTS", ("photos",))
+    monkeypatch.setattr(draw.scenes, "landscape", lambda rng: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        sample.draw(tmp_path, faces=FACES)
+        draw.draw_sample(tmp_path, faces=FACES)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_another_process_that_was_done_first_keeps_its_drawing(drawn, tmp_path):
     shutil.copytree(drawn / "photos", tmp_path / "photos")
     shutil.copytree(drawn / "photos", tmp_path / "new")
-    settings = json.loads((drawn / "photos" / sample.MARKER).read_text())
+    settings = json.loads((drawn / "photos" / draw.MARKER).read_text())
     before = (tmp_path / "photos").stat().st_ino
-    sample._install(tmp_path / "new", tmp_path / "photos", settings)
+    draw._install(tmp_path / "new", tmp_path / "photos", settings)
     assert (tmp_path / "photos").stat().st_ino == before
 
 
@@ -183,29 +182,29 @@ def test_dlib_finds_the_drawn_faces(drawn):
 
 
 def test_face_space_is_small_and_needs_no_pickle():
-    assert face_space.FILE.stat().st_size <= 4e6
-    with np.load(face_space.FILE, allow_pickle=False) as file:
+    assert face_model.FILE.stat().st_size <= 4e6
+    with np.load(face_model.FILE, allow_pickle=False) as file:
         assert {"mean", "components", "scales", "group_means", "group_factors"} == set(file.files)
 
 
 def test_a_drawn_face_is_a_small_rgb_picture_and_the_seed_decides_it():
-    space = face_space.FaceSpace.load()
+    space = face_model.FaceSpace.load()
     one, same, other = (space.picture(space.draw(4, "male", np.random.default_rng(seed))) for seed in (5, 5, 6))
     assert one.shape == (64, 64, 3) and one.dtype == np.uint8
     assert (one == same).all() and (one != other).any()
 
 
 def test_what_cannot_be_drawn_is_refused(tmp_path):
-    space, rng = face_space.FaceSpace.load(), np.random.default_rng(0)
+    space, rng = face_model.FaceSpace.load(), np.random.default_rng(0)
     with pytest.raises(ValueError, match="age group must be 0 to 7, got 8"):
         space.draw(8, "female", rng)
     with pytest.raises(ValueError, match="gender must be one of"):
         space.draw(0, "u", rng)
     with pytest.raises(ValueError, match="at least 160"):
-        sample.draw(tmp_path, faces=10)
+        draw.draw_sample(tmp_path, faces=10)
     (tmp_path / "adience" / "faces").mkdir(parents=True)  # the real one, perhaps
     with pytest.raises(ValueError, match="adience was not drawn here"):
-        sample.draw(tmp_path)
+        draw.draw_sample(tmp_path)
     assert (tmp_path / "adience" / "faces").is_dir() and len(list(tmp_path.iterdir())) == 1
     with pytest.raises(FileNotFoundError, match="no face space"):
-        face_space.FaceSpace.load(tmp_path / "none.npz")
+        face_model.FaceSpace.load(tmp_path / "none.npz")

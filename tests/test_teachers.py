@@ -18,9 +18,9 @@ import pytest
 
 from experiments import teacher_files, teachers
 from experiments.mobilenet import BiasPReLU
-from src.backend import keras, layers, ops
-from src.face_space import FaceSpace
-from src.released import Data
+from experiments.released import Data
+from src.keras_setup import keras, layers, ops
+from src.sample.face_model import FaceSpace
 
 RUN_TFJS = Path(__file__).with_name("run_tfjs.js")
 TFJS_MODULES = teacher_files.FOLDER / "node_modules"
@@ -185,11 +185,11 @@ def test_a_refined_teacher_answers_and_is_kept(tmp_path):
     part = np.array((["train"] * 3 + ["validation"]) * 10, object)
     data = Data(table, small, np.full(40, "landmarks"), part, tmp_path)
     settings = replace(teachers.REFINED, epochs=1, batch_size=10)
-    first = teachers.answers("faceres", data, settings, tmp_path)
+    first = teachers.teacher_probabilities("faceres", data, settings, tmp_path)
     assert first.shape == (40, 103) and first.dtype == np.float32
     assert first[:, :2].sum(axis=1) == pytest.approx(1, abs=1e-4) and first[:, 2:].sum(axis=1) == pytest.approx(1, abs=1e-4)
     (kept,) = tmp_path.glob("teacher-faceres-*.npy")
-    assert np.array_equal(teachers.answers("faceres", data, settings, tmp_path), first)
+    assert np.array_equal(teachers.teacher_probabilities("faceres", data, settings, tmp_path), first)
     kept.unlink()
     again, history = teachers.refine("faceres", data, settings, tmp_path)
     assert len(list((tmp_path / "training").iterdir())) == 1 and history["epoch"].tolist() == [1]

@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src import network, train
-from src.backend import fused_normalisation, keras, layers
 from src.files import HIDDEN
-from src.train import FaceBatches, Settings, augment
+from src.keras_setup import fused_normalisation, keras, layers
+from src.models import train, two_level_cnn
+from src.models.train import FaceBatches, TrainingSettings, augment
 
 SMALL = 127
 COUNT = 120
-LEARN = Settings(epochs=10, batch_size=8, learning_rate=5e-4, patience=10)
+LEARN = TrainingSettings(epochs=10, batch_size=8, learning_rate=5e-4, patience=10)
 HISTORY = ["epoch", "accuracy", "loss", "val_accuracy", "val_loss", "seconds"]
 
 
@@ -48,7 +48,7 @@ def learnt(task, tmp_path_factory):
     """What `fit` gave for the task, the faces as it left them, and the folder of its state."""
     faces, labels, part = task
     recorded, states = Recorded(faces), tmp_path_factory.mktemp("states")
-    model = network.two_level_cnn(2, SMALL)
+    model = two_level_cnn.two_level_cnn(2, SMALL)
     model, history = train.fit(model, recorded, np.arange(COUNT), labels, part, LEARN, states=states)
     return model, history, recorded, states
 
@@ -59,7 +59,7 @@ def small_task(task):
     means = layers.AveragePooling2D(32)(layers.Rescaling(1 / 127.5, offset=-1)(face))
     first = keras.Model(face, layers.Flatten()(means), name="level_one")
     rows = np.r_[0:8, 80:84, 100:104]
-    return network.two_level_cnn(2, first=first), task[0], rows, task[1][rows], task[2][rows]
+    return two_level_cnn.two_level_cnn(2, first=first), task[0], rows, task[1][rows], task[2][rows]
 
 
 def weights_equal(one, other):
@@ -68,7 +68,7 @@ def weights_equal(one, other):
 
 def loss(model, faces, rows, labels):
     """The mean cross-entropy of a model's answers."""
-    said = train.predict(model, faces, rows)
+    said = train.predict_probabilities(model, faces, rows)
     return -np.log(said[np.arange(len(rows)), labels]).mean()
 
 
@@ -78,7 +78,7 @@ def loss(model, faces, rows, labels):
 def test_it_learns_what_can_be_learnt(task, learnt):
     faces, labels, part = task
     model, history, _, _ = learnt
-    said = train.predict(model, faces, np.flatnonzero(part == "test"))
+    said = train.predict_probabilities(model, faces, np.flatnonzero(part == "test"))
     assert said.shape == (20, 2) and said.dtype == np.float32
     assert (said.argmax(axis=1) == labels[part == "test"]).mean() >= 0.95
     assert history["val_accuracy"].iloc[history["val_loss"].argmin()] >= 0.95
@@ -107,7 +107,9 @@ def test_finished_training_is_given_at_once(task, learnt):
     model, history, _, states = learnt
     files = {path: path.stat().st_mtime_ns for path in states.rglob("epoch-*/*")}
     seen = []
-    again = train.fit(network.two_level_cnn(2, SMALL), faces, np.arange(COUNT), labels, part, LEARN, seen.append, states)
+    again = train.fit(
+        two_level_cnn.two_level_cnn(2, SMALL), faces, np.arange(COUNT), labels, part, LEARN, seen.append, states
+    )
     assert weights_equal(again[0], model) and again[1].equals(history)
     assert len(seen) == 1 and seen[0].equals(history)
     assert {path: path.stat().st_mtime_ns for path in states.rglob("epoch-*/*")} == files
@@ -124,7 +126,7 @@ def test_it_stops_when_patience_is_out_and_gives_the_best(task, tmp_path):
     """Validation labels that contradict the training: behind fixed features each epoch makes the loss worse."""
     model, faces, rows, labels, part = small_task(task)
     labels = np.where(part == "validation", 1 - labels, labels)
-    settings = Settings(epochs=9, batch_size=4, patience=2)
+    settings = TrainingSettings(epochs=9, batch_size=4, patience=2)
     given, history = train.fit(model, faces, rows, labels, part, settings, states=tmp_path)
     best = history["val_loss"].argmin()
     assert len(history) == best + 1 + settings.patience < settings.epochs
@@ -148,7 +150,7 @@ def drawn(data):
 
 
 def test_each_face_once_an_epoch(task):
-    data = batches(task, Settings())
+    data = batches(task, TrainingSettings())
     orders = []
     for _ in range(3):
         faces, labels = drawn(data)
@@ -169,16 +171,16 @@ def test_validation_is_neither_shuffled_nor_changed(task):
 
 def test_an_epochs_faces_depend_on_seed_and_epoch_alone(task):
     before = task[0].copy()
-    moved_on = batches(task, Settings())
+    moved_on = batches(task, TrainingSettings())
     moved_on.on_epoch_end()
-    here, again = drawn(moved_on), drawn(batches(task, Settings(), epoch=1))
+    here, again = drawn(moved_on), drawn(batches(task, TrainingSettings(), epoch=1))
     assert np.array_equal(here[0], again[0]) and np.array_equal(here[1], again[1])
 
     def differs(other):
         return not np.array_equal(here[0][here[1].argsort()], other[0][other[1].argsort()])
 
-    assert differs(drawn(batches(task, Settings(), epoch=0)))
-    assert differs(drawn(batches(task, Settings(seed=2), epoch=1)))
+    assert differs(drawn(batches(task, TrainingSettings(), epoch=0)))
+    assert differs(drawn(batches(task, TrainingSettings(seed=2), epoch=1)))
     assert np.array_equal(task[0], before), "the faces themselves must stay as they were"
 
 
@@ -188,7 +190,7 @@ def test_augmentation_never_turns_a_face_upside_down():
     face[:, : SMALL // 2, 2] = 0  # no blue on the left: tells the mirrored from the others
     mirrored = 0
     for seed in range(200):
-        changed = augment(face, np.random.default_rng(seed), Settings())
+        changed = augment(face, np.random.default_rng(seed), TrainingSettings())
         assert changed.shape == face.shape and changed.dtype == np.uint8
         assert changed[: SMALL // 3].mean() > 1.5 * changed[-SMALL // 3 :].mean()
         mirrored += changed[..., : SMALL // 3, 2].mean() > changed[..., -SMALL // 3 :, 2].mean()
@@ -196,7 +198,7 @@ def test_augmentation_never_turns_a_face_upside_down():
 
 
 def test_augmentation_of_nothing_changes_nothing_but_the_side():
-    settings = Settings(rotation=0, zoom=0, shift=0, brightness=0)
+    settings = TrainingSettings(rotation=0, zoom=0, shift=0, brightness=0)
     face = np.random.default_rng(1).integers(0, 256, (SMALL, SMALL, 3), np.uint8)
     for seed in range(10):
         changed = augment(face, np.random.default_rng(seed), settings)
@@ -222,19 +224,19 @@ def changed(settings, seeds=200, face=None):
 
 
 def test_the_further_augmentations_are_off_by_default():
-    assert (Settings().grey, Settings().coarse, Settings().erased) == (0, 0, 0)
+    assert (TrainingSettings().grey, TrainingSettings().coarse, TrainingSettings().erased) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("kind", ["grey", "coarse", "erased"])
 def test_a_share_of_faces_is_augmented_further(kind):
     face = coloured()
     for share in (0.0, 0.3, 1.0):
-        touched = np.mean([not np.array_equal(new, face) for new in changed(Settings(**STILL, **{kind: share}))])
+        touched = np.mean([not np.array_equal(new, face) for new in changed(TrainingSettings(**STILL, **{kind: share}))])
         assert abs(touched - share) < (0.1 if share == 0.3 else 1e-9)
 
 
 def test_grey_faces_have_no_colour():
-    for new in changed(Settings(**STILL, grey=1.0), 10):
+    for new in changed(TrainingSettings(**STILL, grey=1.0), 10):
         assert (new == new[..., :1]).all()
         assert np.corrcoef(new[..., 0].ravel(), coloured().mean(axis=2).ravel())[0, 1] > 0.85
 
@@ -242,7 +244,7 @@ def test_grey_faces_have_no_colour():
 def test_coarse_faces_have_lost_what_is_fine_and_nothing_else():
     face = coloured().astype(int)
     kept = []
-    for new in changed(Settings(**STILL, coarse=1.0), 50):
+    for new in changed(TrainingSettings(**STILL, coarse=1.0), 50):
         assert abs(new.mean() - face.mean()) < 3
         kept.append(new.std() / face.std())
     assert max(kept) < 1 and min(kept) < 0.5 < np.median(kept)
@@ -250,7 +252,7 @@ def test_coarse_faces_have_lost_what_is_fine_and_nothing_else():
 
 def test_erased_faces_have_a_patch_of_noise():
     face, sides = np.full((96, 96, 3), 128, np.uint8), []
-    for new in changed(Settings(**STILL, erased=1.0), 100, face):
+    for new in changed(TrainingSettings(**STILL, erased=1.0), 100, face):
         rows, columns = (np.flatnonzero((new != 128).any(axis=axis)) for axis in ((1, 2), (0, 2)))
         patch = new[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         assert (patch != 128).mean() > 0.95 and patch.std() > 55, "the patch is whole, and noise"
@@ -264,15 +266,15 @@ def test_the_further_augmentations_leave_the_others_as_they_were():
     face = np.full((64, 64, 3), 90, np.uint8)
     face[:, 20:30] = 200
     for seed in range(20):
-        plain = augment(face, np.random.default_rng(seed), Settings())
-        grey = augment(face, np.random.default_rng(seed), Settings(grey=1.0))
+        plain = augment(face, np.random.default_rng(seed), TrainingSettings())
+        grey = augment(face, np.random.default_rng(seed), TrainingSettings(grey=1.0))
         assert np.abs(plain.astype(int) - grey).max() <= 1  # the face has no colour: only rounding
 
 
 def test_labels_of_several_numbers_go_with_their_faces(task):
     rows = np.arange(3, 23)
     labels = np.column_stack([rows, rows / 7, -rows]).astype(np.float32)
-    data = FaceBatches(task[0], rows, labels, 8, Settings(**STILL))
+    data = FaceBatches(task[0], rows, labels, 8, TrainingSettings(**STILL))
     faces, given = drawn(data)
     assert given.shape == (20, 3) and given.dtype == np.float32 and sorted(given[:, 0]) == list(range(3, 23))
     for face, label in zip(faces, given):
@@ -284,7 +286,7 @@ def test_labels_of_several_numbers_go_with_their_faces(task):
 def test_float_labels_have_a_state_of_their_own(task, tmp_path):
     """A difference that whole numbers would not show."""
     model, faces, rows, _, part = small_task(task)
-    settings = Settings(epochs=1, batch_size=8)
+    settings = TrainingSettings(epochs=1, batch_size=8)
     for i, share in enumerate((0.2, 0.4, 0.2)):
         labels = np.tile(np.float32([share, 1 - share]), (len(rows), 1))
         history = train.fit(
@@ -328,16 +330,16 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(task, tmp_path):
     half_written = newest.parent.with_name(f"{HIDDEN}abcdef")
     half_written.mkdir(exist_ok=True)
     (half_written / "history.json").write_text("[{")
-    settings, given = Settings(epochs=4, batch_size=8), (faces, rows, labels[rows], part[rows])
+    settings, given = TrainingSettings(epochs=4, batch_size=8), (faces, rows, labels[rows], part[rows])
     seen = []
-    resumed, history = train.fit(network.two_level_cnn(2, SMALL), *given, settings, seen.append, states)
+    resumed, history = train.fit(two_level_cnn.two_level_cnn(2, SMALL), *given, settings, seen.append, states)
     assert len(list(states.iterdir())) == 1, "the state was not found again"
     assert not half_written.exists(), "what a kill left half written is in the way"
     assert history["epoch"].tolist() == [1, 2, 3, 4]
     assert [len(told) for told in seen] == list(range(len(before), 5)), "finished epochs must not be repeated"
     pd.testing.assert_frame_equal(history[: len(before)], before[HISTORY], check_dtype=False)
 
-    straight, undisturbed = train.fit(network.two_level_cnn(2, SMALL), *given, settings, states=tmp_path / "straight")
+    straight, undisturbed = train.fit(two_level_cnn.two_level_cnn(2, SMALL), *given, settings, states=tmp_path / "straight")
     figures = HISTORY[1:5]
     assert history[figures].to_numpy() == pytest.approx(undisturbed[figures].to_numpy(), rel=1e-6)
     assert all(np.array_equal(a, b) for a, b in zip(resumed.get_weights(), straight.get_weights(), strict=True))
@@ -345,7 +347,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(task, tmp_path):
 
 def test_another_training_has_another_state(task, tmp_path):
     model, faces, rows, labels, part = small_task(task)
-    once = Settings(epochs=1, batch_size=8)
+    once = TrainingSettings(epochs=1, batch_size=8)
 
     def states_after(model=model, faces=faces, rows=rows, labels=labels, part=part, settings=once):
         history = train.fit(model, faces, rows, labels, part, settings, states=tmp_path)[1]
@@ -358,7 +360,7 @@ def test_another_training_has_another_state(task, tmp_path):
     assert states_after(settings=dataclasses.replace(once, learning_rate=2e-3)) == 3
     assert states_after(faces=255 - faces) == 4
     assert states_after(labels=np.where(part == "train", 1 - labels, labels)) == 5
-    other_start = network.copied(model)
+    other_start = two_level_cnn.copy_model(model)
     other_start.set_weights([weights + 0.01 for weights in model.get_weights()])
     assert states_after(other_start) == 6
     assert states_after(labels=np.where(part == "test", 1 - labels, labels)) == 6, "test labels are not looked at"
@@ -379,7 +381,7 @@ def test_centre_years():
 
 def test_fast_dtype_is_one_that_keras_knows():
     assert train.fast_dtype() in ("float32", "mixed_bfloat16")
-    assert network.level_two(8, 2, dtype=train.fast_dtype()).output_shape == (None, 2)
+    assert two_level_cnn.level_two(8, 2, dtype=train.fast_dtype()).output_shape == (None, 2)
 
 
 def test_normalisation_by_one_kernel_trains_as_keras_does(task):
@@ -387,7 +389,7 @@ def test_normalisation_by_one_kernel_trains_as_keras_does(task):
     trained = []
     for way in (contextlib.nullcontext(), fused_normalisation()):
         # Two steps: what is left of rounding grows with each.
-        model = network.two_level_cnn(2, first=network.residual_level_one(SMALL, inner=32))
+        model = two_level_cnn.two_level_cnn(2, first=two_level_cnn.residual_level_one(SMALL, inner=32))
         train.compile_model(model, 8, settings)
         keras.utils.set_random_seed(1)
         with way:

@@ -18,14 +18,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src import camera, predictor, video
 from src.config import ROOT
-from src.datasets import scenes
-from src.detect import MOVING, overlap
-from src.face_space import FaceSpace
-from src.faces import Face, eye_centres
-from src.predict import main
-from src.predictor import Predictor
+from src.faces.align import Face, eye_centres
+from src.faces.detect import MOVING, intersection_over_union
+from src.predict import camera, predictor, video
+from src.predict.__main__ import main
+from src.predict.predictor import Predictor
+from src.sample import scene
+from src.sample.face_model import FaceSpace
 
 FRAMES, RATE = 110, 25
 
@@ -38,7 +38,7 @@ def loaded(standins):
 @pytest.fixture(scope="module")
 def street(tmp_path_factory):
     """The file, its frames, and by frame where each of the three people's faces is."""
-    _, film = scenes.street(FaceSpace.load(), np.random.default_rng(3), FRAMES)
+    _, film = scene.street(FaceSpace.load(), np.random.default_rng(3), FRAMES)
     pictures, places = zip(*film)
     file = tmp_path_factory.mktemp("film") / "-street 😀.mp4"
     write(file, pictures)
@@ -67,7 +67,7 @@ def made(street, standins, tmp_path_factory):
 def test_people_are_followed_at_few_frames_a_second(street, loaded, tmp_path, apart):
     """The film with most of its frames left out, as of a slow camera: nobody is missed, and nobody counted twice."""
     write(tmp_path / "slow.mp4", street[1][::apart], RATE / apart)
-    frames, people = video.watch(tmp_path / "slow.mp4", loaded, progress=False)
+    frames, people = video.track_people(tmp_path / "slow.mp4", loaded, progress=False)
     assert len(people) == 3
     visible = sum(box is not None for boxes in street[2][::apart] for box in boxes)
     assert len(frames) > 0.7 * visible
@@ -78,7 +78,10 @@ def test_three_people_are_three_tracks(street, made):
     assert len(people) == 3 and sorted(people["person"]) == [1, 2, 3]
     whose = {}  # by track: which of the three stands where it says, in each frame
     for row in frames.itertuples():
-        shared = [overlap((row.left, row.top, row.right, row.bottom), box) if box else 0 for box in street[2][row.frame]]
+        shared = [
+            intersection_over_union((row.left, row.top, row.right, row.bottom), box) if box else 0
+            for box in street[2][row.frame]
+        ]
         if max(shared) > 0.4:
             whose.setdefault(row.person, []).append(int(np.argmax(shared)))
     assert sorted(set(whose[person]).pop() for person in whose) == [0, 1, 2], whose
@@ -105,7 +108,7 @@ def test_the_copy_is_what_browsers_play_and_shows_the_boxes(street, made):
     assert "Video: h264" in head and "yuv420p" in head and "640x480" in head
     content = copy.read_bytes()
     assert content.index(b"moov") < content.index(b"mdat"), "it can be played while it is loaded"
-    with video.opened(copy) as (facts, frames):
+    with video.open_video(copy) as (facts, frames):
         pictures = list(frames)
     assert facts["fps"] == RATE and len(pictures) == FRAMES
     changed = [np.abs(one.astype(int) - other).mean() for one, other in zip(pictures, street[1])]
@@ -122,7 +125,10 @@ def test_probabilities_are_averaged(loaded):
 
     person, frame = Someone(), np.random.default_rng(1).integers(0, 256, (300, 300, 3), np.uint8)
     faces = [face_at(np.random.default_rng(seed).uniform(50, 250, (68, 2))) for seed in (1, 2)]
-    both, alone = video.Looks(loaded.models), [video.Looks(loaded.models), video.Looks(loaded.models)]
+    both, alone = (
+        video.FacePredictions(loaded.models),
+        [video.FacePredictions(loaded.models), video.FacePredictions(loaded.models)],
+    )
     for one, face in zip(alone, faces):
         one.add(frame, [(person, face)])
         both.add(frame, [(person, face)])
@@ -147,7 +153,7 @@ def test_a_video_in_which_nobody_is_followed(tmp_path, street, made, standins, c
     for name in ("frames", "people"):
         table = pd.read_csv(tmp_path / "out" / f"empty-{name}.csv")
         assert table.empty and list(table) == list(pd.read_csv(made / f"-street 😀-{name}.csv"))
-    with video.opened(film) as (facts, frames), video.opened(tmp_path / "out" / "empty.mp4") as (copied, copies):
+    with video.open_video(film) as (facts, frames), video.open_video(tmp_path / "out" / "empty.mp4") as (copied, copies):
         pictures, copies = list(frames), list(copies)
     assert len(copies) == len(pictures) == 38 and copied["size"] == facts["size"] and copied["fps"] == facts["fps"]
     assert max(np.abs(one.astype(int) - other).mean() for one, other in zip(pictures, copies)) < 2
@@ -156,19 +162,19 @@ def test_a_video_in_which_nobody_is_followed(tmp_path, street, made, standins, c
 def test_tables_of_nobody_have_the_types_of_tables_of_people(tmp_path, street, loaded):
     clip_of_nobody(tmp_path / "grey.mp4", 0, street)
     write(tmp_path / "people.mp4", street[1][:15])
-    empty, full = (video.watch(tmp_path / f"{name}.mp4", loaded, progress=False) for name in ("grey", "people"))
+    empty, full = (video.track_people(tmp_path / f"{name}.mp4", loaded, progress=False) for name in ("grey", "people"))
     for nobody, people in zip(empty, full):
         assert nobody.empty and len(people)
         pd.testing.assert_series_equal(nobody.dtypes, people.dtypes)
 
 
 def test_the_page_says_that_nobody_was_followed(tmp_path, street, loaded, monkeypatch):
-    from src import demo
+    from src.predict import demo
 
     clip_of_nobody(tmp_path / "grey.mp4", 0, street)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     copy, said = demo.answer_video(str(tmp_path / "grey.mp4"), loaded)
-    with video.opened(copy) as (_, frames):
+    with video.open_video(copy) as (_, frames):
         assert sum(1 for _ in frames) == 38
     assert "nobody was followed" in said.lower() and "<table" not in said
 
@@ -182,7 +188,7 @@ def test_the_page_says_that_nobody_was_followed(tmp_path, street, loaded, monkey
 def test_files_that_are_no_video(tmp_path, loaded, content):
     (tmp_path / "a.mp4").write_bytes(content)
     with pytest.raises(video.UnreadableVideo, match="damaged, or no video in a format that can be read|no picture in it"):
-        video.process(tmp_path / "a.mp4", tmp_path / "out" / "a.mp4", loaded, progress=False)
+        video.process_video(tmp_path / "a.mp4", tmp_path / "out" / "a.mp4", loaded, progress=False)
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -190,14 +196,14 @@ def test_a_video_that_ends_early_is_read_as_far_as_it_goes(tmp_path, street, loa
     file = tmp_path / "cut.mkv"
     write(file, street[1][:30])
     file.write_bytes(file.read_bytes()[: int(file.stat().st_size * 0.8)])
-    watched = video.watch(file, loaded, progress=False)
+    watched = video.track_people(file, loaded, progress=False)
     assert 5 < watched.frames["frame"].max() < 30
 
 
 @pytest.mark.parametrize(("rate", "seconds"), [(120, 0.9), (9.5, 2), (1, 3)])
 def test_time_is_the_videos_own_at_any_rate(tmp_path, street, rate, seconds):
     write(tmp_path / "a.mp4", street[1][: round(rate * seconds)], rate)
-    with video.opened(tmp_path / "a.mp4") as (facts, frames):
+    with video.open_video(tmp_path / "a.mp4") as (facts, frames):
         count = sum(1 for _ in frames)
     assert facts["fps"] == pytest.approx(min(rate, video.FASTEST), rel=0.01)
     assert count / facts["fps"] == pytest.approx(seconds, abs=3 / facts["fps"])
@@ -209,13 +215,13 @@ def test_time_is_the_videos_own_where_frames_come_unevenly(tmp_path, street):
     uneven = ["-vf", "setpts='if(gte(N,30),4/TB,N/30/TB)'", "-fps_mode", "vfr", "-enc_time_base", "1/1000"]
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", tmp_path / "even.mp4", *uneven, tmp_path / "uneven.mp4"]
     subprocess.run(command, check=True, capture_output=True)
-    with video.opened(tmp_path / "uneven.mp4") as (facts, frames):
+    with video.open_video(tmp_path / "uneven.mp4") as (facts, frames):
         count = sum(1 for _ in frames)
     assert count / facts["fps"] == pytest.approx(4, abs=0.3)
 
 
 def test_what_goes_wrong_elsewhere_is_not_laid_on_the_video(street):
-    with pytest.raises(OSError, match="No space left"), video.opened(street[0]) as (_, frames):
+    with pytest.raises(OSError, match="No space left"), video.open_video(street[0]) as (_, frames):
         next(frames)
         raise OSError(28, "No space left")
 
@@ -226,19 +232,19 @@ def test_videos_of_one_name_have_copies_of_their_own_and_no_video_is_replaced(tm
     for path in paths:
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    copies = predictor.targets(paths, tmp_path / "out")
+    copies = predictor.name_outputs(paths, tmp_path / "out")
     assert [copy.name for copy in copies.values()] == ["film.mp4", "film-2.mp4", "clip.mp4", "clip-2.mp4"]
     for some, folder in ((paths[2:], "c"), (paths[:1], "a")):
         with pytest.raises(ValueError, match="must not replace"):
-            predictor.targets(some, tmp_path / folder)
+            predictor.name_outputs(some, tmp_path / folder)
     for name in ("clip.mp4", "clip-people.csv"):  # not named in the command
         (tmp_path / "d").mkdir(exist_ok=True)
         (tmp_path / "d" / name).touch()
         with pytest.raises(ValueError, match=f"must not replace .*{name}"):
-            predictor.targets(paths[2:3], tmp_path / "d")
+            predictor.name_outputs(paths[2:3], tmp_path / "d")
         (tmp_path / "d" / name).unlink()
     for _ in range(2):  # its own of before are
-        target = predictor.targets(paths[2:3], tmp_path / "d")[paths[2]]
+        target = predictor.name_outputs(paths[2:3], tmp_path / "d")[paths[2]]
         for name in ("clip.mp4", "clip-people.csv"):
             target.with_name(name).touch()
 
@@ -309,7 +315,7 @@ def network_camera(tmp_path_factory):
 
 @pytest.mark.parametrize("place", ["{}/live", "me:s3cret@{}/locked", "{}/film.mp4"])
 def test_a_stream_is_read_from_its_address(network_camera, place):
-    with camera.opened(f"http://{place.format(network_camera)}") as frames:
+    with camera.open_camera(f"http://{place.format(network_camera)}") as frames:
         pictures = list(frames)
     assert pictures[0].shape == (120, 160, 3) and pictures[0].dtype == np.uint8
     means = [picture.mean() for picture in pictures]
@@ -318,7 +324,7 @@ def test_a_stream_is_read_from_its_address(network_camera, place):
 
 def test_of_a_stream_the_newest_picture_is_shown(network_camera):
     """Whoever takes half a second for a picture sees the one that came meanwhile, not the next in line."""
-    with camera.opened(f"http://{network_camera}/live") as frames:
+    with camera.open_camera(f"http://{network_camera}/live") as frames:
         next(frames)
         time.sleep(0.5)
         assert next(frames).mean() > 4 * 10
@@ -332,7 +338,7 @@ def test_an_address_without_a_stream_is_one_sentence_without_the_password(networ
             start = time.monotonic()
             with (
                 pytest.raises(camera.NoCamera, match="gives no picture") as caught,
-                camera.opened(f"{scheme}://somebody:hush/hush@{place}?password=hush", timeout=1),
+                camera.open_camera(f"{scheme}://somebody:hush/hush@{place}?password=hush", timeout=1),
             ):
                 pass
             assert time.monotonic() - start < 5
@@ -344,7 +350,7 @@ def test_an_address_without_a_stream_is_one_sentence_without_the_password(networ
 
 @pytest.mark.parametrize("source", ["", "-1", "photo.jpg", "ftp://me:hush@host/a", "rtsp:/host", "file:///etc/passwd"])
 def test_what_no_camera_can_be_is_refused(source):
-    with pytest.raises(ValueError, match="a camera is a number") as caught, camera.opened(source):
+    with pytest.raises(ValueError, match="a camera is a number") as caught, camera.open_camera(source):
         pass
     assert "hush" not in str(caught.value)
 

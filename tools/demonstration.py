@@ -18,14 +18,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from src import config, findings, plots
-from src.annotate import annotate
-from src.datasets import sample
-from src.files import written_whole
-from src.model_folder import ModelFolderError
-from src.photos import read_photo
-from src.predictor import predict
-from src.video import write as write_video
+from experiments import results
+from src import config
+from src.evaluation import plots
+from src.faces.image_io import read_photo
+from src.files import atomic_write
+from src.models.model_folder import ModelFolderError
+from src.predict.annotate import annotate
+from src.predict.predictor import predict
+from src.predict.video import write as write_video
+from src.sample import draw
 from tools import cards, people
 
 VIDEO, PICTURE = config.ROOT / "docs" / "demo.mp4", config.ROOT / "docs" / "figures" / "demo.webp"
@@ -47,7 +49,7 @@ def still(frame: np.ndarray, length: float) -> Frames:
 
 
 def opening() -> Frames:
-    faces = [read_photo(path) for path in sorted((sample.draw() / "adience" / "faces").glob("*/*.jpg"))[:144]]
+    faces = [read_photo(path) for path in sorted((draw.draw_sample() / "adience" / "faces").glob("*/*.jpg"))[:144]]
     yield from still(
         cards.title("Age and gender from face photos", "a two-level network · every face here is drawn", faces), 3
     )
@@ -66,7 +68,7 @@ def notebook() -> Frames:
 
 def curves() -> Frames:
     """The loss and the accuracy of the released models' training, epoch by epoch."""
-    history = findings.read_results("released_history").rename(
+    history = results.read_results("released_history").rename(
         columns={"gender_accuracy": "accuracy", "val_gender_accuracy": "val_accuracy"}
     )
     words = f"Curves grow as it learns: the released models, {len(history)} epochs on UTKFace and FairFace"
@@ -86,7 +88,7 @@ def pixels(figure: Figure) -> np.ndarray:
 
 def photos() -> Frames:
     """Photos as they come, then face by face with the answers."""
-    folder = sample.draw() / "photos"
+    folder = draw.draw_sample() / "photos"
     table = predict([folder / f"{name}.jpg" for name in SHOWN], progress=False)
     for path, rows in table.groupby("photo", sort=False):
         photo = read_photo(path)
@@ -132,7 +134,7 @@ def noted(scene: Frames, small: list[Image.Image]) -> Frames:
 
 def write_picture(small: list[Image.Image], target: Path) -> None:
     """Writes an animated WebP that begins anew when it ends."""
-    with written_whole(target) as new:
+    with atomic_write(target) as new:
         small[0].save(new, save_all=True, append_images=small[1:], duration=1000 * SLOW // FPS, loop=0, quality=55, method=3)
 
 

@@ -19,16 +19,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Polygon
 
-from src import config, findings
-from src.backend import keras, layers
-from src.datasets import scenes
-from src.datasets.portraits import new_person
-from src.face_space import FaceSpace
-from src.faces import Alignment, align, find_faces
-from src.files import written_whole
-from src.model_folder import ModelFolderError
-from src.network import two_level_cnn
-from src.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, styled
+from experiments import results
+from src import config
+from src.evaluation.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, styled
+from src.faces.align import Alignment, align, find_faces
+from src.files import atomic_write
+from src.keras_setup import keras, layers
+from src.models.model_folder import ModelFolderError
+from src.models.two_level_cnn import two_level_cnn
+from src.sample import scene
+from src.sample.face_model import FaceSpace
+from src.sample.person import new_person
 
 TARGET = config.ROOT / "docs" / "figures"
 INK, SOFT = "#222222", "#666666"
@@ -315,7 +316,7 @@ def drawn_face(size: int = 256) -> np.ndarray:
     rng, space = np.random.default_rng(config.SEED), FaceSpace.load()
     while True:  # until dlib finds what was drawn, which is nearly always at once
         person = new_person(space, 4, "female", rng)
-        picture, _ = scenes.snapshot(space, [person], (480, 480), 300, rng)
+        picture, _ = scene.snapshot(space, [person], (480, 480), 300, rng)
         if found := find_faces(picture):
             return align(picture, found[0].landmarks, Alignment(size=size))
 
@@ -324,7 +325,7 @@ def save(figure: Figure, target: Path, dpi: int = 160) -> None:
     """Writes a figure whole; the same figure gives the same file."""
     target.parent.mkdir(parents=True, exist_ok=True)
     nothing = {".svg": {"Date": None}, ".png": {"Software": None}}.get(target.suffix)
-    with written_whole(target) as new, matplotlib.rc_context({"svg.hashsalt": target.name}):
+    with atomic_write(target) as new, matplotlib.rc_context({"svg.hashsalt": target.name}):
         figure.savefig(new, dpi=dpi, facecolor="white", metadata=nothing)
 
 
@@ -333,7 +334,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--to", type=Path, default=TARGET, metavar="FOLDER")
     folder = parser.parse_args(arguments).to
     try:
-        released = findings.load_released()["age"].model
+        released = results.load_released()["age"].model
     except (ModelFolderError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -20,7 +20,7 @@ from sklearn.decomposition import PCA
 from tqdm import tqdm
 
 from src.config import AGE_GROUPS, GENDERS, IMAGE_SUFFIXES, LANDMARK_FILE, SAMPLE, SEED
-from src.face_space import EYES
+from src.sample.face_model import EYES
 
 NAME = re.compile(r"(\d+)_([01])_\d_\d+\.")
 SIZE = 64

@@ -7,7 +7,7 @@ import typst
 from markdown_it import MarkdownIt
 from markdown_it.tree import SyntaxTreeNode
 
-from src.files import written_whole
+from src.files import atomic_write
 
 PAGE = """
 #set document(title: TITLE, author: "The age and gender repository's authors", date: none)
@@ -46,7 +46,7 @@ def write(text: str, folder: Path, target: Path) -> None:
         )
     except typst.TypstError as error:
         raise ValueError(f"the report can't be set as PDF: {error}") from error
-    with written_whole(target) as new:
+    with atomic_write(target) as new:
         new.write_bytes(made)
 
 

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from src import video
 from src.config import SEED
-from src.datasets import scenes
-from src.datasets.portraits import EYE_DISTANCE, EYE_LINE, WIDTH, new_person, portrait
-from src.detect import MOVING
-from src.face_space import FaceSpace
-from src.predictor import Predictor
+from src.faces.detect import MOVING
+from src.predict import video
+from src.predict.predictor import Predictor
+from src.sample import scene
+from src.sample.face_model import FaceSpace
+from src.sample.person import EYE_DISTANCE, EYE_LINE, WIDTH, draw_person, new_person
 from tools import cards
 
 SHAPE = cards.WIDTH, cards.BODY
@@ -44,13 +44,13 @@ def walk(fps: int) -> list[np.ndarray]:
     """The video's frames: uint8 (664, 1280, 3), RGB."""
     rng, space = np.random.default_rng(SEED + 4), FaceSpace.load()
     width, height = SHAPE
-    room = scenes.backdrop(width, height, rng)
+    room = scene.backdrop(width, height, rng)
     figures = []
     for walker in WALKERS:
         person = new_person(space, walker.age_group, walker.gender, rng)
         unit = walker.size * EYE_DISTANCE
         top = height * walker.line - EYE_LINE * unit
-        figures.append((portrait(space, person, walker.size, rng, (height - top) / unit + 0.2), unit, top))
+        figures.append((draw_person(space, person, walker.size, rng, (height - top) / unit + 0.2), unit, top))
     frames = []
     for i in range(round(LENGTH * fps) + 1):  # one more: a frame at which faces are looked for comes last
         frame, second = room.copy(), i / fps
@@ -58,7 +58,7 @@ def walk(fps: int) -> list[np.ndarray]:
             share = np.clip((second - walker.begins) / (LENGTH - 1 - walker.begins), 0, 1)
             x = walker.x[0] + (walker.x[1] - walker.x[0]) * share
             step = 0.02 * height * abs(np.sin(2.2 * second + walker.size)) * (0 < share < 1)
-            scenes.put(frame, figure, round(width * x - WIDTH / 2 * unit), round(top - step))
+            scene.put(frame, figure, round(width * x - WIDTH / 2 * unit), round(top - step))
         frames.append(frame)
     return frames
 
@@ -68,6 +68,6 @@ def followed(frames: list[np.ndarray], fps: int) -> list[pd.DataFrame]:
     with tempfile.TemporaryDirectory() as folder:
         film = Path(folder) / "walk.mp4"
         video.write(frames, SHAPE, fps, film)
-        watched = video.watch(film, Predictor(detector=MOVING), progress=False)
+        watched = video.track_people(film, Predictor(detector=MOVING), progress=False)
     rows = video.as_rows(watched.frames)
     return [rows[rows["frame"] == number] for number in range(len(frames))]

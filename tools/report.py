@@ -19,13 +19,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from src import calibrate, config, datasets, duplicates, findings, joint, plots, released, result_plots
+from experiments import released, result_plots, results
+from experiments.result_plots import titled
+from experiments.results import ResultsMissing, format_result, read_results
+from src import config, data
+from src.data.table import Loaded
+from src.evaluation import calibration, plots
+from src.faces import duplicates
 from src.files import write_text
-from src.findings import ResultsMissing, brief, read_results
-from src.model_folder import ModelFolderError, TrainedModel
-from src.network import two_level_cnn
-from src.result_plots import titled
-from src.tables import Loaded
+from src.models import multitask
+from src.models.model_folder import ModelFolderError, TrainedModel
+from src.models.two_level_cnn import two_level_cnn
 from tools import diagrams, pdf
 
 DOCS = config.ROOT / "docs"
@@ -33,8 +37,8 @@ TEMPLATE, TARGET, README = DOCS / "report.template.md", DOCS / "report.md", conf
 FIGURES = DOCS / "figures" / "report"
 BEGIN, END = "<!-- results: written by make report -->", "<!-- /results -->"
 _KEPT = "it comes with the repository"
-_HISTORY, _RELEASE = findings.FILES["released_history"]
-FILES = findings.FILES | {
+_HISTORY, _RELEASE = results.FILES["released_history"]
+FILES = results.FILES | {
     "released_history": ((*_HISTORY, "seconds"), _RELEASE),
     "funnels": (
         ("dataset", "step", "rows"),
@@ -49,7 +53,7 @@ OPTIONAL = {
     "ablations": "`python benchmarks/ablations.py DATA --csv docs/results/ablations.csv`",
     "label_limits": "`python -m benchmarks.label_limits FOLDER --csv docs/results/label_limits.csv`",
     "scale": "`python -m benchmarks.scale FOLDER --faces 100000 --csv docs/results/scale.csv --plot docs/figures/scale.png`",
-    "other_seed": "`python -m src.released --data FOLDER --seed 2`, whose `results/released_results.csv` is put there",
+    "other_seed": "`python -m experiments.released --data FOLDER --seed 2`, then copy its `results/released_results.csv`",
     "protocol": "`make protocol IMDB_WIKI=… ADIENCE=…`, whose `runs/protocol/protocol.csv` is put there",
 }
 ONE_SET = ("only UTKFace", "only FairFace")  # variants of the ablations that learn from one data set
@@ -107,7 +111,7 @@ class Words:
         mine = self.results.query("dataset == @dataset and measure == @measure and by == 'all'")
         if mine.empty:
             raise ResultsMissing(f"released_results.csv has no {measure} of {dataset}: {FILES['released_results'][1]}")
-        return brief(mine.iloc[0])
+        return format_result(mine.iloc[0])
 
     def headline(self) -> str:
         whole = self.results[self.results["by"] == "all"]
@@ -117,14 +121,17 @@ class Words:
         for measure, title in HEADLINE.items():
             mine = {row["dataset"]: row for _, row in whole[whole["measure"] == measure].iterrows()}
             rows.append(
-                [title, *(re.sub(r"^([\d.%]+)", r"**\1**", brief(mine[name])) if name in mine else "–" for name in names)]
+                [
+                    title,
+                    *(re.sub(r"^([\d.%]+)", r"**\1**", format_result(mine[name])) if name in mine else "–" for name in names),
+                ]
             )
         head = ["released models, on test faces that they never saw (95% interval)"]
         return table(pd.DataFrame(rows, columns=[*head, *(f"{titled(name)}, n = {faces[name]:,}" for name in names)]))
 
     def beside(self) -> str:
-        compared = findings.beside(self.results, self.files["plain"], self.files["others"])
-        return table(findings.beside_table(compared).rename_axis("model").reset_index())
+        compared = results.compare_models(self.results, self.files["plain"], self.files["others"])
+        return table(results.comparison_table(compared).rename_axis("model").reset_index())
 
     def funnels(self) -> list[dict]:
         rows = []
@@ -158,7 +165,7 @@ class Words:
         return self.files["released_history"]
 
     def unsure(self, task: str) -> str:
-        return f"{findings.calibration_of(self.models[task]).unsure_below:.0%}"
+        return f"{results.calibration_of(self.models[task]).unsure_below:.0%}"
 
     def seeds(self) -> str:
         """The released models' results beside those of a training with another seed."""
@@ -174,7 +181,7 @@ class Words:
         def said(measured: pd.DataFrame) -> str:
             rows = measured[measured["measure"] == "no face found"].set_index("dataset")
             names = [name for name in self.results["dataset"].unique() if name in rows.index]
-            shares = ", ".join(f"{titled(name)} {brief(rows.loc[name])}" for name in names)
+            shares = ", ".join(f"{titled(name)} {format_result(rows.loc[name])}" for name in names)
             return f"Photos on which no face was found: {shares}."
 
         return self.optional("held_out", said)
@@ -182,7 +189,8 @@ class Words:
     def _compared(self, other: pd.DataFrame, names: tuple[str, str]) -> str:
         """The released models' results, and others of the same measures, a column each."""
         told = [
-            some[some["by"] == "all"].set_index(["dataset", "measure"]).apply(brief, axis=1) for some in (self.results, other)
+            some[some["by"] == "all"].set_index(["dataset", "measure"]).apply(format_result, axis=1)
+            for some in (self.results, other)
         ]
         both = pd.concat(told, axis=1, join="inner", keys=names)
         both = both[both.index.isin(HEADLINE, level="measure")].rename(HEADLINE, level="measure").reset_index()
@@ -233,7 +241,7 @@ class Words:
         rows: dict[tuple, dict[str, str]] = {}
         for row in measured.to_dict("records"):
             texts = rows.setdefault((row["dataset"], row["ages"]), {"pairs": f"{row['n']:,}"})
-            texts[row["measure"]] = brief(row)
+            texts[row["measure"]] = format_result(row)
             if row["measure"] == "other gender":
                 texts["gender, at best"] = f"{agreed_at_best(row['value']):.1%}"
         return table(
@@ -243,10 +251,10 @@ class Words:
     def worst(self) -> list[str]:
         measures = {"utkface": ("gender accuracy", "absolute error"), "fairface": ("gender accuracy", "nine ranges exact")}
         asked = [(name, measure, by) for name, some in measures.items() for measure in some for by in ("age", "race")]
-        return [findings.worst_words(self.results, *one) for one in asked]
+        return [results.worst_words(self.results, *one) for one in asked]
 
     def worst_interval(self) -> str:
-        return findings.worst_words(self.results, "utkface", "90% interval covers", "age")
+        return results.worst_words(self.results, "utkface", "90% interval covers", "age")
 
     def calibration_errors(self) -> str:
         whole = self.results[(self.results["by"] == "all") & self.results["measure"].str.endswith("calibration error")]
@@ -276,7 +284,7 @@ def rendered(words: Words, template: Path = TEMPLATE) -> str:
     """The report in Markdown."""
     jinja = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     modules = {
-        module.__name__.split(".")[-1]: module for module in (calibrate, config, duplicates, findings, joint, released)
+        module.__name__.split(".")[-1]: module for module in (calibration, config, duplicates, results, multitask, released)
     }
     text = jinja.from_string(template.read_text(encoding="utf-8")).render(modules | words.all())
     return re.sub(r"\n{3,}", "\n\n", text).lstrip()
@@ -294,8 +302,8 @@ def with_results(readme: str, headline: str) -> str:
 def figures(words: Words) -> dict[str, Callable[[], Figure]]:
     """The report's figures by their file names, drawn when called."""
     files = words.files
-    compared = findings.beside(words.results, files["plain"], files["others"])
-    titles = {column: title for column, (title, *_) in findings.COMPARED.items()}
+    compared = results.compare_models(words.results, files["plain"], files["others"])
+    titles = {column: title for column, (title, *_) in results.COMPARED.items()}
     return {
         "funnel.svg": lambda: plots.funnel(_loaded(files["funnels"], "imdb_wiki")),
         "sample.jpg": drawn_sample,
@@ -310,7 +318,7 @@ def _loaded(funnels: pd.DataFrame, name: str) -> Loaded:
     """As many rows as the funnel counts, for `plots.funnel`, which asks for no more."""
     counts = funnels[funnels["dataset"] == name].set_index("step")["rows"]
     if counts.empty:
-        raise findings.ResultsMissing(f"docs/results/funnels.csv lacks {name}: benchmarks/funnels.py counts it")
+        raise results.ResultsMissing(f"docs/results/funnels.csv lacks {name}: benchmarks/funnels.py counts it")
     reasons = counts.drop(["read", "kept"])
     return Loaded(pd.DataFrame(index=range(counts["kept"])), pd.DataFrame({"reason": np.repeat(reasons.index, reasons)}))
 
@@ -321,8 +329,8 @@ def _by_task(curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def drawn_sample() -> Figure:
     """One drawn face of each gender and age group."""
-    folder = datasets.place("sample")
-    faces = datasets.load("sample", folder).table.dropna(subset=["gender", "age_low"])
+    folder = data.resolve_folder("sample")
+    faces = data.load("sample", folder).table.dropna(subset=["gender", "age_low"])
     shown = faces.groupby(["gender", "age_low"], sort=True).head(1).sort_values(["gender", "age_low"])
     pictures = [matplotlib.image.imread(folder / path) for path in shown["path"]]
     titles = [f"{row.gender}, {row.age_low}–{row.age_high}" for row in shown.itertuples()]
@@ -334,7 +342,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pdf", type=Path, metavar="FILE", help="the report as a PDF too")
     options = parser.parse_args(arguments)
     try:
-        words = Words(findings.load_released())
+        words = Words(results.load_released())
         text, readme = rendered(words), with_results(README.read_text(encoding="utf-8"), words.headline())
         for name, draw in figures(words).items():
             diagrams.save(draw(), FIGURES / name)
