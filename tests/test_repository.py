@@ -13,28 +13,53 @@ import src
 from src import run
 from src.config import NOTEBOOKS, ROOT
 
-# The order that the data flows; a module imports only from those before it.
-ORDER = re.findall(r"`(\w+)`", src.__doc__)
-MODULES = sorted((ROOT / "src").glob("*.py")) + sorted((ROOT / "src" / "datasets").glob("*.py"))
+# The rooms in the order in which data flows. `experiments`, `benchmarks` and `tools` come after all of them.
+ROOMS = [*re.findall(r"^- `(\w+)`", src.__doc__, re.MULTILINE), "experiments", "benchmarks", "tools"]
+MODULES = sorted(path for room in ("src", "experiments", "benchmarks", "tools") for path in (ROOT / room).rglob("*.py"))
 
 
-def room(path):
-    parts = path.relative_to(ROOT / "src").with_suffix("").parts
-    return parts[0]
+def dotted(path):
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return name.removesuffix(".__init__")
 
 
-def test_the_packages_list_names_each_module_once():
-    assert sorted(ORDER) == sorted({room(path) for path in MODULES} - {"__init__"})
+NAMES = {dotted(path) for path in MODULES}
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if p != ROOT / "src" / "__init__.py"], ids=lambda p: p.stem)
-def test_a_module_imports_only_from_those_before_it(path):
-    own = ORDER.index(room(path))
+def room(name):
+    parts = name.split(".")
+    return parts[1] if parts[0] == "src" and len(parts) > 1 else parts[0]
+
+
+def imports(path):
+    """The names of the repository's modules that a module imports."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "src":
-            names = [node.module.split(".")[1]] if "." in node.module else [alias.name for alias in node.names]
-            later = [name for name in names if ORDER.index(name) > own]
-            assert not later, f"{path.name} imports {later}, which come after it"
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in NAMES else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_the_map_names_each_room_once():
+    rooms = {path.stem if path.parent == ROOT / "src" else path.parent.name for path in (ROOT / "src").rglob("*.py")}
+    assert sorted(ROOMS[:-3]) == sorted(rooms - {"__init__"})
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path != ROOT / "src" / "__init__.py"], ids=dotted)
+def test_a_module_imports_only_from_its_own_room_and_rooms_before_it(path):
+    own = ROOMS.index(room(dotted(path)))
+    later = [name for name in imports(path) if name in NAMES and name != "src" and ROOMS.index(room(name)) > own]
+    assert not later, f"{dotted(path)} imports {later}, which come after it"
+
+
+def test_modules_do_not_import_each_other_in_circles():
+    known = {dotted(path): {name for name in imports(path) if name in NAMES} - {dotted(path)} for path in MODULES}
+    while known:
+        free = {name for name, needed in known.items() if not needed & set(known)}
+        assert free, f"these import each other: {sorted(known)}"
+        known = {name: needed for name, needed in known.items() if name not in free}
 
 
 NUMBERED = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))

@@ -17,8 +17,8 @@ from scipy.optimize import linear_sum_assignment
 
 from src.faces import align as face_tools
 from src.faces.align import Face
-from src.faces.landmark_file import packaged_file
 from src.faces.detect import DLIB_CLEAR, MOVING_SIDE, intersection_over_union
+from src.faces.landmark_file import packaged_file
 
 QUICK = 15.0  # frames a second from which the trackers look at every second frame alone; between two looks a box lies halfway
 EVERY = 0.24  # seconds from one detection to the next

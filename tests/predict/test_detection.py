@@ -20,8 +20,8 @@ from src.faces.align import Alignment
 from src.faces.detect import DEFAULT, DETECTORS, detect
 from src.models import model_folder, two_level_cnn
 from src.models.model_folder import Labels
-from src.predict import detection
-from src.predict.__main__ import main, predict
+from src.predict import detection, predict
+from src.predict.__main__ import main
 from src.predict.decode import PREDICTION_COLUMNS
 from src.predict.detection import Source
 from src.predict.table_file import TableFile, as_written, open_table
