@@ -39,7 +39,7 @@ from src.faces import detect as detection
 from src.faces.detect import DETECTORS, Box, Photo, detect, intersection_over_union
 from src.faces.image_io import UnreadablePhoto, list_photos, read_photo
 from src.sample import scene
-from src.sample.face_model import FaceSpace
+from src.sample.face_model import FaceModel
 from src.sample.person import new_person
 
 SETS = ("UTKFace", "FairFace", "AllAgeFaces")
@@ -101,7 +101,7 @@ def single_faces(data: Path | None, n: int) -> dict[str, list[Photo]]:
 def group_photos(groups: Path | None) -> list[tuple[str, int, int, Photo]]:
     """Name, clear faces, partly visible faces and pixels of each group photo; a drawn one if there are none."""
     if groups is None:
-        return [("drawn", 20, 0, scene.group_photo(FaceSpace.load(), "twenty_faces", np.random.default_rng(SEED)))]
+        return [("drawn", 20, 0, scene.group_photo(FaceModel.load(), "twenty_faces", np.random.default_rng(SEED)))]
     counts = pd.read_csv(groups / "counts.csv")
     return [(row.photo, row.clear, row.partial, read_photo(groups / row.photo)) for row in counts.itertuples()]
 
@@ -130,7 +130,7 @@ def crop(picture: Photo, rng: np.random.Generator) -> Photo:
 
 def drawn(shape: tuple[int, int], size: int, seed: int) -> Photo:
     """A photo of one drawn person: width and height in pixels, and the size of the face."""
-    space, rng = FaceSpace.load(), np.random.default_rng([SEED, seed])
+    space, rng = FaceModel.load(), np.random.default_rng([SEED, seed])
     person = new_person(space, int(rng.integers(1, 8)), GENDERS[seed % 2], rng)
     return scene.snapshot(space, [person], shape, size, rng)[0]
 
@@ -200,7 +200,7 @@ def cost(sources: Sources) -> Iterator[dict]:
         "640x480, a face": [drawn((640, 480), 200, i) for i in range(count)],
         "1280x960, a face": [drawn((1280, 960), 360, i) for i in range(count)],
         "1280x960, nobody": [scene.backdrop(1280, 960, rng) for _ in range(count)],
-        "1280x960, twenty faces": [scene.group_photo(FaceSpace.load(), "twenty_faces", rng) for _ in range(min(3, count))],
+        "1280x960, twenty faces": [scene.group_photo(FaceModel.load(), "twenty_faces", rng) for _ in range(min(3, count))],
         "4000x3000, nobody": [scene.backdrop(4000, 3000, rng)],
     } | {name: [photo] for name, _, _, photo in group_photos(sources.groups)}
     for name, some in photos.items():

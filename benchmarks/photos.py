@@ -51,9 +51,9 @@ from src.predict.decode import add_predictions
 from src.predict.detection import Source, detect_faces_in_photo, start_workers
 from src.predict.predictor import Predictor
 from src.sample import scene
-from src.sample.draw import write_jpeg
-from src.sample.face_model import FaceSpace
+from src.sample.face_model import FaceModel
 from src.sample.person import new_person
+from src.sample.scene import write_jpeg
 
 FRESH = 5  # new processes that are timed
 CORES = 2  # of the folder
@@ -124,7 +124,7 @@ def on_cores(count: int) -> None:
 
 def drawn(n: int, shape: tuple[int, int], size: int) -> list[np.ndarray]:
     """Photos of one drawn person each: width and height in pixels, and the size of the face."""
-    space, rng = FaceSpace.load(), np.random.default_rng(SEED)
+    space, rng = FaceModel.load(), np.random.default_rng(SEED)
     people = [new_person(space, int(rng.integers(1, 8)), GENDERS[i % 2], rng) for i in range(n)]
     return [scene.snapshot(space, [person], shape, size, rng)[0] for person in people]
 
@@ -329,7 +329,7 @@ def original(sources: Sources, n: int, folder: Path):
 def film(sources: Sources, n: int, folder: Path):
     """640x480, three people, from file to annotated file, in a process that has answered before."""
     frames, path, predictor = max(25, 3 * n), folder / "street.mp4", Predictor(detector=MOVING)
-    _, pictures = scene.street(FaceSpace.load(), np.random.default_rng(SEED), frames)
+    _, pictures = scene.street(FaceModel.load(), np.random.default_rng(SEED), frames)
     video.write((picture for picture, _ in pictures), (640, 480), 25, path)
     video.process_video(path, folder / "before.mp4", predictor, progress=False)
     with Clock() as clock:

@@ -28,7 +28,7 @@ from src.keras_setup import keras, layers
 from src.models.model_folder import ModelFolderError
 from src.models.two_level_cnn import two_level_cnn
 from src.sample import scene
-from src.sample.face_model import FaceSpace
+from src.sample.face_model import FaceModel
 from src.sample.person import new_person
 
 TARGET = config.ROOT / "docs" / "figures"
@@ -313,7 +313,7 @@ def _shade(colour: str) -> tuple:
 
 def drawn_face(size: int = 256) -> np.ndarray:
     """An aligned face of nobody: uint8 (size, size, 3), RGB."""
-    rng, space = np.random.default_rng(config.SEED), FaceSpace.load()
+    rng, space = np.random.default_rng(config.SEED), FaceModel.load()
     while True:  # until dlib finds what was drawn, which is nearly always at once
         person = new_person(space, 4, "female", rng)
         picture, _ = scene.snapshot(space, [person], (480, 480), 300, rng)

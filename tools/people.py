@@ -12,7 +12,7 @@ from src.faces.detect import MOVING
 from src.predict import video
 from src.predict.predictor import Predictor
 from src.sample import scene
-from src.sample.face_model import FaceSpace
+from src.sample.face_model import FaceModel
 from src.sample.person import EYE_DISTANCE, EYE_LINE, WIDTH, draw_person, new_person
 from tools import cards
 
@@ -42,7 +42,7 @@ WALKERS = (
 
 def walk(fps: int) -> list[np.ndarray]:
     """The video's frames: uint8 (664, 1280, 3), RGB."""
-    rng, space = np.random.default_rng(SEED + 4), FaceSpace.load()
+    rng, space = np.random.default_rng(SEED + 4), FaceModel.load()
     width, height = SHAPE
     room = scene.backdrop(width, height, rng)
     figures = []
@@ -58,7 +58,7 @@ def walk(fps: int) -> list[np.ndarray]:
             share = np.clip((second - walker.begins) / (LENGTH - 1 - walker.begins), 0, 1)
             x = walker.x[0] + (walker.x[1] - walker.x[0]) * share
             step = 0.02 * height * abs(np.sin(2.2 * second + walker.size)) * (0 < share < 1)
-            scene.put(frame, figure, round(width * x - WIDTH / 2 * unit), round(top - step))
+            scene.paste(frame, figure, round(width * x - WIDTH / 2 * unit), round(top - step))
         frames.append(frame)
     return frames
 

@@ -11,7 +11,7 @@ from scipy.io import savemat
 
 from benchmarks.photos import PARTS, drawn
 from src.config import AGE_GROUPS, ROOT
-from src.sample.draw import write_jpeg
+from src.sample.scene import write_jpeg
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ from src.keras_setup import keras
 from src.models.model_folder import load_model
 from src.predict.predictor import predict
 from src.sample import scene
-from src.sample.face_model import FaceSpace
+from src.sample.face_model import FaceModel
 from src.sample.person import new_person
 
 FACES = 60  # of each data set
@@ -32,7 +32,7 @@ def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     (folder / "UTKFace").mkdir()
     (folder / "FairFace" / "train").mkdir(parents=True)
-    space, rng, lines = FaceSpace.load(), np.random.default_rng(7), ["file,age,gender,race,service_test"]
+    space, rng, lines = FaceModel.load(), np.random.default_rng(7), ["file,age,gender,race,service_test"]
     ranges = AGE_GROUPS["fairface"]
     for i in range(2 * FACES):
         group, gender = i % 8, GENDERS[i // 8 % 2]

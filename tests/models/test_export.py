@@ -14,7 +14,7 @@ from src.keras_setup import keras, layers
 from src.models import model_folder, two_level_cnn
 from src.models.export import EXPORTED, export, litert_model, main, onnx_model
 from src.models.model_folder import Labels, ModelFolderError
-from src.sample.face_model import FaceSpace
+from src.sample.face_model import FaceModel
 
 SMALL = 100  # pixels: odd sizes follow inside the network, where averages at the edge count fewer pixels
 RUNTIMES = {"model.onnx": onnx_model, "model.tflite": litert_model}
@@ -23,8 +23,8 @@ RUNTIMES = {"model.onnx": onnx_model, "model.tflite": litert_model}
 @pytest.fixture(scope="module")
 def drawn():
     """32 faces of all age groups and both genders: a list of uint8 (h, w, 3)."""
-    space, rng = FaceSpace.load(), np.random.default_rng(1)
-    return [space.picture(space.draw(i % 8, ("female", "male")[i % 2], rng)) for i in range(32)]
+    space, rng = FaceModel.load(), np.random.default_rng(1)
+    return [space.face(space.draw(i % 8, ("female", "male")[i % 2], rng)) for i in range(32)]
 
 
 @pytest.fixture(scope="module")
