@@ -107,7 +107,8 @@ def learn(textures: np.ndarray, shapes: np.ndarray, labels: np.ndarray) -> dict[
         labels: int (n, 2), age group and gender.
     """
     mean_shape = shapes.mean(0)
-    weights = face_mask(mean_shape)[:, : SIZE // 2, None]
+    # More forehead is learnt than drawn, so that the edge of what is learnt does not show.
+    weights = face_mask(mean_shape, forehead=0.4)[:, : SIZE // 2, None]
     colours = balance_colours(textures.astype(np.float32), weights)
     mean = colours.mean(0)
     colours = ((colours - mean) * weights).reshape(len(colours), -1)

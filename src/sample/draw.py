@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
@@ -30,12 +31,8 @@ FACES = 1000  # images in `adience/`
 MIN_FACES = 160  # with these, each fold has every age group and gender
 
 FOLDS, ALBUMS = 5, 40
-CELLS = len(GROUPS.years) * len(GENDERS)
+CELLS = len(GROUPS.years) * len(GENDERS)  # an age group and a gender
 IMAGES_PER_PERSON = 2.5
-COLUMNS = [
-    "user_id", "original_image", "face_id", "age", "gender", "x", "y", "dx", "dy",
-    "tilt_ang", "fiducial_yaw_angle", "fiducial_score",
-]  # fmt: skip
 SIDE = 192  # pixels of a face's image
 # Adience's irregular labels: the age group of the rows, the age and gender written instead (None: unchanged), and the rows
 # in a thousand. The shares follow the real set loosely.
@@ -108,48 +105,47 @@ def _plan_adience(folder: Path, model: FaceModel, faces: int, seed: int) -> Iter
     """Writes the fold files; yields the images to draw as (function, *arguments)."""
     rng = np.random.default_rng([seed, 0])
     count = max(FOLDS * CELLS, round(faces / IMAGES_PER_PERSON))
-    images = 2 + rng.multinomial(faces - 2 * count, np.full(count, 1 / count))
-    # Sixteen subjects in a row are one of each age group and gender. They go to one fold, into its eight albums.
-    subjects = sorted(range(count), key=lambda subject: subject // CELLS % FOLDS)
-    rows: list[list[dict]] = [[] for _ in range(FOLDS)]
-    for face_id, subject in enumerate(subjects, start=1):
-        fold, age_group, gender = subject // CELLS % FOLDS, subject % CELLS // 2, GENDERS[subject % 2]
-        user = f"{fold * ALBUMS // FOLDS + int(rng.integers(ALBUMS // FOLDS)) + 1:08d}@N00"
-        person = new_person(model, age_group, gender, np.random.default_rng([seed, 1, subject]))
-        for image in range(images[subject]):
-            row = _row(user, face_id, age_group, gender, rng)
-            rows[fold].append(row)
-            name = f"{user}/{{}}.{face_id}.{row['original_image']}"
-            yield _draw_face, folder, name, model, person, np.random.default_rng([seed, 2, subject, image])
-    _make_irregular(rows, faces, rng)
-    for fold, lines in enumerate(rows):
-        text = "".join("\t".join(map(str, line)) + "\n" for line in [COLUMNS, *(row.values() for row in lines)])
-        (folder / f"fold_{fold}_data.txt").write_bytes(text.encode())
+    # Sixteen people in a row are one of each age group and gender. They go to one fold, into its eight albums.
+    person = np.repeat(np.arange(count), 2 + rng.multinomial(faces - 2 * count, np.full(count, 1 / count)))
+    fold, age_group, male = person // CELLS % FOLDS, person % CELLS // 2, person % 2
+    album = fold * ALBUMS // FOLDS + rng.integers(ALBUMS // FOLDS, size=count)[person] + 1
+    low, high = np.array(GROUPS.years)[age_group].T
+    corner, size = rng.integers(100, 1500, (2, faces)), rng.integers(300, 900, faces)
+    columns = {
+        "user_id": [f"{number:08d}@N00" for number in album],
+        "original_image": [f"{rng.integers(8 * 10**9, 12 * 10**9)}_{rng.integers(16**10):010x}_o.jpg" for _ in person],
+        "face_id": person + 1,
+        "age": [f"({first}, {last})" for first, last in zip(low, high, strict=True)],
+        "gender": np.array(["f", "m"])[male],
+        "x": corner[0], "y": corner[1], "dx": size, "dy": size,
+        "tilt_ang": rng.integers(-3, 4, faces) * 5,
+        "fiducial_yaw_angle": rng.choice([0, 0, 0, 15, -15, 30, -30], faces),
+        "fiducial_score": rng.integers(10, 110, faces),
+    }  # fmt: skip
+    table = _make_irregular(pd.DataFrame(columns), faces, rng)
+    for number in range(FOLDS):
+        text = table[fold[table.index] == number].to_csv(sep="\t", index=False, lineterminator="\n")
+        (folder / f"fold_{number}_data.txt").write_bytes(text.encode())
+    people = [new_person(model, i % CELLS // 2, GENDERS[i % 2], np.random.default_rng([seed, 1, i])) for i in range(count)]
+    for i, row in enumerate(table[~table.index.duplicated()].sort_index().itertuples()):
+        name = f"{row.user_id}/{{}}.{row.face_id}.{row.original_image}"
+        yield _draw_face, folder, name, model, people[person[i]], np.random.default_rng([seed, 2, i])
 
 
-def _row(user: str, face_id: int, age_group: int, gender: str, rng: np.random.Generator) -> dict:
-    image = f"{rng.integers(8 * 10**9, 12 * 10**9)}_{rng.integers(16**10):010x}_o.jpg"
-    low, high = GROUPS.years[age_group]
-    x, y, size = (int(number) for number in rng.integers((100, 100, 300), (2000, 1500, 900)))
-    tilt, yaw = int(rng.integers(-3, 4)) * 5, int(rng.choice([0, 0, 0, 15, -15, 30, -30]))
-    values = user, image, face_id, f"({low}, {high})", gender[0], x, y, size, size, tilt, yaw, int(rng.integers(10, 110))
-    return dict(zip(COLUMNS, values, strict=True))
-
-
-def _make_irregular(rows: list[list[dict]], faces: int, rng: np.random.Generator) -> None:
-    """Changes some rows' labels in place, and repeats other rows within their fold."""
-    pool = [row for fold in rows for row in fold]
-    pool = [pool[i] for i in rng.permutation(len(pool))]
+def _make_irregular(table: pd.DataFrame, faces: int, rng: np.random.Generator) -> pd.DataFrame:
+    """Returns the table with some rows' labels changed and some rows repeated."""
+    table = table.copy()
+    free = rng.permutation(faces)  # rows not yet changed
     for age_group, age, gender, share in IRREGULAR_LABELS:
-        label = "({}, {})".format(*GROUPS.years[age_group])
-        fitting = [row for row in pool if row["age"] == label and (age != "(25, 23)" or row["gender"] == "f")]
-        for row in fitting[: max(1, share * faces // 1000)]:
-            row.update({"age": age or row["age"], "gender": row["gender"] if gender is None else gender})
-            pool.remove(row)
-    for i in range(max(1, REPEATS * faces // 1000)):
-        fold = rows[i % FOLDS]
-        place = int(rng.integers(len(fold)))
-        fold.insert(place, fold[place])
+        rows = table.loc[free]
+        fits = (rows["age"] == "({}, {})".format(*GROUPS.years[age_group])) & ((age != "(25, 23)") | (rows["gender"] == "f"))
+        chosen = rows.index[fits][: max(1, share * faces // 1000)]
+        for column, value in {"age": age, "gender": gender}.items():
+            if value is not None:
+                table.loc[chosen, column] = value
+        free = free[~np.isin(free, chosen)]
+    repeated = rng.choice(faces, max(1, REPEATS * faces // 1000), replace=False)
+    return pd.concat([table, table.loc[repeated]]).sort_index()
 
 
 def _draw_face(folder: Path, name: str, model: FaceModel, person: Person, rng: np.random.Generator) -> None:

@@ -101,10 +101,15 @@ class FaceModel:
         return warp(self.texture(coefficients), self.shape(coefficients), points, size).round().astype(np.uint8)
 
 
-def face_mask(shape: Floats) -> Floats:
-    """Returns which part of the square is face, from brows to chin: float32 (SIZE, SIZE), 0-1 with a soft edge."""
-    forehead = shape[17:27] - (0, 0.4 * (EYES[1][0] - EYES[0][0]))
-    hull = cv2.convexHull((np.vstack([shape[:27], forehead]) * SIZE).astype(np.int32))
+def face_mask(shape: Floats, forehead: float = 0.28) -> Floats:
+    """Returns which part of the square is face: float32 (SIZE, SIZE), 0-1 with a soft edge.
+
+    Args:
+        shape: (68, 2), the landmarks as fractions of the square.
+        forehead: How far the face reaches above the brows, in eye distances.
+    """
+    above = shape[17:27] - (0, forehead * (EYES[1][0] - EYES[0][0]))
+    hull = cv2.convexHull((np.vstack([shape[:27], above]) * SIZE).astype(np.int32))
     mask = cv2.fillConvexPoly(np.zeros((SIZE, SIZE), np.uint8), hull, 255)
     return cv2.GaussianBlur(mask, (0, 0), SIZE / 50).astype(np.float32) / 255
 

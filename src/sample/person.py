@@ -28,30 +28,17 @@ FEMALE = "female"
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who does not exist: what stays the same from photo to photo.
+    """Somebody who does not exist: what stays the same from photo to photo."""
 
-    Attributes:
-        coefficients: float32 (k,), of the face model.
-        age_group: Index into the eight groups of Adience.
-        gender: "female" or "male".
-        hair: float32 (3,), its colour.
-        length: How far below the eyes the hair hangs; below 1 it does not cover the ears.
-        hairline: Its height above the eyes.
-        parting: Where it is parted, from left to right of the middle.
-        curly: Whether it curls.
-        beard: Opacity of the beard, 0-1.
-        glasses: Whether the person wears glasses.
-    """
-
-    coefficients: Floats
-    age_group: int
+    coefficients: Floats  # of the face model
+    age_group: int  # index into the eight groups of Adience
     gender: str
-    hair: Floats
-    length: float
-    hairline: float
+    hair: Floats  # its colour, (3,)
+    length: float  # how far below the eyes the hair hangs
+    hairline: float  # its height above the eyes
     parting: float
     curly: bool
-    beard: float
+    beard: float  # its opacity, 0-1
     glasses: bool
 
 
@@ -71,12 +58,12 @@ def new_person(model: FaceModel, age_group: int, gender: str, rng: np.random.Gen
     grey = np.clip(np.interp(age_group, (3, 4, 5, 6, 7), (0, 0.03, 0.2, 0.6, 0.95)) + rng.normal(0, 0.07), 0, 1)
     hair = hair * (1 - grey) + grey * (GREY + grey * rng.uniform(0.2, 1) * (WHITE - GREY))
     if gender == FEMALE:
-        length = rng.uniform(0.9, 1.15) if age_group == 0 else rng.uniform(1.3, 2.7)
-        length = rng.uniform(0.6, 1.1) if age_group == 7 and rng.random() < 0.4 else length
+        length = rng.uniform(1.0, 1.4) if age_group == 0 else rng.uniform(1.3, 2.7)
+        length = rng.uniform(0.6, 1.1) if age_group == 7 and rng.random() < 0.2 else length
         beard = 0.0
     else:
         length = rng.uniform(0.0, 0.3)
-        beard = rng.uniform(0.35, 0.85) if age_group > 3 and rng.random() < 0.4 else 0.12 * (age_group > 3)
+        beard = rng.uniform(0.35, 0.85) if age_group > 3 and rng.random() < 0.4 else 0.2 * (age_group > 3)
     bald = gender != FEMALE and rng.random() < np.interp(age_group, (3, 4, 7), (0, 0.1, 0.75))
     hairline = rng.uniform(1.3, 1.6) if bald else rng.uniform(1.0, 1.25) if age_group == 0 else rng.uniform(0.75, 1.0)
     return Person(
