@@ -81,7 +81,10 @@ def draw_sample(folder: str | Path = SAMPLE, faces: int = FACES, seed: int = SEE
                 new = parts.enter_context(atomic_folder(folder / name))
                 tasks += [delayed(function)(*arguments) for function, *arguments in plan(new, model, faces, seed)]
                 (new / MARKER).write_text(json.dumps(settings), encoding="utf-8")
-        # Threads suffice: nearly all the work is in numpy and OpenCV, which release the interpreter's lock.
+        # Threads suffice: nearly all the work is in numpy and OpenCV, which release the interpreter's lock. Each thread draws
+        # another image, so the libraries start none of their own.
+        parts.callback(cv2.setNumThreads, cv2.getNumThreads())
+        cv2.setNumThreads(1)
         with threadpool_limits(1):
             work = Parallel(n_jobs=-1, prefer="threads", return_as="generator_unordered")(tasks)
             for _ in tqdm(work, total=len(tasks), desc="drawing the sample", unit=" images"):

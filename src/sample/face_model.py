@@ -20,8 +20,8 @@ FILE = SAMPLE / "face_model.npz"
 GROUPS = AGE_GROUPS["adience"]
 SIZE = 128  # pixels: the side of a texture
 EYES = (0.335, 0.30), (0.665, 0.30)  # eye centres as fractions of the face's square
-CONTRAST = 1.4  # how far a cell's mean face is moved away from the mean of all faces, to make labels learnable
-SPREAD = 0.5  # of the learnt standard deviations within a cell
+CONTRAST = 1.2  # how far a cell's mean face is moved away from the mean of all faces, to make labels learnable
+SPREAD = 0.6  # of the learnt standard deviations within a cell
 LIMIT = 2.0  # no draw lies further out than this, in standard deviations before SPREAD
 
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -29,23 +29,14 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class FaceModel:
-    """The learnt arrays, all float32, with k components.
+    """The learnt arrays, all float32, with k components; each component is one standard deviation long."""
 
-    Attributes:
-        mean_texture: (SIZE, SIZE // 2, 3), RGB, 0-255: the left half, since drawn faces are symmetric.
-        textures: (k, SIZE * SIZE // 2 * 3), one standard deviation of each component.
-        mean_shape: (68, 2), x and y of the landmarks as fractions of the face's square.
-        shapes: (k, 136), one standard deviation of each component.
-        group_means: (8, 2, k): age group of Adience, gender in the order of `config.GENDERS`.
-        group_factors: (8, 2, k, k), the Cholesky factors of the covariances.
-    """
-
-    mean_texture: Floats
-    textures: Floats
-    mean_shape: Floats
-    shapes: Floats
-    group_means: Floats
-    group_factors: Floats
+    mean_texture: Floats  # (SIZE, SIZE // 2, 3), RGB, 0-255: the left half, since drawn faces are symmetric
+    textures: Floats  # (k, SIZE * SIZE // 2 * 3)
+    mean_shape: Floats  # (68, 2), x and y of the landmarks as fractions of the face's square
+    shapes: Floats  # (k, 136)
+    group_means: Floats  # (8, 2, k): age group of Adience, gender in the order of `config.GENDERS`
+    group_factors: Floats  # (8, 2, k, k), Cholesky factors of the covariances
 
     @classmethod
     def load(cls, path: Path = FILE) -> "FaceModel":

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from src.config import GENDERS
 from src.sample.face_model import EYES, SIZE, FaceModel, Floats, face_mask, warp
 
 EYE_DISTANCE = EYES[1][0] - EYES[0][0]  # as a fraction of the face's square
@@ -23,7 +24,6 @@ CLOTHES = np.float32(
     [(58, 76, 112), (122, 52, 58), (66, 98, 84), (92, 90, 96), (196, 186, 168), (150, 116, 72), (86, 70, 110)]
 )
 OCCASION, OCCASIONS = 0.15, 24  # photos of one person differ by so many deviations in the first components
-FEMALE = "female"
 
 
 @dataclass(frozen=True)
@@ -43,28 +43,20 @@ class Person:
 
 
 def new_person(model: FaceModel, age_group: int, gender: str, rng: np.random.Generator) -> Person:
-    """Draws a person; hair, beard and glasses follow age and gender, the hair's colour also the tone of the skin.
-
-    Args:
-        model: The face model.
-        age_group: Index into the eight groups of Adience.
-        gender: "female" or "male".
-        rng: Source of randomness.
-    """
+    """Draws a person of an age group (0-7) and gender ("female" or "male"), whose hair, beard and glasses follow both."""
     coefficients = model.draw(age_group, gender, rng)
     tone = model.texture(coefficients)[10:80, 40:88].mean()
     darkest = int(np.interp(tone, (90, 190), (0, 2)))
     hair = HAIR[rng.integers(darkest, darkest + (1 if tone < 110 else 3))] * rng.uniform(0.9, 1.1)
     grey = np.clip(np.interp(age_group, (3, 4, 5, 6, 7), (0, 0.03, 0.2, 0.6, 0.95)) + rng.normal(0, 0.07), 0, 1)
     hair = hair * (1 - grey) + grey * (GREY + grey * rng.uniform(0.2, 1) * (WHITE - GREY))
-    if gender == FEMALE:
-        length = rng.uniform(1.0, 1.4) if age_group == 0 else rng.uniform(1.3, 2.7)
-        length = rng.uniform(0.6, 1.1) if age_group == 7 and rng.random() < 0.2 else length
-        beard = 0.0
-    else:
-        length = rng.uniform(0.0, 0.3)
-        beard = rng.uniform(0.35, 0.85) if age_group > 3 and rng.random() < 0.4 else 0.2 * (age_group > 3)
-    bald = gender != FEMALE and rng.random() < np.interp(age_group, (3, 4, 7), (0, 0.1, 0.75))
+    male, adult = gender == GENDERS[1], age_group > 3
+    # Most women and few men have long hair.
+    long = rng.random() < (0.06 if male else 0.85) and not (male and age_group == 0)
+    longest = 1.4 if age_group == 0 else 2.7
+    length = rng.uniform(1.0, longest) if long else rng.uniform(0.0, 0.3) if male else rng.uniform(0.2, 0.9)
+    beard = adult * male * (rng.uniform(0.35, 0.85) if rng.random() < 0.4 else 0.15)
+    bald = male and rng.random() < np.interp(age_group, (3, 4, 7), (0, 0.1, 0.75))
     hairline = rng.uniform(1.3, 1.6) if bald else rng.uniform(1.0, 1.25) if age_group == 0 else rng.uniform(0.75, 1.0)
     return Person(
         coefficients, age_group, gender, hair.astype(np.float32), length, hairline, rng.uniform(-0.35, 0.35),
@@ -80,9 +72,9 @@ def draw_person(
     Args:
         model: The face model.
         person: Who is drawn.
-        size: Side of the face model's square in pixels.
+        size: Side of the face's square in pixels.
         rng: Source of randomness.
-        height: Where the picture is cut off, in eye distances from its upper edge.
+        height: Height of the image in eye distances.
 
     Returns:
         uint8 (h, w, 4), RGB and opacity.
@@ -98,7 +90,7 @@ def draw_person(
     patches = texture[8:18, 48:80].reshape(-1, 3), texture[60:70, 34:94].reshape(-1, 3)
     skin = np.mean([np.median(patch, axis=0) for patch in patches], axis=0, dtype=np.float32)
 
-    adult, male = person.age_group > 2, person.gender != FEMALE
+    adult, male = person.age_group > 2, person.gender == GENDERS[1]
     neck = 0.55 + 0.07 * adult + 0.13 * (adult and male)
     easel = _Easel(size * EYE_DISTANCE, height, rng)
     if person.length > 0.5:
@@ -142,7 +134,7 @@ def _paint_details(model: FaceModel, person: Person, texture: Floats, rng: np.ra
         beard = area(np.vstack([points[3:14], moustache[::-1]]), 3) * (1 - area(points[48:60], 1))
         grain = 1 + 0.25 * rng.standard_normal((SIZE, SIZE, 1), np.float32)
         texture = texture + beard * person.beard * np.clip(grain, 0.3, 1.5) * (person.hair * 0.9 - texture)
-    if person.gender == FEMALE and person.age_group > 2:
+    if person.gender == GENDERS[0] and person.age_group > 2:
         texture = texture + 0.4 * lips * (np.float32([170, 50, 62]) - texture)
     strength = np.interp(person.age_group, (3, 4, 5, 6, 7), (0, 0.15, 0.45, 0.8, 1.3))
     if strength:
