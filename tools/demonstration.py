@@ -26,7 +26,7 @@ from src.files import atomic_write
 from src.models.model_folder import ModelFolderError
 from src.predict.annotate import annotate
 from src.predict.predictor import predict
-from src.predict.video import write as write_video
+from src.predict.video import write_video
 from src.sample import draw
 from tools import cards, people
 

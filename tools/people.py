@@ -67,7 +67,7 @@ def followed(frames: list[np.ndarray], fps: int) -> list[pd.DataFrame]:
     """For each frame the rows that `annotate` draws, as `python -m src.predict VIDEO` would draw them."""
     with tempfile.TemporaryDirectory() as folder:
         film = Path(folder) / "walk.mp4"
-        video.write(frames, SHAPE, fps, film)
-        watched = video.track_people(film, Predictor(detector=MOVING), progress=False)
-    rows = video.as_rows(watched.frames)
+        video.write_video(frames, SHAPE, fps, film)
+        tracked = video.track_people(film, Predictor(detector=MOVING), progress=False)
+    rows = tracked.frames
     return [rows[rows["frame"] == number] for number in range(len(frames))]

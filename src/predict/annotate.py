@@ -16,44 +16,26 @@ from PIL import Image, ImageDraw, ImageFont
 
 from src.config import FACE_COLOURS
 from src.data.table import BOX_COLUMNS
-from src.predict.placement import Box, Size, place, place_all
-
-_FONTS = Path(matplotlib.get_data_path(), "fonts", "ttf")  # Matplotlib brings these fonts to every machine
-_REGULAR, _BOLD = "DejaVuSans.ttf", "DejaVuSans-Bold.ttf"
+from src.predict.placement import Box, Cover, Size, place, place_all
 
 
 class Text(NamedTuple):
-    """A line of text.
-
-    Attributes:
-        number: Number of the face, which also gives the colour.
-        text: The words.
-        font_size: Font size in pixels.
-        box: Rectangle of the text with its background, (left, top, right, bottom) in pixels.
-    """
+    """A line of text. `number` is the face's and gives the colour; `box` is the rectangle of the background."""
 
     number: int
     text: str
-    font_size: int
+    font_size: int  # pixels
     box: Box
 
 
 class Layout(NamedTuple):
-    """Places of everything that is drawn.
-
-    Attributes:
-        canvas: Width and height of the result in pixels. The photo is in the upper left corner.
-        boxes: The faces' boxes, clipped to the photo, by number.
-        labels: Predictions beside their faces.
-        numbers: Numbers beside the faces that have no label.
-        legend: Predictions outside the photo, in the order of their numbers.
-    """
+    """Where everything is drawn, in pixels of the canvas. The photo is in its upper left corner."""
 
     canvas: Size
-    boxes: dict[int, Box]
-    labels: list[Text]
-    numbers: list[Text]
-    legend: list[Text]
+    boxes: dict[int, Box]  # the faces by number, clipped to the photo
+    labels: list[Text]  # predictions beside their faces
+    numbers: list[Text]  # numbers beside the faces without a label
+    legend: list[Text]  # predictions outside the photo
 
 
 def annotate(photo: npt.NDArray[np.uint8], rows: pd.DataFrame, legend: bool = True) -> npt.NDArray[np.uint8]:
@@ -87,15 +69,15 @@ def annotate(photo: npt.NDArray[np.uint8], rows: pd.DataFrame, legend: bool = Tr
     for text in plan.numbers:
         _connect(pen, text, plan.boxes[text.number])
     for text in plan.labels:
-        _write(pen, text, _REGULAR, _colour(text.number))
+        _write(pen, text, _colour(text.number))
     for text in plan.numbers:
-        _write(pen, text, _BOLD, _colour(text.number))
+        _write(pen, text, _colour(text.number))
     for text in plan.legend:
         left, top, right, bottom = text.box
-        start = right - _extent(text.text, text.font_size, _REGULAR)[0]
+        start = right - _extent(text.text, text.font_size)[0]
         number = text._replace(text=str(text.number) if plan.numbers else "", box=(left, top, start, bottom))
-        _write(pen, number, _BOLD, _colour(text.number))
-        _write(pen, text._replace(box=(start, top, right, bottom)), _REGULAR, "white")
+        _write(pen, number, _colour(text.number))
+        _write(pen, text._replace(box=(start, top, right, bottom)), "white")
     return np.array(picture)
 
 
@@ -124,7 +106,7 @@ def layout(size: Size, rows: pd.DataFrame, legend: bool = True) -> Layout:
     fonts = dict.fromkeys(lines, smallest)
     large = fonts | {number: int(np.clip((box[2] - box[0]) / 7, smallest, 2 * smallest)) for number, box in boxes.items()}
     for some in (large, fonts):
-        extents = {number: _extent(line, some[number], _REGULAR) for number, line in lines.items()}
+        extents = {number: _extent(line, some[number]) for number, line in lines.items()}
         places = place_all(extents, boxes, size)
         if len(places) == len(lines):
             return Layout(size, boxes, _texts(lines, some, places), [], [])
@@ -133,7 +115,7 @@ def layout(size: Size, rows: pd.DataFrame, legend: bool = True) -> Layout:
         numbered = list(boxes) if len(lines) > 1 else []
         return Layout(canvas, boxes, [], _numbers(numbered, boxes, size, canvas, []), entries)
     missing = {number: extents[number] for number in boxes if number not in places}
-    places |= place(missing, boxes, size, list(places.values()), on_own_box=True)
+    places |= place(missing, boxes, size, list(places.values()), Cover.OWN_CORNER)
     numbers = _numbers([number for number in boxes if number not in places], boxes, size, size, list(places.values()))
     return Layout(size, boxes, _texts(lines, fonts, places), numbers, [])
 
@@ -146,8 +128,8 @@ def _numbers(chosen: list[int], boxes: dict[int, Box], size: Size, canvas: Size,
     """Numbers for the chosen faces, large enough to be read when the canvas is scaled down to a page."""
     smallest = max(9, max(canvas) / 80)
     fonts = {number: int(np.clip((boxes[number][2] - boxes[number][0]) / 4, smallest, 1.6 * smallest)) for number in chosen}
-    extents = {number: _extent(str(number), fonts[number], _BOLD) for number in chosen}
-    places = place(extents, boxes, size, labels, on_own_box=True, anywhere=True)
+    extents = {number: _extent(str(number), fonts[number]) for number in chosen}
+    places = place(extents, boxes, size, labels, Cover.ANYTHING)
     return _texts({number: str(number) for number in chosen}, fonts, places)
 
 
@@ -155,9 +137,9 @@ def _legend(lines: dict[int, str], size: Size, font_size: int, below: bool) -> t
     """The canvas with a legend in columns below the photo or to its right, and the entries of the legend."""
     numbers = sorted(lines)
     margin, pitch = font_size // 2, round(1.7 * font_size)
-    chip = max(_extent(str(number), font_size, _BOLD)[0] for number in numbers)
-    widths = {number: chip + _extent(line, font_size, _REGULAR)[0] for number, line in lines.items()}
-    column_width, height = max(widths.values()) + margin, _extent("1", font_size, _REGULAR)[1]
+    chip = max(_extent(str(number), font_size)[0] for number in numbers)
+    widths = {number: chip + _extent(line, font_size)[0] for number, line in lines.items()}
+    column_width, height = max(widths.values()) + margin, _extent("1", font_size)[1]
     if below:
         count = max(1, (size[0] - margin) // column_width)
     else:
@@ -176,7 +158,9 @@ def _legend(lines: dict[int, str], size: Size, font_size: int, below: bool) -> t
 
 def _line(row: dict) -> str:
     """One row's prediction as a line of text."""
-    prefix = {"no_face": "no face found", "whole_photo": "whole photo: ", "unreadable": "unreadable"}.get(row.get("status"), "")
+    prefix = {"no_face": "no face found", "whole_photo": "whole photo: ", "unreadable": "unreadable"}.get(
+        row.get("status"), ""
+    )
     if "person" in row:
         prefix += f"person {row['person']}: "
     parts = []
@@ -219,20 +203,24 @@ def _connect(pen: ImageDraw.ImageDraw, number: Text, box: Box) -> None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _extent(text: str, font_size: int, font: str) -> Size:
-    """Width and height of a text with its background. Bold text is for numbers, which have no descenders."""
-    horizontal, vertical = (0.4, 1.15) if font == _BOLD else (0.6, 1.35)
-    return math.ceil(_font(font, font_size).getlength(text) + horizontal * font_size), math.ceil(vertical * font_size)
+def _extent(text: str, font_size: int) -> Size:
+    """Width and height of a text with its background in pixels. Numbers need less room: they have no descenders."""
+    horizontal, vertical = (0.4, 1.15) if text.isdecimal() else (0.6, 1.35)
+    return math.ceil(_font(text, font_size).getlength(text) + horizontal * font_size), math.ceil(vertical * font_size)
 
 
-def _write(pen: ImageDraw.ImageDraw, text: Text, font: str, background: str) -> None:
-    left, top, right, _ = text.box
-    height = _extent(text.text, text.font_size, font)[1]
-    baseline = round((0.94 if font == _BOLD else 1.02) * text.font_size)
-    pen.rectangle((left, top, right - 1, top + height - 1), background)
-    pen.text(((left + right) / 2, top + baseline), text.text, "black", _font(font, text.font_size), anchor="ms")
+def _write(pen: ImageDraw.ImageDraw, text: Text, background: str) -> None:
+    left, top, right, bottom = text.box
+    font_size, baseline = text.font_size, 0.94 if text.text.isdecimal() else 1.02
+    pen.rectangle((left, top, right - 1, bottom - 1), background)
+    middle, height = (left + right) / 2, round(baseline * font_size)
+    pen.text((middle, top + height), text.text, "black", _font(text.text, font_size), anchor="ms")
+
+
+def _font(text: str, font_size: int) -> ImageFont.FreeTypeFont:
+    return _load_font("DejaVuSans-Bold.ttf" if text.isdecimal() else "DejaVuSans.ttf", font_size)
 
 
 @functools.lru_cache(maxsize=64)
-def _font(font: str, font_size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(_FONTS / font), font_size)
+def _load_font(name: str, font_size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), font_size)

@@ -3,7 +3,9 @@
 This module knows rectangles only. A box is (left, top, right, bottom) in pixels; right and bottom are exclusive.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from enum import IntEnum
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +16,19 @@ _Boxes = npt.NDArray[np.int64]  # (n, 4)
 
 GAP = 2  # pixels between labels
 ATTEMPTS = 6  # orders in which `place_all` places the labels
-COVERED_SHARE = 0.1  # the largest share of its own face's box that a label may cover
+OWN_SHARE = 0.1  # the largest share of its own face's box that a label may cover
+
+
+class Cover(IntEnum):
+    """What a label may cover: the cost that a candidate must stay below."""
+
+    NOTHING = 10
+    OWN_CORNER = 100
+    ANYTHING = 10**9
 
 
 def place_all(extents: dict[int, Size], boxes: dict[int, Box], size: Size) -> dict[int, Box]:
-    """Places as many labels as possible beside their faces; see `place`. Labels that found no room go first next time."""
+    """Places as many labels as possible that cover nothing; see `place`. It tries again with the missing labels first."""
     order, best = list(extents), {}
     for _ in range(ATTEMPTS):
         placed = place({number: extents[number] for number in order}, boxes, size)
@@ -31,65 +41,37 @@ def place_all(extents: dict[int, Size], boxes: dict[int, Box], size: Size) -> di
 
 
 def place(
-    extents: dict[int, Size],
-    boxes: dict[int, Box],
-    size: Size,
-    taken: Iterable[Box] = (),
-    on_own_box: bool = False,
-    anywhere: bool = False,
+    extents: dict[int, Size], boxes: dict[int, Box], size: Size, taken: Sequence[Box] = (), cover: Cover = Cover.NOTHING
 ) -> dict[int, Box]:
-    """Places labels one after the other: inside the photo, beside their face, on no face and on no other label.
+    """Places labels one after the other, each at the best candidate inside the photo.
 
     Args:
         extents: Width and height of each label, by the number of its face.
         boxes: The faces, inside the photo. A label without a box goes to the photo's upper left corner.
         size: Width and height of the photo.
         taken: Places of other labels.
-        on_own_box: Whether a label without room beside its face may cover a small part of its own box.
-        anywhere: Whether a label that still has no room goes where it covers least of labels and faces.
+        cover: What a label may cover if there is no free candidate beside its face.
 
     Returns:
-        The place of each label, without those that have none.
+        The place of each label, without the labels that would cover too much.
     """
     placed: dict[int, Box] = {}
     for number, extent in extents.items():
-        box = boxes.get(number, (0, 0, 0, 0))
-        others = [other for key, other in boxes.items() if key != number]
-        labels = [_widened(label, GAP) for label in (*taken, *placed.values())]
-        beside = _inside(_beside(box, extent) if number in boxes else _rectangles([(0, 0)], extent), size)
-        found = _first_free(beside, [*boxes.values(), *labels], others)
-        if found is None and on_own_box:
-            found = _first_free(_inside(_on_box(box, extent), size), [*others, *labels], others)
-        if found is None and anywhere:
-            candidates = np.concatenate([beside, _grid(extent, size)])
-            found = _as_box(candidates[np.argmin(_cost(candidates, box, others, labels))])
-        if found is not None:
-            placed[number] = found
+        box, others = boxes.get(number), [other for key, other in boxes.items() if key != number]
+        labels = [_widen(label, GAP) for label in (*taken, *placed.values())]
+        candidates = _inside(_near(box, extent) if box else np.zeros((1, 2), int), extent, size)
+        cost = _cost(candidates, box or (0, 0, 0, 0), others, labels)
+        if cover == Cover.ANYTHING and not (cost < Cover.OWN_CORNER).any():
+            candidates = np.concatenate([candidates, _inside(_grid(extent, size), extent, size, keep=True)])
+            cost = _cost(candidates, box or (0, 0, 0, 0), others, labels)
+        if len(cost) and cost.min() < cover:
+            left, top, right, bottom = candidates[np.argmin(cost)].tolist()
+            placed[number] = left, top, right, bottom
     return placed
 
 
-def _first_free(candidates: _Boxes, obstacles: list[Box], others: list[Box]) -> Box | None:
-    """The first candidate without an obstacle. One at a distance from the other faces comes before the rest."""
-    free = candidates[~_overlap(candidates, obstacles).any(axis=1)]
-    if not len(free):
-        return None
-    distance = int(free[0, 3] - free[0, 1]) // 2
-    near = _overlap(free, [_widened(box, distance) for box in others]).any(axis=1)
-    return _as_box(free[np.argmin(near)])
-
-
-def _cost(candidates: _Boxes, box: Box, others: list[Box], labels: list[Box]) -> npt.NDArray[np.float64]:
-    """Distance from the face in label heights, plus penalties for what a candidate covers, float64 (n,)."""
-    area, height = np.prod(candidates[0, 2:] - candidates[0, :2]), candidates[0, 3] - candidates[0, 1]
-    cost = np.maximum(0, np.maximum(box[:2] - candidates[:, 2:], candidates[:, :2] - box[2:])).sum(axis=1) / height
-    for covered, weight in ((labels, 1000), (others, 12), ([box], 4)):
-        shares = _overlap(candidates, covered) / area
-        cost = cost + weight * ((shares > 0) + shares).sum(axis=1)
-    return cost
-
-
-def _beside(box: Box, extent: Size) -> _Boxes:
-    """Candidates that touch the box from outside, the best first: above and below, then right and left."""
+def _near(box: Box, extent: Size) -> npt.NDArray[np.int64]:
+    """Upper left corners of candidates at a face, best first: above and below it, at its sides, over the corners of its box."""
     left, top, right, bottom = box
     width, height = extent
 
@@ -97,40 +79,44 @@ def _beside(box: Box, extent: Size) -> _Boxes:
         shared = min(length, end - start) // 2  # at least this much of the label lies along its face
         return [start, (start + end - length) // 2, end - length, *np.linspace(start + shared - length, end - shared, count)]
 
-    corners = [(x, y) for x in slide(left, right, width, 7) for y in (top - height, bottom)]
-    corners += [(x, y) for y in slide(top, bottom, height, 5) for x in (right, left - width)]
-    return _rectangles(corners, extent)
+    corners = [
+        *product(slide(left, right, width, 7), (top - height, bottom)),
+        *product((right, left - width), slide(top, bottom, height, 5)),
+        *product((left - width // 2, right - width // 2), (top - height // 2, bottom - height // 2)),
+        *product((left, right - width), (bottom - height, top)),
+    ]
+    return np.array(corners).astype(int)
 
 
-def _on_box(box: Box, extent: Size) -> _Boxes:
-    """Candidates over the corners of a box, half outside and then inside, that cover a small share of it."""
-    left, top, right, bottom = box
-    width, height = extent
-    corners = [(x - width // 2, y - height // 2) for y in (top, bottom) for x in (left, right)]
-    corners += [(x, y) for y in (bottom - height, top) for x in (left, right - width)]
-    candidates = _rectangles(corners, extent)
-    return candidates[_overlap(candidates, [box])[:, 0] <= COVERED_SHARE * (right - left) * (bottom - top)]
-
-
-def _grid(extent: Size, size: Size) -> _Boxes:
-    """Candidates all over the photo, half a label apart."""
+def _grid(extent: Size, size: Size) -> npt.NDArray[np.int64]:
+    """Upper left corners all over the photo, half a label apart."""
     x, y = (np.arange(0, max(0, size[i] - extent[i]) + 1, max(1, extent[i] // 2)) for i in (0, 1))
-    return _rectangles(np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2), extent)
+    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
 
 
-def _rectangles(corners: npt.ArrayLike, extent: Size) -> _Boxes:
-    """Boxes of one size from their upper left corners."""
-    corners = np.asarray(corners).astype(int)
-    return np.concatenate([corners, corners + extent], axis=1)
+def _inside(corners: npt.NDArray[np.int64], extent: Size, size: Size, keep: bool = False) -> _Boxes:
+    """Boxes moved into the photo. Without `keep`, there are none if they are larger than the photo."""
+    corners = np.clip(corners, 0, np.maximum(np.subtract(size, extent), 0))
+    boxes = np.concatenate([corners, corners + extent], axis=1)
+    return boxes if keep or (extent[0] <= size[0] and extent[1] <= size[1]) else boxes[:0]
 
 
-def _inside(candidates: _Boxes, size: Size) -> _Boxes:
-    """Moves candidates of one size into the photo; gives none if they are larger than the photo."""
-    extents = candidates[:, 2:] - candidates[:, :2]
-    if (extents > size).any():
-        return candidates[:0]
-    start = np.clip(candidates[:, :2], 0, np.array(size) - extents)
-    return np.concatenate([start, start + extents], axis=1)
+def _cost(candidates: _Boxes, box: Box, others: list[Box], labels: list[Box]) -> npt.NDArray[np.float64]:
+    """How bad each candidate is, float64 (n,). Candidates of equal worth are taken in their order."""
+    if not len(candidates):
+        return np.empty(0)
+    width, height = candidates[0, 2:] - candidates[0, :2]
+    own = _overlap(candidates, [box])[:, 0]
+    distance = np.maximum(0, np.maximum(box[:2] - candidates[:, 2:], candidates[:, :2] - box[2:])).sum(axis=1) / height
+    near_others = _overlap(candidates, [_widen(other, height // 2) for other in others]).any(axis=1)
+    cost = near_others + Cover.NOTHING * (distance + (own > 0))
+    box_width, box_height = box[2] - box[0], box[3] - box[1]
+    large_box = 8 * height <= box_height or (2 * width <= box_width and 2 * height <= box_height)
+    cost += Cover.OWN_CORNER * (own > (OWN_SHARE * box_width * box_height if large_box else 0))
+    for boxes, weight in ((others, 1.2 * Cover.OWN_CORNER), (labels, 10**6)):
+        shares = _overlap(candidates, boxes) / (width * height)
+        cost += weight * ((shares > 0) + shares).sum(axis=1)
+    return cost
 
 
 def _overlap(candidates: _Boxes, boxes: list[Box]) -> npt.NDArray[np.int64]:
@@ -141,10 +127,5 @@ def _overlap(candidates: _Boxes, boxes: list[Box]) -> npt.NDArray[np.int64]:
     return np.clip(high - low, 0, None).prod(axis=2)
 
 
-def _widened(box: Box, by: int) -> Box:
+def _widen(box: Box, by: int) -> Box:
     return box[0] - by, box[1] - by, box[2] + by, box[3] + by
-
-
-def _as_box(row: npt.NDArray[np.int64]) -> Box:
-    left, top, right, bottom = row.tolist()
-    return left, top, right, bottom

@@ -189,7 +189,8 @@ def test_a_large_photo_stays_readable_at_1280_pixels(size):
 
 def test_labels_grow_with_the_face():
     sizes = [
-        layout((1280, 960), predictions([(400, 300, 400 + width, 300 + width)])).labels[0].font_size for width in (40, 200, 500)
+        layout((1280, 960), predictions([(400, 300, 400 + width, 300 + width)])).labels[0].font_size
+        for width in (40, 200, 500)
     ]
     assert sizes[0] < sizes[1] <= sizes[2] < 3 * sizes[0]
 

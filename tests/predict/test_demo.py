@@ -141,7 +141,7 @@ def test_what_cannot_be_answered_is_told_kindly(page, files, browser):
     browser.get(page[0])
     for name, said in (
         ("broken.jpg", "This file could not be read: damaged picture"),
-        ("wall.png", "No face was found. One that is larger"),
+        ("wall.png", "No face was found. A larger, frontal"),
         ("text.jpg", "not a picture in a format that can be read"),
         ("large.png", "at most 50,000,000 pixels are read, got 9,000 x 9,000"),
     ):
@@ -172,7 +172,7 @@ def test_a_video_is_answered_with_one_that_the_browser_plays(page, files, browse
     browser.get(page[0])
     open_tab(browser, "Video")
     upload(browser, "video", files / "film.mp4")
-    found(browser, "#video-answer", "1 person was followed")
+    found(browser, "#video-answer", "1 person was tracked")
     copy = found(browser, "#copy video")
     end = time.monotonic() + 60
     while not copy.get_property("videoWidth") and time.monotonic() < end:
@@ -218,10 +218,10 @@ def test_uploads_that_are_too_large_or_too_long_are_refused(page, files, tmp_pat
         client.predict(gradio_client.handle_file(tmp_path / "large.jpg"), api_name="/photo")
     from src.predict import demo
 
-    monkeypatch.setattr(demo, "SECONDS", 1)
+    monkeypatch.setattr(demo, "MAX_SECONDS", 1)
     shutil.copy(files / "film.mp4", tmp_path)
-    assert "videos of up to 1 seconds" in demo.answer_video(str(tmp_path / "film.mp4"), None)[1]
-    assert not (tmp_path / "film.mp4").exists() and video.LONGEST
+    assert "A video may last up to 1 seconds" in demo.answer_video(str(tmp_path / "film.mp4"), None)[1]
+    assert not (tmp_path / "film.mp4").exists() and video.MAX_SIDE
 
 
 @pytest.mark.parametrize("port, said", [("taken", "in use"), ("70000", "port must be 0-65535")])

@@ -24,6 +24,7 @@ from src.faces.detect import MOVING, intersection_over_union
 from src.predict import camera, predictor, video
 from src.predict.__main__ import main
 from src.predict.predictor import Predictor
+from src.predict.tracks import Track
 from src.sample import scene
 from src.sample.face_model import FaceSpace
 
@@ -96,7 +97,7 @@ def test_each_person_has_one_answer_the_mean_of_all_looks(made):
     answers = ["gender", "p_male", "age_group", "age_years"]
     assert (frames.groupby("person")[answers].nunique() == 1).all(axis=None)
     assert frames.groupby("person")["p_male"].first().tolist() == people["p_male"].tolist()
-    assert (people["looks"] >= 2).all() and (people["frames"] > people["looks"]).all()
+    assert (people["detections"] >= 2).all() and (people["frames"] > people["detections"]).all()
     assert frames["second"].tolist() == pytest.approx((frames["frame"] / RATE).tolist(), abs=1e-3)
 
 
@@ -120,20 +121,13 @@ def face_at(landmarks):
 
 
 def test_probabilities_are_averaged(loaded):
-    class Someone:
-        pass
-
-    person, frame = Someone(), np.random.default_rng(1).integers(0, 256, (300, 300, 3), np.uint8)
+    frame = np.random.default_rng(1).integers(0, 256, (300, 300, 3), np.uint8)
     faces = [face_at(np.random.default_rng(seed).uniform(50, 250, (68, 2))) for seed in (1, 2)]
-    both, alone = (
-        video.FacePredictions(loaded.models),
-        [video.FacePredictions(loaded.models), video.FacePredictions(loaded.models)],
-    )
-    for one, face in zip(alone, faces):
-        one.add(frame, [(person, face)])
-        both.add(frame, [(person, face)])
-    p_male = [one.answers([person])[0]["p_male"] for one in alone]
-    assert both.answers([person])[0]["p_male"] == pytest.approx(np.mean(p_male), abs=1e-4)
+    first, second, both = (Track(1, [], detections=count) for count in (1, 1, 2))
+    for track, face in zip((first, second, both, both), [*faces, *faces]):
+        video.add_probabilities([(track, face)], frame, loaded.models)
+    p_male = video.predictions_of([first, second, both], loaded.models)["p_male"]
+    assert p_male[2] == pytest.approx(p_male[:2].mean(), abs=1e-4)
 
 
 def clip_of_nobody(file, seen, street):
@@ -149,7 +143,7 @@ def test_a_video_in_which_nobody_is_followed(tmp_path, street, made, standins, c
     clip_of_nobody(film, seen, street)
     folders = ["--gender-model", str(standins.gender), "--age-model", str(standins.age)]
     assert main([str(film), "--annotate", str(tmp_path / "out"), *folders]) == 0
-    assert "nobody was followed" in capsys.readouterr().out
+    assert "nobody was tracked" in capsys.readouterr().out
     for name in ("frames", "people"):
         table = pd.read_csv(tmp_path / "out" / f"empty-{name}.csv")
         assert table.empty and list(table) == list(pd.read_csv(made / f"-street 😀-{name}.csv"))
@@ -176,7 +170,7 @@ def test_the_page_says_that_nobody_was_followed(tmp_path, street, loaded, monkey
     copy, said = demo.answer_video(str(tmp_path / "grey.mp4"), loaded)
     with video.open_video(copy) as (_, frames):
         assert sum(1 for _ in frames) == 38
-    assert "nobody was followed" in said.lower() and "<table" not in said
+    assert "nobody was tracked" in said.lower() and "<table" not in said
 
 
 @pytest.mark.parametrize(
@@ -187,7 +181,7 @@ def test_the_page_says_that_nobody_was_followed(tmp_path, street, loaded, monkey
 )  # fmt: skip
 def test_files_that_are_no_video(tmp_path, loaded, content):
     (tmp_path / "a.mp4").write_bytes(content)
-    with pytest.raises(video.UnreadableVideo, match="damaged, or no video in a format that can be read|no picture in it"):
+    with pytest.raises(video.UnreadableVideo, match="damaged or not a video in a supported format|has no frames"):
         video.process_video(tmp_path / "a.mp4", tmp_path / "out" / "a.mp4", loaded, progress=False)
     assert not list((tmp_path / "out").iterdir())
 
@@ -196,8 +190,8 @@ def test_a_video_that_ends_early_is_read_as_far_as_it_goes(tmp_path, street, loa
     file = tmp_path / "cut.mkv"
     write(file, street[1][:30])
     file.write_bytes(file.read_bytes()[: int(file.stat().st_size * 0.8)])
-    watched = video.track_people(file, loaded, progress=False)
-    assert 5 < watched.frames["frame"].max() < 30
+    tracked = video.track_people(file, loaded, progress=False)
+    assert 5 < tracked.frames["frame"].max() < 30
 
 
 @pytest.mark.parametrize(("rate", "seconds"), [(120, 0.9), (9.5, 2), (1, 3)])
@@ -205,7 +199,7 @@ def test_time_is_the_videos_own_at_any_rate(tmp_path, street, rate, seconds):
     write(tmp_path / "a.mp4", street[1][: round(rate * seconds)], rate)
     with video.open_video(tmp_path / "a.mp4") as (facts, frames):
         count = sum(1 for _ in frames)
-    assert facts["fps"] == pytest.approx(min(rate, video.FASTEST), rel=0.01)
+    assert facts["fps"] == pytest.approx(min(rate, video.MAX_FPS), rel=0.01)
     assert count / facts["fps"] == pytest.approx(seconds, abs=3 / facts["fps"])
 
 
@@ -269,7 +263,7 @@ def test_mistakes_are_told_in_one_sentence(tmp_path, standins, street, capfd):
 
 def test_the_cameras_view_settles(street, loaded):
     """A camera's frames, here those of the film, as they come."""
-    views = list(camera.annotated(iter(street[1][:20]), loaded))
+    views = list(camera.annotate_frames(iter(street[1][:20]), loaded))
     assert all(view.shape == (480, 640, 3) for view in views)
     drawn = [np.abs(view.astype(int) - frame).max(axis=2) > 40 for view, frame in zip(views, street[1])]
     assert drawn[0].sum() == 0 and drawn[-1].sum() > 1000
@@ -356,7 +350,7 @@ def test_what_no_camera_can_be_is_refused(source):
 
 
 def test_no_window_where_there_is_no_screen(standins):
-    code = "import sys; from src import camera, predictor; camera.show(iter(()), predictor.Predictor(*sys.argv[1:]))"
+    code = "import sys; from src.predict import camera, predictor; camera.show(iter(()), predictor.Predictor(*sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", code, standins.gender, standins.age], cwd=ROOT, capture_output=True, text=True,
         env={name: value for name, value in os.environ.items() if name != "DISPLAY"},

@@ -61,7 +61,7 @@ def test_scenes_rise_out_of_one_another(tmp_path):
     assert len(frames) == 2 * demo.FPS and means[demo.FPS - 1] == 0 and means[-1] == 255 and means == sorted(means)
     assert 0 < means[demo.FPS] < 255
     small = []
-    video.write(demo.noted(iter(frames), small), (cards.WIDTH, cards.HEIGHT), demo.FPS, tmp_path / "a.mp4")
+    video.write_video(demo.noted(iter(frames), small), (cards.WIDTH, cards.HEIGHT), demo.FPS, tmp_path / "a.mp4")
     demo.write_picture(small, tmp_path / "a.webp")
     assert imageio_ffmpeg.count_frames_and_secs(str(tmp_path / "a.mp4"))[0] == len(frames)
     picture = Image.open(tmp_path / "a.webp")
