@@ -1,11 +1,11 @@
-"""Preparation at scale: N drawn pictures at the paths that an imdb.mat names, prepared once in peace and once through kills.
+"""Preparation at scale: N drawn pictures at the paths of an imdb.mat, prepared without interruption and through kills.
 
     python -m benchmarks.scale /path/to/folder/with/wiki.mat [--faces 2000] [--workers 2] [--folder PLACE]
                                [--csv docs/results/scale.csv] [--plot docs/figures/scale.png]
 
-Every second it notes the faces done, the processor time spent and the memory of all processes together. The second run is
-killed with SIGKILL three times at moments drawn at random; both must end with the same bytes. The cost is fitted as a line
-and carried to 523,051 faces. What is drawn stays in --folder for the next time, otherwise it is thrown away.
+Every second it records the faces done, the processor time and the memory of all processes. The second run is killed with
+SIGKILL three times at random moments; both runs must end with the same bytes. A line is fitted to the cost and extended to
+523,051 faces. The drawn pictures stay in --folder for the next time; without it they are deleted.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from joblib import Parallel, delayed
 from matplotlib import pyplot as plt
 
 from benchmarks.cleaning import make_imdb
+from benchmarks.common import parser, report
 from src.config import GENDERS, ROOT, SEED
 from src.data import imdb_wiki
 from src.sample import scene
@@ -121,18 +122,17 @@ def digest(cache: Path) -> str:
 
 
 def plot(curve: pd.DataFrame, cost: np.ndarray, file: Path) -> None:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True)
-    left.plot(curve["faces"], curve["processor_seconds"], "o", markersize=3, color="#0072B2", label="measured")
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True)
+    axes[0].plot(curve["faces"], curve["processor_seconds"], "o", markersize=3, color="#0072B2", label="measured")
     ends = np.array([0, curve["faces"].max()])
-    left.plot(ends, np.polyval(cost, ends), color="#E69F00", label=f"{1 / cost[0]:,.0f} faces a second and core")
-    left.set(xlabel="faces prepared", ylabel="processor seconds", xlim=(0, None), ylim=(0, None))
-    left.legend(frameon=False)
-    right.plot(curve["faces"], curve["memory_mib"], color="#009E73")
-    right.set(xlabel="faces prepared", ylabel="memory of all processes, MiB", xlim=(0, None), ylim=(0, None))
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes[0].plot(ends, np.polyval(cost, ends), color="#E69F00", label=f"{1 / cost[0]:,.0f} faces a second and core")
+    axes[0].legend(frameon=False)
+    axes[1].plot(curve["faces"], curve["memory_mib"], color="#009E73")
+    for one, label in zip(axes, ("processor seconds", "memory of all processes, MiB")):
+        one.set(xlabel="faces prepared", ylabel=label, xlim=(0, None), ylim=(0, None))
+        one.spines[["top", "right"]].set_visible(False)
+        one.xaxis.set_major_formatter("{x:,.0f}")
+        one.yaxis.set_major_formatter("{x:,.0f}")
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
 
@@ -172,19 +172,15 @@ def measure(place: Path, options: argparse.Namespace) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("wiki", type=Path, help="holds the real wiki.mat")
-    parser.add_argument("--faces", type=int, default=2000)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--folder", type=Path, help="keeps the drawn pictures")
-    parser.add_argument("--csv", type=Path)
-    parser.add_argument("--plot", type=Path)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as thrown_away:
-        table = measure((options.folder or Path(thrown_away)).absolute(), options)
-    print(table.to_string(index=False, header=False))
-    if options.csv:
-        table.to_csv(options.csv, index=False, lineterminator="\n")
+    arguments = parser(__doc__)
+    arguments.add_argument("wiki", type=Path, help="folder of the real wiki.mat")
+    arguments.add_argument("--faces", type=int, default=2000)
+    arguments.add_argument("--workers", type=int, default=os.cpu_count())
+    arguments.add_argument("--folder", type=Path, help="keeps the drawn pictures")
+    arguments.add_argument("--plot", type=Path)
+    options = arguments.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        report(measure((options.folder or Path(temporary)).absolute(), options), options.csv)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,8 @@ def open_camera(source: int | str = 0, timeout: float = TIMEOUT) -> Iterator[Ite
         got = f"an address that begins with {scheme}://" if separator else repr(text)
         schemes = ", ".join(f"{name}://" for name in SCHEMES)
         raise ValueError(
-            f"a camera is a number such as 0, a device such as /dev/video0, or an address that begins with {schemes}; got {got}"
+            "a camera is a number such as 0, a device such as /dev/video0, or an address that begins with "
+            f"{schemes}; got {got}"
         )
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's messages would contain the password

@@ -218,8 +218,8 @@ def application(predictor: Predictor) -> fastapi.FastAPI:
 
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # fonts of the reader's machine
     return gr.mount_gradio_app(
-        app, page(predictor), path="/", footer_links=[], run_history=False, max_file_size=MAX_MEGABYTES * 2**20, ssr_mode=False,
-        enable_monitoring=False, show_error=False, theme=gr.themes.Default(**fonts), css=STYLE,
+        app, page(predictor), path="/", footer_links=[], run_history=False, max_file_size=MAX_MEGABYTES * 2**20,
+        ssr_mode=False, enable_monitoring=False, show_error=False, theme=gr.themes.Default(**fonts), css=STYLE,
     )  # fmt: skip
 
 

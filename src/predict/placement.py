@@ -6,13 +6,14 @@ This module knows rectangles only. A box is (left, top, right, bottom) in pixels
 from collections.abc import Sequence
 from enum import IntEnum
 from itertools import product
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]  # width, height
-_Boxes = npt.NDArray[np.int64]  # (n, 4)
+_Boxes: TypeAlias = npt.NDArray[np.int64]  # (n, 4)
 
 GAP = 2  # pixels between labels
 ATTEMPTS = 6  # orders in which `place_all` places the labels
@@ -71,7 +72,7 @@ def place(
 
 
 def _near(box: Box, extent: Size) -> npt.NDArray[np.int64]:
-    """Upper left corners of candidates at a face, best first: above and below it, at its sides, over the corners of its box."""
+    """Upper left corners of candidates at a face, best first: above, below, at the sides, over the corners of its box."""
     left, top, right, bottom = box
     width, height = extent
 

@@ -6,7 +6,7 @@ from one detection to the next. dlib's face descriptor tells people apart who cr
 
 import functools
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import dlib
 import numpy as np
@@ -27,7 +27,7 @@ MAX_MISSED = 3  # missed detections in a row that end the tracking
 DESCRIPTOR_INTERVAL = 5  # detections from one stored descriptor to the next
 MIN_DETECTIONS = 2  # a track needs this many; a pattern that resembles a face is rarely detected twice
 RECOGNITION_FILE = "dlib_face_recognition_resnet_model_v1.dat"
-_Descriptor = npt.NDArray[np.float64]  # (128,)
+_Descriptor: TypeAlias = npt.NDArray[np.float64]  # (128,)
 
 
 @dataclass(eq=False)

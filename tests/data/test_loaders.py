@@ -6,9 +6,8 @@ from datetime import date
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.io import loadmat, savemat
+from scipy.io import savemat
 
-from benchmarks import cleaning
 from src import config, data
 from src.data import adience, allagefaces, fairface, imdb_wiki, matlab, utkface
 from src.data.table import BOX_COLUMNS, SPLITS, TABLE_COLUMNS, check_table, split, split_key, split_rejects, task_labels
@@ -549,19 +548,6 @@ def test_imdb_wiki_links_and_long_names(tmp_path):
     loaded = imdb_wiki.load(folder)
     assert loaded.table["path"].tolist() == names[:3]
     assert set(loaded.ledger["reason"]) == {"image missing"} and len(loaded.ledger) == 3
-
-
-def test_imdb_wiki_gives_what_a_plain_loop_gives(tmp_path):
-    """On a made imdb.mat with the dates and scores of the real wiki.mat, beside that."""
-    wiki = real("imdb_wiki/wiki.mat")
-    cleaning.make_imdb(tmp_path / "imdb.mat", wiki, 30_000)
-    (tmp_path / "wiki.mat").symlink_to(wiki)
-    loaded = imdb_wiki.load(tmp_path, check_images=False)
-    contents = {part: loadmat(tmp_path / f"{part}.mat") for part in imdb_wiki.PARTS}
-    table, ledger = cleaning.by_record(cleaning.from_structs(contents))
-    pd.testing.assert_frame_equal(loaded.table, table)
-    pd.testing.assert_frame_equal(loaded.ledger.astype(object), ledger.astype(object))
-    assert len(table) + len(ledger) == 30_000 + 62_328
 
 
 def test_imdb_wiki_boxes(tmp_path):
