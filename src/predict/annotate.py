@@ -5,6 +5,7 @@
 
 import functools
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,9 +69,7 @@ def annotate(photo: npt.NDArray[np.uint8], rows: pd.DataFrame, legend: bool = Tr
         pen.rectangle((left, top, right - 1, bottom - 1), outline=_colour(number), width=width)
     for text in plan.numbers:
         _connect(pen, text, plan.boxes[text.number])
-    for text in plan.labels:
-        _write(pen, text, _colour(text.number))
-    for text in plan.numbers:
+    for text in plan.labels + plan.numbers:
         _write(pen, text, _colour(text.number))
     for text in plan.legend:
         left, top, right, bottom = text.box
@@ -82,18 +81,15 @@ def annotate(photo: npt.NDArray[np.uint8], rows: pd.DataFrame, legend: bool = Tr
 
 
 def layout(size: Size, rows: pd.DataFrame, legend: bool = True) -> Layout:
-    """Decides where boxes, labels, numbers and the legend go.
+    """Decides where boxes, labels, numbers and the legend go in a photo of a size (width, height).
 
     Labels lie inside the photo, beside their face, and cover no face and no other label. If that is not possible for all
     faces, numbers replace all labels (with `legend`) or the labels without room (without it). A number lies beside its face
     or on a corner of its box, else at the place nearby where it covers least.
 
-    Args:
-        size: Width and height of the photo in pixels.
-        rows: Columns left, top, right, bottom (pixels; NA: no box), gender, age_group, age_years (NA: unknown) and, if
-            known, status, face, person (of a video), age_interval_low, age_interval_high, gender_unsure, age_unsure.
-            `person`, else `face`, gives the number and the colour.
-        legend: See `annotate`.
+    The rows have the columns left, top, right, bottom (pixels; NA: no box), gender, age_group, age_years (NA: unknown) and,
+    if known, status, face, person (of a video), age_interval_low, age_interval_high, gender_unsure, age_unsure. `person`,
+    else `face`, gives the number and the colour.
     """
     lines: dict[int, str] = {}
     boxes: dict[int, Box] = {}
@@ -112,11 +108,10 @@ def layout(size: Size, rows: pd.DataFrame, legend: bool = True) -> Layout:
             return Layout(size, boxes, _texts(lines, some, places), [], [])
     if legend:
         canvas, entries = min((_legend(lines, size, smallest, below) for below in (True, False)), key=lambda one: max(one[0]))
-        numbered = list(boxes) if len(lines) > 1 else []
-        return Layout(canvas, boxes, [], _numbers(numbered, boxes, size, canvas, []), entries)
+        return Layout(canvas, boxes, [], _numbers(boxes if len(lines) > 1 else {}, boxes, size, canvas, []), entries)
     missing = {number: extents[number] for number in boxes if number not in places}
     places |= place(missing, boxes, size, list(places.values()), Cover.OWN_CORNER)
-    numbers = _numbers([number for number in boxes if number not in places], boxes, size, size, list(places.values()))
+    numbers = _numbers(boxes.keys() - places.keys(), boxes, size, size, list(places.values()))
     return Layout(size, boxes, _texts(lines, fonts, places), numbers, [])
 
 
@@ -124,13 +119,13 @@ def _texts(lines: dict[int, str], fonts: dict[int, int], places: dict[int, Box])
     return [Text(number, lines[number], fonts[number], box) for number, box in places.items()]
 
 
-def _numbers(chosen: list[int], boxes: dict[int, Box], size: Size, canvas: Size, labels: list[Box]) -> list[Text]:
+def _numbers(chosen: Iterable[int], boxes: dict[int, Box], size: Size, canvas: Size, labels: list[Box]) -> list[Text]:
     """Numbers for the chosen faces, large enough to be read when the canvas is scaled down to a page."""
     smallest = max(9, max(canvas) / 80)
-    fonts = {number: int(np.clip((boxes[number][2] - boxes[number][0]) / 4, smallest, 1.6 * smallest)) for number in chosen}
-    extents = {number: _extent(str(number), fonts[number]) for number in chosen}
-    places = place(extents, boxes, size, labels, Cover.ANYTHING)
-    return _texts({number: str(number) for number in chosen}, fonts, places)
+    fonts = {one: int(np.clip((boxes[one][2] - boxes[one][0]) / 4, smallest, 1.6 * smallest)) for one in sorted(chosen)}
+    texts = {number: str(number) for number in fonts}
+    extents = {number: _extent(text, fonts[number]) for number, text in texts.items()}
+    return _texts(texts, fonts, place(extents, boxes, size, labels, Cover.ANYTHING))
 
 
 def _legend(lines: dict[int, str], size: Size, font_size: int, below: bool) -> tuple[Size, list[Text]]:
@@ -158,25 +153,17 @@ def _legend(lines: dict[int, str], size: Size, font_size: int, below: bool) -> t
 
 def _line(row: dict) -> str:
     """One row's prediction as a line of text."""
-    prefix = {"no_face": "no face found", "whole_photo": "whole photo: ", "unreadable": "unreadable"}.get(
-        row.get("status"), ""
-    )
+    prefix = {"no_face": "no face found", "whole_photo": "whole photo: "}.get(row.get("status", ""), "")
     if "person" in row:
         prefix += f"person {row['person']}: "
-    parts = []
-    if pd.notna(row["gender"]):
-        parts.append(row["gender"] + _question_mark(row, "gender"))
-    low, high = row.get("age_interval_low", pd.NA), row.get("age_interval_high", pd.NA)
-    if pd.notna(row["age_years"]) and pd.notna(low):
-        parts.append(f"{row['age_years']:.0f}{_question_mark(row, 'age')} ({low:.0f}–{high:.0f})")
+    unsure = {task: "?" if row.get(f"{task}_unsure") is True else "" for task in ("gender", "age")}
+    parts = [] if pd.isna(row["gender"]) else [row["gender"] + unsure["gender"]]
+    if pd.notna(row["age_years"]) and pd.notna(row.get("age_interval_low")):
+        low, high = row["age_interval_low"], row["age_interval_high"]
+        parts.append(f"{row['age_years']:.0f}{unsure['age']} ({low:.0f}–{high:.0f})")
     elif pd.notna(row["age_group"]):
-        parts.append(row["age_group"] + _question_mark(row, "age"))
+        parts.append(row["age_group"] + unsure["age"])
     return (prefix + ", ".join(parts)).rstrip(": ") or "face"
-
-
-def _question_mark(row: dict, task: str) -> str:
-    unsure = row.get(f"{task}_unsure", pd.NA)
-    return "?" if pd.notna(unsure) and unsure else ""
 
 
 def _clip(box: list[float], size: Size) -> Box:
@@ -211,10 +198,9 @@ def _extent(text: str, font_size: int) -> Size:
 
 def _write(pen: ImageDraw.ImageDraw, text: Text, background: str) -> None:
     left, top, right, bottom = text.box
-    font_size, baseline = text.font_size, 0.94 if text.text.isdecimal() else 1.02
+    baseline = top + round((0.94 if text.text.isdecimal() else 1.02) * text.font_size)
     pen.rectangle((left, top, right - 1, bottom - 1), background)
-    middle, height = (left + right) / 2, round(baseline * font_size)
-    pen.text((middle, top + height), text.text, "black", _font(text.text, font_size), anchor="ms")
+    pen.text(((left + right) / 2, baseline), text.text, "black", _font(text.text, text.font_size), anchor="ms")
 
 
 def _font(text: str, font_size: int) -> ImageFont.FreeTypeFont:

@@ -6,11 +6,13 @@ machine, open the page of `make demo` there through an SSH tunnel.
 
 import contextlib
 import os
+import queue
 import threading
 import time
 from collections.abc import Generator, Iterator
 
 import cv2
+import pandas as pd
 from PIL import Image
 
 from src.data.table import BOX_COLUMNS
@@ -49,30 +51,29 @@ def open_camera(source: int | str = 0, timeout: float = TIMEOUT) -> Iterator[Ite
     scheme, separator, rest = text.partition("://")
     network = bool(separator) and scheme.lower() in SCHEMES
     if not (network or text.isdecimal() or text.startswith("/dev/")):
-        got = f"an address that begins with {scheme}://" if separator else repr(text)
+        got = f"an address that begins with {scheme}://" if separator else repr(text)  # the rest may contain a password
         schemes = ", ".join(f"{name}://" for name in SCHEMES)
         raise ValueError(
-            "a camera is a number such as 0, a device such as /dev/video0, or an address that begins with "
-            f"{schemes}; got {got}"
+            f"a camera is a number such as 0, a device such as /dev/video0, or an address ({schemes}); got {got}"
         )
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's messages would contain the password
     if network:
+        host = rest.rpartition("@")[2].replace("?", "/").replace("#", "/").partition("/")[0]  # a password may contain these
+        name, reason = (
+            f"at {scheme.lower()}://{host}",
+            f"no stream within {timeout:g} seconds; check address, user and password",
+        )
         limit = round(1000 * timeout)
-        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
-        camera = cv2.VideoCapture(f"{scheme.lower()}://{rest}", cv2.CAP_FFMPEG, limits)
+        options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
+        camera = cv2.VideoCapture(f"{scheme.lower()}://{rest}", cv2.CAP_FFMPEG, options)
     else:
+        name, reason = text, "there is no such camera, or another program is using it"
         camera = cv2.VideoCapture(int(text) if text.isdecimal() else text)
     try:
         received, first = camera.read() if camera.isOpened() else (False, None)
         if not received:
-            if network:  # The message names the host only: passwords also occur in paths and queries.
-                host = rest.rpartition("@")[2].replace("?", "/").replace("#", "/").partition("/")[0]
-                text = f"at {scheme.lower()}://{host}"
-                reason = f"no stream within {timeout:g} seconds; check the address, the user and the password"
-            else:
-                reason = "there is no such camera, or another program is using it"
-            raise NoCamera(f"camera {text} gives no picture: {reason}")
+            raise NoCamera(f"camera {name} gives no picture: {reason}")
         with contextlib.closing(_newest(camera, first)) as frames:
             yield frames
     finally:
@@ -81,30 +82,25 @@ def open_camera(source: int | str = 0, timeout: float = TIMEOUT) -> Iterator[Ite
 
 def _newest(camera: cv2.VideoCapture, first: Photo) -> Generator[Photo, None, None]:
     """The newest frame at each request. A thread reads all frames, since a camera delivers them in order."""
-    changed, newest, ended = threading.Condition(), [first], threading.Event()
+    newest: queue.Queue[Photo | None] = queue.Queue(1)
+    newest.put(first)
+    stopped = threading.Event()
 
     def read() -> None:
-        while not ended.is_set():
+        received = True
+        while received and not stopped.is_set():
             received, frame = camera.read()
-            with changed:
-                if received:
-                    newest[:] = [frame]
-                else:
-                    ended.set()
-                changed.notify()
+            with contextlib.suppress(queue.Empty):
+                newest.get_nowait()  # the frame that nobody requested
+            newest.put(frame if received else None)
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     try:
-        while True:
-            with changed:
-                changed.wait_for(lambda: newest or ended.is_set())
-                if not newest:
-                    return
-                frame = newest.pop()
+        while (frame := newest.get()) is not None:
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
     finally:
-        ended.set()
+        stopped.set()
         reader.join()  # the camera must not be released during a read
 
 
@@ -114,18 +110,12 @@ def annotate_frames(frames: Iterator[Photo], predictor: Predictor) -> Iterator[P
     for frame in frames:
         add_probabilities(tracker.update(frame), frame, predictor.models)
         tracks = [track for track in tracker.in_sight if track.detections >= MIN_DETECTIONS]
-        rows = predictions_of(tracks, predictor.models).assign(person=[track.number for track in tracks])
-        for i, side in enumerate(BOX_COLUMNS):
-            rows[side] = [track.box[i] for track in tracks]
-        yield annotate(frame, rows, legend=False)
+        boxes = pd.DataFrame([track.box for track in tracks], columns=BOX_COLUMNS).assign(person=[t.number for t in tracks])
+        yield annotate(frame, predictions_of(tracks, predictor.models).join(boxes), legend=False)
 
 
 def show(frames: Iterator[Photo], predictor: Predictor) -> None:
-    """Shows the view in a window until it is closed or Escape is pressed.
-
-    Raises:
-        NoCamera: No window can be opened.
-    """
+    """Shows the view in a window until it is closed or Escape is pressed. Raises NoCamera if no window can be opened."""
     try:
         import tkinter
 
@@ -135,21 +125,14 @@ def show(frames: Iterator[Photo], predictor: Predictor) -> None:
     except Exception as error:  # ImportError, or tkinter.TclError, which exists only together with tkinter
         raise NoCamera(f"no window can be opened: {error}") from error
     window.title("Age and gender")
-    label, views = tkinter.Label(window), annotate_frames(frames, predictor)
-    label.pack()
     window.bind("<Escape>", lambda _: window.destroy())
-
-    def step() -> None:
-        view = next(views, None)
-        if view is None:
-            window.destroy()
-            return
-        label.image = ImageTk.PhotoImage(Image.fromarray(view))  # type: ignore[attr-defined]  # Tk keeps no reference itself
-        label.configure(image=label.image)  # type: ignore[attr-defined]
-        window.after(1, step)
-
-    step()
-    window.mainloop()
+    label = tkinter.Label(window)
+    label.pack()
+    with contextlib.suppress(tkinter.TclError):  # the window is closed
+        for view in annotate_frames(frames, predictor):
+            picture = ImageTk.PhotoImage(Image.fromarray(view))
+            label.configure(image=picture)
+            window.update()
 
 
 def in_notebook(frames: Iterator[Photo], predictor: Predictor, seconds: float = 30) -> None:

@@ -55,53 +55,46 @@ POLICY = (  # the browser loads nothing from other machines
 STYLE = """
 .gradio-container {max-width: 900px !important; margin: 0 auto}
 .answer {width: 0; min-width: 100%; overflow-x: auto}
-.answer img {max-width: 100%; height: auto; border-radius: 6px}
-.answer table {border: none; border-collapse: collapse; margin-top: 10px}
-.answer td, .answer th {padding: 4px 8px; text-align: left; border: none; border-bottom: 1px solid #ccc}
+.answer img {max-width: 100%; height: auto}
+.answer td, .answer th {padding: 4px 8px; text-align: left}
 footer {display: none !important}
 """
 
 
 class _Uploads:
-    """Deletes each uploaded file after its last use.
-
-    Gradio stores equal uploads as one file, so this class counts the requests for each file. It deletes nothing during an
-    upload, which may be of the same content.
-    """
+    """Deletes each upload after its last use. Gradio stores equal uploads as one file, so requests are counted by path."""
 
     def __init__(self):
         self._lock, self._incoming, self._requests = threading.Lock(), 0, Counter()
 
     @contextlib.contextmanager
     def receive(self) -> Iterator[list[str]]:
-        """Surrounds an upload; the caller adds the paths of the stored files to the list."""
+        """Surrounds an upload, during which nothing is deleted. The caller adds the paths of the files to the list."""
         with self._lock:
             self._incoming += 1
         paths: list[str] = []
         try:
             yield paths
         finally:
-            with self._lock:
-                self._incoming -= 1
-                self._requests.update(paths)
-                self._delete_unused()
+            self._update(-1, dict.fromkeys(paths, 1))
 
     @contextlib.contextmanager
     def use(self, path: str) -> Iterator[None]:
-        """Surrounds the processing of an uploaded file."""
+        """Surrounds the processing of an upload."""
         try:
             yield
         finally:
-            with self._lock:
-                self._requests[path] = max(0, self._requests[path] - 1)
-                self._delete_unused()
+            self._update(0, {path: -1})
 
-    def _delete_unused(self) -> None:
-        for path in [path for path, count in self._requests.items() if not count and not self._incoming]:
-            del self._requests[path]
-            with contextlib.suppress(OSError):
-                Path(path).unlink()
-                Path(path).parent.rmdir()
+    def _update(self, incoming: int, requests: dict[str, int]) -> None:
+        with self._lock:
+            self._incoming += incoming
+            self._requests.update(requests)
+            for path in [path for path, count in self._requests.items() if count <= 0 and not self._incoming]:
+                del self._requests[path]
+                with contextlib.suppress(OSError):
+                    Path(path).unlink()
+                    Path(path).parent.rmdir()
 
 
 _uploads = _Uploads()
@@ -109,7 +102,7 @@ _models_lock = threading.Lock()  # the detector and the models process one reque
 
 
 def answer_photo(upload: str | None, predictor: Predictor) -> str:
-    """Predicts for an uploaded photo, deletes it, and returns HTML."""
+    """Predicts for an uploaded photo and deletes it. Returns HTML."""
     if not upload:
         return ""
     with _uploads.use(upload), _models_lock:
@@ -118,32 +111,30 @@ def answer_photo(upload: str | None, predictor: Predictor) -> str:
         except UnreadablePhoto as error:
             return _paragraph(f"This file could not be read: {error}.")
         table = predictor.predict(photo, progress=False)
+    text = f"{len(table)} {'face was' if len(table) == 1 else 'faces were'} found."
     if (table["status"] == "no_face").all():
         text = "No face was found. A larger, frontal and well lit face is easier to find."
-    else:
-        text = "1 face was found." if len(table) == 1 else f"{len(table)} faces were found."
     return f'<div class="answer">{_paragraph(text)}{_image(annotate(photo, table))}{_table(table)}</div>'
 
 
 def answer_video(upload: str | None, predictor: Predictor) -> tuple[str | None, str]:
-    """Predicts for an uploaded video, deletes it, and returns the path of the annotated copy and HTML."""
+    """Predicts for an uploaded video and deletes it. Returns the path of the annotated copy and HTML."""
     if not upload:
         return None, ""
     with _uploads.use(upload), _models_lock:
         try:
             with video.open_video(upload) as (properties, _):
-                if properties["duration"] > MAX_SECONDS:
-                    length = f"{properties['duration']:.1f}"
-                    return None, _paragraph(f"A video may last up to {MAX_SECONDS} seconds; this one lasts {length}.")
-            tracked = video.track_people(upload, predictor, False, MAX_SECONDS)  # some videos do not state their length
+                if (duration := properties["duration"]) > MAX_SECONDS:
+                    text = f"A video may last up to {MAX_SECONDS} seconds; this one lasts {duration:.1f}."
+                    return None, _paragraph(text)
+            # The limit is given again, since some videos do not state their duration.
+            people = video.track_people(upload, predictor, progress=False, seconds=MAX_SECONDS)
             target = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"]), "annotated.mp4")
-            video.annotate_video(upload, tracked.frames, target, False, MAX_SECONDS)
+            video.annotate_video(upload, people.frames, target, progress=False, seconds=MAX_SECONDS)
         except video.UnreadableVideo:
             return None, _paragraph("This file could not be read: it is damaged or not a video in a supported format.")
-    text = tracked.summary.capitalize() + ("; predictions are means over all detections." if len(tracked.people) else ".")
-    return str(
-        target
-    ), f'<div class="answer">{_paragraph(text)}{_table(tracked.people.assign(face=tracked.people["person"]))}</div>'
+    table = people.people.rename(columns={"person": "face"})
+    return str(target), f'<div class="answer">{_paragraph(people.summary.capitalize() + ".")}{_table(table)}</div>'
 
 
 def _paragraph(text: str) -> str:
@@ -160,20 +151,20 @@ def _image(pixels: np.ndarray) -> str:
 
 def _table(table: pd.DataFrame) -> str:
     """The predictions and their uncertainty, one row per face."""
-    rows = [
-        {
-            "": row["face"],
-            "gender": f"{row['gender']} ({max(row['p_male'], 1 - row['p_male']):.0%})",
-            "age group": f"{row['age_group']} ({row['age_group_probability']:.0%})",
-            "years": f"{row['age_years']:.0f}",
-            "90% interval": ""
-            if pd.isna(row["age_interval_low"])
-            else f"{row['age_interval_low']}–{row['age_interval_high']}",
-            "uncertainty": "" if pd.isna(row["message"]) else row["message"],
-        }
-        for row in table[table["face"].notna()].to_dict("records")
-    ]
-    return pd.DataFrame(rows).to_html(index=False, border=0) if rows else ""
+    table = table[table["face"].notna()]
+    if table.empty:
+        return ""
+    certainty = np.maximum(table["p_male"], 1 - table["p_male"])
+    interval = table["age_interval_low"].astype("string") + "–" + table["age_interval_high"].astype("string")
+    columns = {
+        "": table["face"],
+        "gender": table["gender"] + certainty.map(" ({:.0%})".format),
+        "age group": table["age_group"] + table["age_group_probability"].map(" ({:.0%})".format),
+        "years": table["age_years"].map("{:.0f}".format),
+        "90% interval": interval.fillna(""),
+        "uncertainty": table["message"].fillna(""),
+    }
+    return pd.DataFrame(columns).to_html(index=False, border=0)
 
 
 def page(predictor: Predictor) -> gr.Blocks:

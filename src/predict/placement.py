@@ -44,27 +44,20 @@ def place_all(extents: dict[int, Size], boxes: dict[int, Box], size: Size) -> di
 def place(
     extents: dict[int, Size], boxes: dict[int, Box], size: Size, taken: Sequence[Box] = (), cover: Cover = Cover.NOTHING
 ) -> dict[int, Box]:
-    """Places labels one after the other, each at the best candidate inside the photo.
+    """Places labels one after the other, each at the best candidate inside the photo; gives those that cover no more than `cover`.
 
-    Args:
-        extents: Width and height of each label, by the number of its face.
-        boxes: The faces, inside the photo. A label without a box goes to the photo's upper left corner.
-        size: Width and height of the photo.
-        taken: Places of other labels.
-        cover: What a label may cover if there is no free candidate beside its face.
-
-    Returns:
-        The place of each label, without the labels that would cover too much.
+    The extents and the boxes of the faces have the numbers of the faces as keys. A label without a box goes to the photo's
+    upper left corner. `taken` are the places of other labels.
     """
     placed: dict[int, Box] = {}
     for number, extent in extents.items():
-        box, others = boxes.get(number), [other for key, other in boxes.items() if key != number]
+        box, others = boxes.get(number, (0, 0, 0, 0)), [other for key, other in boxes.items() if key != number]
         labels = [_widen(label, GAP) for label in (*taken, *placed.values())]
-        candidates = _inside(_near(box, extent) if box else np.zeros((1, 2), int), extent, size)
-        cost = _cost(candidates, box or (0, 0, 0, 0), others, labels)
+        candidates = _inside(_near(box, extent) if number in boxes else np.zeros((1, 2), int), extent, size)
+        cost = _cost(candidates, box, others, labels)
         if cover == Cover.ANYTHING and not (cost < Cover.OWN_CORNER).any():
             candidates = np.concatenate([candidates, _inside(_grid(extent, size), extent, size, keep=True)])
-            cost = _cost(candidates, box or (0, 0, 0, 0), others, labels)
+            cost = _cost(candidates, box, others, labels)
         if len(cost) and cost.min() < cover:
             left, top, right, bottom = candidates[np.argmin(cost)].tolist()
             placed[number] = left, top, right, bottom

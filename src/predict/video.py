@@ -59,7 +59,7 @@ class TrackedVideo(NamedTuple):
 
 
 class VideoResult(NamedTuple):
-    """The files that `process_video` wrote, with the annotated copy first, and `TrackedVideo.summary`."""
+    """What `process_video` wrote, the annotated copy first, and the number of people in words."""
 
     files: list[Path]
     summary: str
@@ -67,11 +67,7 @@ class VideoResult(NamedTuple):
 
 @contextlib.contextmanager
 def open_video(path: str | Path, seconds: float | None = None) -> Iterator[tuple[dict, Iterator[Photo]]]:
-    """Opens a video for reading.
-
-    Args:
-        path: The video file.
-        seconds: The longest part that is read; None for the whole video.
+    """Opens a video, of which at most so many seconds are read.
 
     Yields:
         The properties of the video (size, fps, duration), and its frames: uint8 (height, width, 3), RGB, upright, at a
@@ -179,14 +175,7 @@ def annotate_video(
 
 
 def write_video(frames: Iterable[Photo], size: tuple[int, int], fps: float, target: Path) -> None:
-    """Writes H.264 in MP4, which every browser plays.
-
-    Args:
-        frames: uint8 (height, width, 3), RGB.
-        size: Width and height, both even.
-        fps: Frames a second.
-        target: The file to write.
-    """
+    """Writes frames, uint8 (height, width, 3), RGB, as H.264 in MP4, which browsers play. Width and height must be even."""
     with atomic_write(target) as new:
         writer = imageio_ffmpeg.write_frames(
             str(new.absolute()), size, fps=fps, codec="libx264", quality=None, macro_block_size=2,
