@@ -124,17 +124,16 @@ def answer_video(upload: str | None, predictor: Predictor) -> tuple[str | None, 
     with _uploads.use(upload), _models_lock:
         try:
             with video.open_video(upload) as (properties, _):
-                if (duration := properties["duration"]) > MAX_SECONDS:
-                    text = f"A video may last up to {MAX_SECONDS} seconds; this one lasts {duration:.1f}."
-                    return None, _paragraph(text)
+                if properties["duration"] > MAX_SECONDS:
+                    return None, _paragraph(f"This video is too long: it may last up to {MAX_SECONDS} seconds.")
             # The limit is given again, since some videos do not state their duration.
-            people = video.track_people(upload, predictor, progress=False, seconds=MAX_SECONDS)
+            tracked = video.track_people(upload, predictor, progress=False, seconds=MAX_SECONDS)
             target = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"]), "annotated.mp4")
-            video.annotate_video(upload, people.frames, target, progress=False, seconds=MAX_SECONDS)
+            video.annotate_video(upload, tracked.frames, target, progress=False, seconds=MAX_SECONDS)
         except video.UnreadableVideo:
             return None, _paragraph("This file could not be read: it is damaged or not a video in a supported format.")
-    table = people.people.rename(columns={"person": "face"})
-    return str(target), f'<div class="answer">{_paragraph(people.summary.capitalize() + ".")}{_table(table)}</div>'
+    table = tracked.people.rename(columns={"person": "face"})
+    return str(target), f'<div class="answer">{_paragraph(tracked.summary.capitalize() + ".")}{_table(table)}</div>'
 
 
 def _paragraph(text: str) -> str:

@@ -44,10 +44,10 @@ def place_all(extents: dict[int, Size], boxes: dict[int, Box], size: Size) -> di
 def place(
     extents: dict[int, Size], boxes: dict[int, Box], size: Size, taken: Sequence[Box] = (), cover: Cover = Cover.NOTHING
 ) -> dict[int, Box]:
-    """Places labels one after the other, each at the best candidate inside the photo; gives those that cover no more than `cover`.
+    """Places labels one after the other, each at the best candidate in the photo, if that covers no more than `cover`.
 
-    The extents and the boxes of the faces have the numbers of the faces as keys. A label without a box goes to the photo's
-    upper left corner. `taken` are the places of other labels.
+    Extents and boxes are by the number of the face. A label without a box goes to the photo's upper left corner. `taken` are
+    the places of other labels.
     """
     placed: dict[int, Box] = {}
     for number, extent in extents.items():

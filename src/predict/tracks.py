@@ -60,12 +60,7 @@ class Track:
 
 
 class MultiTracker:
-    """Tracks all people of a video. `update` takes the next frame, `finish` returns the tracks.
-
-    Args:
-        detector: Name of the face detector; see `detect.detect`.
-        fps: Frames a second.
-    """
+    """Tracks all people of a video. `detector` is one of `detect.DETECTORS`; `fps` are frames a second."""
 
     def __init__(self, detector: str, fps: float = 25):
         self.detector = detector
@@ -113,8 +108,8 @@ class MultiTracker:
                 hidden = any(intersection_over_union(track.box, faces[j].box) > CROSSING_IOU for j in matches.values())
                 if hidden or track.missed >= MAX_MISSED:
                     self._end(track)
-        detected = [(self._merge_with_earlier(tracks[i], frame, faces[j]), faces[j]) for i, j in matches.items()]
-        detected += [(self._reidentify(frame, face), face) for j, face in enumerate(faces) if j not in matches.values()]
+        detected = [(self._identify(tracks[i], frame, faces[j]), faces[j]) for i, j in matches.items()]
+        detected += [(self._identify(None, frame, face), face) for j, face in enumerate(faces) if j not in matches.values()]
         for track, face in detected:
             track.tracker = dlib.correlation_tracker()
             track.tracker.start_track(frame, dlib.drectangle(*face.box))
@@ -140,40 +135,35 @@ class MultiTracker:
         cost[overlap < MATCH_IOU] = 10
         return {int(i): int(j) for i, j in zip(*linear_sum_assignment(cost)) if overlap[i, j] >= MATCH_IOU}
 
-    def _reidentify(self, frame: Photo, face: Face) -> Track:
-        """The track of a person who was out of sight, or a new track."""
-        found = descriptor(frame, face)
-        track = _most_similar(found, [track for track in self.tracks if not track.tracker])
-        if track is None:
-            track = Track(len(self.tracks) + 1, [found])
-            self.tracks.append(track)
-        return track
+    def _identify(self, track: Track | None, frame: Photo, face: Face) -> Track:
+        """The track of a detected face: the track of the same person who was out of sight, the matched one, or a new one.
 
-    def _merge_with_earlier(self, track: Track, frame: Photo, face: Face) -> Track:
-        """Merges a recent track with an earlier one of the same person, once more of the face is visible than at first."""
-        away = [other for other in self.tracks if not other.tracker and not other.boxes.keys() & track.boxes.keys()]
-        if not away or track.detections >= DESCRIPTOR_INTERVAL:
+        A matched track may turn out to be an earlier person once more of the face is visible than at first; the two are
+        merged.
+        """
+        own = track.boxes.keys() if track else set()
+        away = [other for other in self.tracks if not other.tracker and not other.boxes.keys() & own]
+        if track and (not away or track.detections >= DESCRIPTOR_INTERVAL):
             return track
-        earlier = _most_similar(descriptor(frame, face), away)
-        if earlier is None:
+        found = descriptor(frame, face)
+        earlier = min(away, key=lambda other: other.distance(found), default=None)
+        if earlier is None or earlier.distance(found) >= SAME_PERSON:
+            if track is None:
+                track = Track(len(self.tracks) + 1, [found])
+                self.tracks.append(track)
             return track
-        earlier.boxes.update(track.boxes)
-        earlier.descriptors += track.descriptors
-        earlier.detections += track.detections
-        earlier.add_probabilities(track.probabilities)
-        self.tracks.remove(track)
+        if track:
+            earlier.boxes.update(track.boxes)
+            earlier.descriptors += track.descriptors
+            earlier.detections += track.detections
+            earlier.add_probabilities(track.probabilities)
+            self.tracks.remove(track)
         return earlier
 
     def _end(self, track: Track) -> None:
         """Marks a person as out of sight and drops the boxes after the last detection, which may be wrong."""
         track.tracker, track.missed = None, 0
         track.boxes = {frame: box for frame, box in track.boxes.items() if frame <= track.last_detection}
-
-
-def _most_similar(found: _Descriptor, tracks: list[Track]) -> Track | None:
-    """The track whose person is most similar to a descriptor, if it is the same person."""
-    nearest = min(tracks, key=lambda track: track.distance(found), default=None)
-    return nearest if nearest and nearest.distance(found) < SAME_PERSON else None
 
 
 @functools.cache
@@ -190,5 +180,7 @@ def descriptor(frame: Photo, face: Face) -> _Descriptor:
 
 def _interpolate(boxes: dict[int, Box], step: int) -> dict[int, Box]:
     """Adds the boxes of the frames that the trackers skipped; `step` is 1 or 2."""
-    skipped = {frame - 1: tuple((np.array(boxes[frame - 2]) + box) / 2) for frame, box in boxes.items() if frame - 2 in boxes}
-    return dict(sorted((boxes | skipped).items())) if step == 2 else boxes
+    if step == 1:
+        return boxes
+    between = {i - 1: tuple((np.array(boxes[i - 2]) + box) / 2) for i, box in boxes.items() if i - 2 in boxes}
+    return dict(sorted((boxes | between).items()))
