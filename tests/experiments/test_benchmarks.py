@@ -22,9 +22,10 @@ RECORDS = 2000  # of wiki.mat
 
 def run(name, *arguments):
     """What a benchmark, or a module with a dot in its name, prints; it must end without an error."""
+    module = name if "." in name else f"benchmarks.{name}"
     done = subprocess.run(
-        [sys.executable, "-m", name if "." in name else f"benchmarks.{name}", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True,
-        errors="replace", env=os.environ | {"PYTHONPATH": str(ROOT)},
+        [sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, errors="replace",
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
