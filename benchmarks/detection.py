@@ -11,7 +11,6 @@ several people and counts.csv (photo, clear, partial, note): the numbers of clea
 | groups | group photos: clear faces found, and boxes that cannot be on any face |
 | nobody | false faces in pictures without people: scikit-image's, random crops of them, and drawn backdrops |
 | cost | milliseconds by the size of the photo |
-| choices | the effect of the constants of YuNet's search: each is changed alone |
 
 The group photos have counts but no marked faces: `clear found` is the largest number of clear faces that the boxes can
 contain. Times are processor times of one thread. dlib's network, which is slow, searches a sixth of the pictures.
@@ -19,7 +18,6 @@ contain. Times are processor times of one thread. dlib's network, which is slow,
 
 import contextlib
 import functools
-import unittest.mock
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +30,6 @@ import skimage.data
 
 from benchmarks.common import Clock, Photo, drawn_photos, parser, print_row, random_files, report
 from src.config import SEED
-from src.faces import detect as detection
 from src.faces.detect import DETECTORS, detect
 from src.faces.image_io import UnreadablePhoto, list_photos, read_photo
 from src.sample import scene
@@ -42,8 +39,6 @@ SETS = ("UTKFace", "FairFace", "AllAgeFaces")
 WITH_PEOPLE = ("astronaut", "camera")  # of scikit-image's pictures
 SMALLEST_CROP = 100  # pixels
 SLOW = 6  # the share of the pictures that dlib's network searches: one in so many
-FIRST_SIDES = (480, 800)  # beside the chosen constants of `detect`
-CLEARS = (0.5, 0.7)
 
 
 class Sources(NamedTuple):
@@ -116,8 +111,14 @@ def faces(sources: Sources) -> Iterator[dict]:
 
 
 def groups(sources: Sources) -> Iterator[dict]:
+    """Sums over the group photos. `extra` counts the boxes beyond the number of faces in a photo: false or repeated ones."""
+    photos = group_photos(sources.groups)
+    clear, partial = (np.array([photo[i] for photo in photos]) for i in (1, 2))
     for detector in DETECTORS:
-        yield {"photos": "group photos", "way": detector} | in_groups(sources.groups, detector)
+        boxes, milliseconds = search_all([photo[3] for photo in photos], detector)
+        found, extra = np.minimum(boxes, clear).sum(), np.maximum(0, boxes - clear - partial).sum()
+        row = {"photos": "group photos", "way": detector, "n": len(photos), "clear": int(clear.sum())}
+        yield row | {"clear found": int(found), "boxes": int(boxes.sum()), "extra": int(extra), "cpu ms": milliseconds}
 
 
 def nobody(sources: Sources) -> Iterator[dict]:
@@ -146,29 +147,7 @@ def cost(sources: Sources) -> Iterator[dict]:
             yield {"photos": name, "way": detector, "n": len(times), "size": size, "cpu ms": float(np.median(times))}
 
 
-def choices(sources: Sources) -> Iterator[dict]:
-    if "yunet" not in DETECTORS:
-        return
-    ways: dict[str, dict] = {"as chosen": {}}
-    ways |= {f"FIRST_SIDE {side}": {"FIRST_SIDE": side} for side in FIRST_SIDES}
-    ways |= {f"CLEAR {score}": {"CLEAR": score} for score in CLEARS}
-    ways["no confirmation: weak candidates are left out"] = {"_confirmed": lambda *_: False}
-    ways["no confirmation: weak candidates are taken"] = {"_confirmed": lambda _, one: one.score >= detection.CANDIDATE}
-    ways["no finer searches"] = {"_may_hide_faces": lambda *_: False}
-    for way, changes in ways.items():
-        with unittest.mock.patch.multiple(detection, **changes) if changes else contextlib.nullcontext():
-            row: dict = {"way": way}
-            for name, photos in single_faces(sources.data, sources.n).items():
-                counts, milliseconds = search_all(photos, "yunet")
-                row |= {name: float(np.mean(counts > 0)), f"{name}, cpu ms": milliseconds}
-            group = in_groups(sources.groups, "yunet")
-            row |= {"clear found": group["clear found"], "extra": group["extra"], "group photo, cpu ms": group["cpu ms"]}
-            for name, photos in without_people(sources.n).items():
-                row |= {f"false faces, {name}": int(search_all(photos, "yunet")[0].sum())}
-            yield row
-
-
-PARTS = {"faces": faces, "groups": groups, "nobody": nobody, "cost": cost, "choices": choices}
+PARTS = {"faces": faces, "groups": groups, "nobody": nobody, "cost": cost}
 
 
 def search_all(photos: list[Photo], detector: str) -> tuple[npt.NDArray[np.int64], float]:
@@ -180,22 +159,6 @@ def search_all(photos: list[Photo], detector: str) -> tuple[npt.NDArray[np.int64
 
 def share_of(photos: list[Photo], detector: str) -> list[Photo]:
     return photos[::SLOW] if "cnn" in detector else photos
-
-
-def in_groups(folder: Path | None, detector: str) -> dict:
-    """Sums over the group photos. `extra` counts the boxes beyond the number of faces in a photo: false or repeated ones."""
-    row = dict.fromkeys(("n", "clear", "clear found", "boxes", "extra"), 0) | {"cpu ms": 0.0}
-    photos = group_photos(folder)
-    for _, clear, partial, photo in photos:
-        counts, milliseconds = search_all([photo], detector)
-        boxes = int(counts[0])
-        row["n"] += 1
-        row["clear"] += clear
-        row["clear found"] += min(boxes, clear)
-        row["boxes"] += boxes
-        row["extra"] += max(0, boxes - clear - partial)
-        row["cpu ms"] += milliseconds / len(photos)
-    return row
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def _legend(lines: dict[int, str], size: Size, font_size: int, below: bool) -> t
     margin, pitch = font_size // 2, round(1.7 * font_size)
     chip = max(_extent(str(number), font_size)[0] for number in numbers)
     widths = {number: chip + _extent(line, font_size)[0] for number, line in lines.items()}
-    column_width, height = max(widths.values()) + margin, _extent("1", font_size)[1]
+    column_width, height = max(widths.values()) + margin, _extent("Ag", font_size)[1]
     if below:
         count = max(1, (size[0] - margin) // column_width)
     else:

@@ -141,12 +141,11 @@ def test_detection(data, groups, tmp_path):
     """All its parts in one run."""
     run("detection", data, "--groups", groups, "--n", 6, "--csv", tmp_path / "detection.csv")
     table = pd.read_csv(tmp_path / "detection.csv")
-    assert set(table["part"]) == {"faces", "groups", "nobody", "cost", "choices"}
+    assert set(table["part"]) == {"faces", "groups", "nobody", "cost"}
     found = table[table["part"] == "faces"].set_index(["photos", "way"])["found"]
     assert found["UTKFace", "yunet"] == found["FairFace", "yunet"] == 1
     group = table[(table["part"] == "groups") & (table["way"] == "yunet")].iloc[0]
     assert group["clear"] == group["clear found"] == 2 and group["extra"] == 0
-    assert table.loc[table["way"] == "as chosen", "clear found"].item() == 2
 
 
 def test_funnels(data, tmp_path):
