@@ -41,9 +41,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def report(table: pd.DataFrame | list[dict], csv: Path | None, digits: int = 3) -> None:
+def report(rows: pd.DataFrame | list[dict], csv: Path | None, digits: int = 3) -> None:
     """Prints a table of results and writes it to a CSV file, if one is named."""
-    table = pd.DataFrame(table)
+    table = pd.DataFrame(rows)
     print(table.round(digits).to_string(index=False), flush=True)
     if csv:
         table.to_csv(csv, index=False, float_format=f"%.{digits + 2}f", lineterminator="\n")

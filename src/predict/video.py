@@ -27,6 +27,9 @@ MAX_SIDE = 1920  # pixels; larger frames are scaled down
 MAX_FPS, DEFAULT_FPS = 60, 25  # frames a second: the most that are read, and the rate of a video that does not state one
 # FFmpeg detects the format by the content. The list leaves out playlists, such as HLS, which would make it read other files.
 FORMATS = "mov,matroska,webm,avi,mpeg,mpegts,asf,flv,gif,ogg,mpegvideo"
+PEOPLE_TYPES = {
+    "person": "int64", "first_second": "float64", "last_second": "float64", "frames": "int64", "detections": "int64",
+}  # fmt: skip
 PREDICTION_TYPES = {
     "gender": "string", "p_male": "Float64", "age_group": "string", "age_group_probability": "Float64",
     "age_years": "Float64", "message": "string", "age_interval_low": "Int64", "age_interval_high": "Int64",
@@ -41,10 +44,9 @@ class UnreadableVideo(ValueError):
 class TrackedVideo(NamedTuple):
     """The tables of a video. They have the same columns and types if nobody was tracked.
 
-    Attributes:
-        frames: One row per person and frame: frame (from 0), second, person (from 1), left, top, right, bottom (pixels) and
-            the person's predictions.
-        people: One row per person: person, first_second, last_second, frames and detections (their numbers), predictions.
+    `frames` has one row per person and frame: frame (from 0), second, person (from 1), left, top, right, bottom (pixels) and
+    the person's predictions. `people` has one row per person: person, first_second, last_second, frames and detections (their
+    numbers) and the predictions.
     """
 
     frames: pd.DataFrame
@@ -59,7 +61,7 @@ class TrackedVideo(NamedTuple):
 
 
 class VideoResult(NamedTuple):
-    """What `process_video` wrote, the annotated copy first, and the number of people in words."""
+    """The written files, the annotated copy first, and the number of people in words."""
 
     files: list[Path]
     summary: str
@@ -133,13 +135,8 @@ def track_people(path: str | Path, predictor: Predictor, progress: bool = True, 
         raise UnreadableVideo(f"{path}: the video has no frames")
     tracks = tracker.finish()
     predictions = predictions_of(tracks, predictor.models)
-    people = pd.DataFrame({
-        "person": pd.Series([track.number for track in tracks], dtype="int64"),
-        "first_second": pd.Series([min(track.boxes) / fps for track in tracks], dtype="float64").round(3),
-        "last_second": pd.Series([max(track.boxes) / fps for track in tracks], dtype="float64").round(3),
-        "frames": pd.Series([len(track.boxes) for track in tracks], dtype="int64"),
-        "detections": pd.Series([track.detections for track in tracks], dtype="int64"),
-    })  # fmt: skip
+    spans = [(t.number, min(t.boxes) / fps, max(t.boxes) / fps, len(t.boxes), t.detections) for t in tracks]
+    people = pd.DataFrame(spans, columns=list(PEOPLE_TYPES)).astype(PEOPLE_TYPES).round(3)
     boxes = [(number, track.number, *box) for track in tracks for number, box in track.boxes.items()]
     table = pd.DataFrame(boxes, columns=["frame", "person", *BOX_COLUMNS]).astype(float).round().astype("int64")
     table = table.sort_values(["frame", "person"], ignore_index=True)
@@ -158,9 +155,10 @@ def add_probabilities(detected: list[tuple[Track, Face]], frame: Photo, models: 
 
 def predictions_of(tracks: list[Track], models: Models) -> pd.DataFrame:
     """The predictions for tracks from their mean probabilities, one row each, with the columns of `PREDICTION_TYPES`."""
-    means = {task: np.stack([t.probabilities[task] / t.detections for t in tracks]) for task in models.trained if tracks}
+    if tracks:
+        means = {task: np.stack([t.probabilities[task] / t.detections for t in tracks]) for task in models.trained}
     rows = models.columns(means) if tracks else []
-    return pd.DataFrame(rows, index=range(len(tracks))).reindex(columns=list(PREDICTION_TYPES)).astype(PREDICTION_TYPES)
+    return pd.DataFrame(rows, columns=list(PREDICTION_TYPES)).astype(PREDICTION_TYPES)
 
 
 def annotate_video(
