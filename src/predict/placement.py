@@ -16,7 +16,7 @@ Size = tuple[int, int]  # width, height
 _Boxes: TypeAlias = npt.NDArray[np.int64]  # (n, 4)
 
 GAP = 2  # pixels between labels
-ATTEMPTS = 6  # orders in which `place_all` places the labels
+ATTEMPTS = 3  # orders in which `place_all` places the labels
 OWN_SHARE = 0.1  # the largest share of its own face's box that a label may cover
 
 
