@@ -191,22 +191,20 @@ def _connect(pen: ImageDraw.ImageDraw, number: Text, box: Box) -> None:
 
 @functools.lru_cache(maxsize=4096)
 def _extent(text: str, font_size: int) -> Size:
-    """Width and height of a text with its background in pixels. Numbers need less room: they have no descenders."""
-    horizontal, vertical = (0.4, 1.15) if text.isdecimal() else (0.6, 1.35)
-    return math.ceil(_font(text, font_size).getlength(text) + horizontal * font_size), math.ceil(vertical * font_size)
+    """Width and height of a text with its background in pixels. Numbers are bold and need less room."""
+    bold = text.isdecimal()
+    padding, height = (0.4, 1.15) if bold else (0.6, 1.35)
+    return math.ceil(_font(bold, font_size).getlength(text) + padding * font_size), math.ceil(height * font_size)
 
 
 def _write(pen: ImageDraw.ImageDraw, text: Text, background: str) -> None:
     left, top, right, bottom = text.box
     baseline = top + round((0.94 if text.text.isdecimal() else 1.02) * text.font_size)
     pen.rectangle((left, top, right - 1, bottom - 1), background)
-    pen.text(((left + right) / 2, baseline), text.text, "black", _font(text.text, text.font_size), anchor="ms")
-
-
-def _font(text: str, font_size: int) -> ImageFont.FreeTypeFont:
-    return _load_font("DejaVuSans-Bold.ttf" if text.isdecimal() else "DejaVuSans.ttf", font_size)
+    pen.text(((left + right) / 2, baseline), text.text, "black", _font(text.text.isdecimal(), text.font_size), anchor="ms")
 
 
 @functools.lru_cache(maxsize=64)
-def _load_font(name: str, font_size: int) -> ImageFont.FreeTypeFont:
+def _font(bold: bool, font_size: int) -> ImageFont.FreeTypeFont:
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), font_size)

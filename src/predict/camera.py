@@ -20,7 +20,7 @@ from src.faces.detect import Photo
 from src.predict.annotate import annotate
 from src.predict.predictor import Predictor
 from src.predict.tracks import MIN_DETECTIONS, MultiTracker
-from src.predict.video import add_probabilities, predictions_of
+from src.predict.video import predictions_of, run_models
 
 SCHEMES = ("rtsp", "rtsps", "http", "https")  # of the addresses of network cameras
 TIMEOUT = 10.0  # seconds to connect to a network camera, and to wait for its next frame
@@ -108,7 +108,7 @@ def annotate_frames(frames: Iterator[Photo], predictor: Predictor) -> Iterator[P
     """Draws the predictions on each frame. They are means over all detections so far, so they become stable."""
     tracker = MultiTracker(predictor.detector)
     for frame in frames:
-        add_probabilities(tracker.update(frame), frame, predictor.models)
+        run_models(tracker.update(frame), frame, predictor.models)
         tracks = [track for track in tracker.in_sight if track.detections >= MIN_DETECTIONS]
         boxes = pd.DataFrame([track.box for track in tracks], columns=BOX_COLUMNS).assign(person=[t.number for t in tracks])
         yield annotate(frame, predictions_of(tracks, predictor.models).join(boxes), legend=False)

@@ -130,7 +130,7 @@ def track_people(path: str | Path, predictor: Predictor, progress: bool = True, 
         fps = properties["fps"]
         tracker, total = MultiTracker(predictor.detector, fps), round(properties["duration"] * fps) or None
         for frame in tqdm(frames, total=total, desc="tracking", unit=" frames", disable=not progress):
-            add_probabilities(tracker.update(frame), frame, predictor.models)
+            run_models(tracker.update(frame), frame, predictor.models)
     if frame is None:
         raise UnreadableVideo(f"{path}: the video has no frames")
     tracks = tracker.finish()
@@ -145,7 +145,7 @@ def track_people(path: str | Path, predictor: Predictor, progress: bool = True, 
     return TrackedVideo(table, pd.concat([people, predictions], axis=1))
 
 
-def add_probabilities(detected: list[tuple[Track, Face]], frame: Photo, models: Models) -> None:
+def run_models(detected: list[tuple[Track, Face]], frame: Photo, models: Models) -> None:
     """Runs the models on the faces detected in a frame and adds the probabilities to their tracks."""
     faces = [{task: align_face(frame, face, how) for task, how in models.alignments.items()} for _, face in detected]
     probabilities = models.probabilities(faces)

@@ -119,7 +119,7 @@ def test_probabilities_are_averaged(loaded):
     faces = [face_at(np.random.default_rng(seed).uniform(50, 250, (68, 2))) for seed in (1, 2)]
     first, second, both = (Track(1, [], detections=count) for count in (1, 1, 2))
     for track, face in zip((first, second, both, both), [*faces, *faces]):
-        video.add_probabilities([(track, face)], frame, loaded.models)
+        video.run_models([(track, face)], frame, loaded.models)
     p_male = video.predictions_of([first, second, both], loaded.models)["p_male"]
     assert p_male[2] == pytest.approx(p_male[:2].mean(), abs=1e-4)
 
