@@ -14,7 +14,7 @@ DATA is a folder with UTKFace/ and FairFace/; drawn pictures replace them if it 
 | video | 640x480 with three people, from the file to the annotated file |
 | original | the same photos by the steps of the original pipeline, beside ours |
 
-`wall` is elapsed time, `cpu` processor time. If other programs run at the same time, `cpu` is the better figure. Each part
+`wall` is elapsed time, `cpu` processor time, the better figure if other programs run at the same time. Each part
 runs in a process of its own. Figures for one core use one thread on one core. The steps of the original pipeline: non-local
 means on the photo, dlib's detector at full size, alignment, one `Model.predict` for each face and model.
 """

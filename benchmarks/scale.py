@@ -36,8 +36,8 @@ from src.sample.face_model import GROUPS, FaceSpace
 from src.sample.person import new_person
 
 ALL = 523_051
-KEPT = 0.4  # the least share of records that cleaning leaves: so many more are made
-TOGETHER = 50  # pictures that one task draws
+KEPT = 0.4  # the smallest share of records that cleaning keeps; correspondingly more are made
+PICTURES_PER_TASK = 50
 RUN = """
 import sys
 from pathlib import Path
@@ -49,7 +49,7 @@ prepare(checked(pd.read_pickle(sys.argv[1])), sys.argv[2], cache=Path(sys.argv[3
 
 
 def draw(folder: Path, wiki: Path, count: int) -> pd.DataFrame:
-    """Makes imdb_crop/ with `count` drawn pictures, where they are not there yet; gives their table of faces."""
+    """Draws the missing ones of `count` pictures in imdb_crop/ and returns their table of faces."""
     crops = folder / "imdb_crop"
     crops.mkdir(parents=True, exist_ok=True)
     if not (crops / "imdb.mat").exists():
@@ -58,7 +58,7 @@ def draw(folder: Path, wiki: Path, count: int) -> pd.DataFrame:
     if len(table) < count:
         raise ValueError(f"{folder} was drawn for fewer faces, {len(table):,}; choose another --folder")
     missing = [(i, path) for i, path in enumerate(table["path"]) if not (folder / path).exists()]
-    groups = [missing[i : i + TOGETHER] for i in range(0, len(missing), TOGETHER)]
+    groups = [missing[i : i + PICTURES_PER_TASK] for i in range(0, len(missing), PICTURES_PER_TASK)]
     Parallel(n_jobs=-1)(delayed(_draw)(folder, group) for group in groups)
     return table
 
@@ -78,7 +78,7 @@ def start(table: Path, folder: Path, cache: Path, workers: int) -> subprocess.Po
 
 
 def watch(running: subprocess.Popen, cache: Path, total: int) -> pd.DataFrame:
-    """A row a second until the run ends: seconds, faces, processor seconds, memory in MiB (of the run's processes)."""
+    """One row a second until the run ends: seconds, faces, processor seconds and memory in MiB of all its processes."""
     rows, began, whole = [], time.monotonic(), psutil.Process(running.pid)
     spent = {}
     while running.poll() is None:
@@ -87,7 +87,7 @@ def watch(running: subprocess.Popen, cache: Path, total: int) -> pd.DataFrame:
             for process in [whole, *whole.children(recursive=True)]:
                 memory += process.memory_info().rss
                 spent[process.pid] = sum(process.cpu_times()[:2])
-        except psutil.Error:  # one ended while it was looked at
+        except psutil.Error:  # a process has just ended
             pass
         done = min(total, 64 * len(list(cache.glob("*/chunks/[0-9]*.json"))))
         rows.append((time.monotonic() - began, done, sum(spent.values()), memory / 2**20))
@@ -98,7 +98,7 @@ def watch(running: subprocess.Popen, cache: Path, total: int) -> pd.DataFrame:
 
 
 def through_kills(table: Path, folder: Path, cache: Path, workers: int, parts: int, kills: int = 3) -> list[int]:
-    """Prepares in runs killed once so many parts are done, drawn at random, and a last one that is not; gives the parts."""
+    """Prepares in runs that are killed after a random number of parts, and a last one that is not; returns these numbers."""
     moments = sorted(np.random.default_rng(SEED).choice(np.arange(1, parts), kills, replace=False).tolist())
     for moment in moments:
         running = start(table, folder, cache, workers)
@@ -112,7 +112,7 @@ def through_kills(table: Path, folder: Path, cache: Path, workers: int, parts: i
 
 
 def digest(cache: Path) -> str:
-    """Of all that was prepared: the faces and every record."""
+    """The SHA-256 of the names and contents of all prepared files."""
     total = hashlib.sha256()
     for path in sorted(cache.rglob("*")):
         if path.is_file() and not path.name.startswith("."):
@@ -138,7 +138,7 @@ def plot(curve: pd.DataFrame, cost: np.ndarray, file: Path) -> None:
 
 
 def measure(place: Path, options: argparse.Namespace) -> pd.DataFrame:
-    """What was measured, row by row."""
+    """The table of results."""
     table = draw(place, options.wiki / "wiki.mat", options.faces)
     file, caches = place / "table.pickle", [place / "quiet", place / "killed"]
     table.to_pickle(file)
@@ -147,13 +147,13 @@ def measure(place: Path, options: argparse.Namespace) -> pd.DataFrame:
     curve = watch(start(file, place, caches[0], options.workers), caches[0], len(table))
     moments = through_kills(file, place, caches[1], options.workers, -(-len(table) // 64))
     if digest(caches[0]) != digest(caches[1]):
-        raise RuntimeError("the killed runs ended with other bytes than the quiet one")
+        raise RuntimeError("the result of the killed runs differs from that of the uninterrupted run")
     steady = curve[curve["faces"].between(0.1 * len(table), 0.95 * len(table))]
     steady = steady if len(steady) > 2 else curve
     cost = np.polyfit(steady["faces"], steady["processor_seconds"], 1)
     halves = steady["memory_mib"].iloc[: len(steady) // 2].median(), steady["memory_mib"].iloc[len(steady) // 2 :].median()
     hours = np.polyval(cost, ALL) / 3600
-    wall = (steady["faces"].iloc[-1] - steady["faces"].iloc[0]) / np.ptp(steady["seconds"])
+    wall = np.ptp(steady["faces"]) / np.ptp(steady["seconds"])
     rows = {
         "faces": f"{len(table):,}",
         "workers": f"{options.workers}",

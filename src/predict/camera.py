@@ -60,10 +60,8 @@ def open_camera(source: int | str = 0, timeout: float = TIMEOUT) -> Iterator[Ite
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's messages would contain the password
     if network:
         host = rest.rpartition("@")[2].replace("?", "/").replace("#", "/").partition("/")[0]  # a password may contain these
-        name, reason = (
-            f"at {scheme.lower()}://{host}",
-            f"no stream within {timeout:g} seconds; check address, user and password",
-        )
+        name = f"at {scheme.lower()}://{host}"
+        reason = f"no stream within {timeout:g} seconds; check the address, the user and the password"
         limit = round(1000 * timeout)
         options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
         camera = cv2.VideoCapture(f"{scheme.lower()}://{rest}", cv2.CAP_FFMPEG, options)

@@ -107,6 +107,8 @@ def _cost(candidates: _Boxes, box: Box, others: list[Box], labels: list[Box]) ->
     box_width, box_height = box[2] - box[0], box[3] - box[1]
     large_box = 8 * height <= box_height or (2 * width <= box_width and 2 * height <= box_height)
     cost += Cover.OWN_CORNER * (own > (OWN_SHARE * box_width * box_height if large_box else 0))
+    # A label moves away from its face by up to twelve heights rather than cover another face, and by any distance
+    # rather than cover a label.
     for boxes, weight in ((others, 1.2 * Cover.OWN_CORNER), (labels, 10**6)):
         shares = _overlap(candidates, boxes) / (width * height)
         cost += weight * ((shares > 0) + shares).sum(axis=1)

@@ -1,4 +1,4 @@
-"""Annotated copies: labels cover no face and no label, wherever the faces are; crowds get numbers and a legend."""
+"""Annotated copies: labels cover no face and no other label; crowds get numbers and a legend."""
 
 import numpy as np
 import pandas as pd
@@ -105,7 +105,7 @@ def test_a_frame_of_a_video_keeps_its_size(shape, seed):
 @pytest.mark.parametrize("size", [(600, 800), (800, 600), (1600, 400)])
 @pytest.mark.parametrize("legend", [True, False])
 def test_rows_of_faces(size, legend):
-    """As of a class: three rows of ten, close together."""
+    """Three rows of ten faces close together, as in a photo of a school class."""
     step, height = size[0] // 10, size[1] // 3
     side = min(step - 10, height // 2)
     places = [(step * i + 5, height * row + height // 3) for row in range(3) for i in range(10)]
@@ -208,7 +208,7 @@ def test_labels_grow_with_the_face():
         ({"age_group": pd.NA, "age_years": pd.NA, "age_interval_low": pd.NA, "age_interval_high": pd.NA}, "female"),
         ({"person": 2}, "person 2: female, 25 (18–34)"),
         ({"status": "whole_photo"}, "whole photo: female, 25 (18–34)"),
-        ({"message": "unsure of gender and age"}, "female, 25 (18–34)"),  # it is for people to read
+        ({"message": "unsure of gender and age"}, "female, 25 (18–34)"),  # the message is for people
     ],
 )
 def test_the_line_of_a_face(columns, line):
@@ -235,7 +235,7 @@ def test_only_boxes_and_labels_are_drawn():
     assert changed[200:360, 300].all() and changed[359, 300:460].all() and changed[200, 300:460].all()
     changed[top:bottom, left:right] = changed[200:360, 300:460] = False
     assert not changed.any()
-    assert (drawn[205:355, 305:455] == 128).all(), "the face stays free"
+    assert (drawn[205:355, 305:455] == 128).all(), "nothing is drawn on the face"
 
 
 def test_the_legend_is_drawn_beside_an_unchanged_photo():
@@ -267,7 +267,7 @@ def test_a_number_away_from_its_face_has_a_line_to_it():
     assert all((drawn[y, x] != 128).any() for x, y in points)
 
 
-def test_no_face_found_is_said():
+def test_a_photo_without_a_face_says_so():
     drawn = annotate(grey(640, 480), nothing_found())
     rows, columns = np.where((drawn != 128).any(axis=2))
     assert (rows.min(), columns.min()) == (0, 0) and rows.max() < 60 and columns.max() < 320

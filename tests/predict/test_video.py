@@ -1,7 +1,4 @@
-"""Videos of drawn people who walk, cross, leave and come back: each one track and one steady answer; and bad files.
-
-Streams of network cameras are served by a web server on this machine.
-"""
+"""Videos of drawn people who walk, cross, leave and come back, and unreadable files. A local web server is the network camera."""
 
 import functools
 import http.server
@@ -80,10 +77,10 @@ def test_three_people_are_three_tracks(street, made):
         if max(shared) > 0.4:
             whose.setdefault(row.person, []).append(int(np.argmax(shared)))
     assert sorted(set(whose[person]).pop() for person in whose) == [0, 1, 2], whose
-    assert all(len(set(who)) == 1 for who in whose.values()), "nobody becomes somebody else, crossing or coming back"
+    assert all(len(set(who)) == 1 for who in whose.values()), "nobody becomes another person, when crossing or coming back"
     visible = sum(box is not None for boxes in street[2] for box in boxes)
     assert sum(map(len, whose.values())) > 0.8 * visible
-    assert sum(map(len, whose.values())) > 0.95 * len(frames), "no box where nobody is"
+    assert sum(map(len, whose.values())) > 0.95 * len(frames), "there is no box without a person"
 
 
 def test_each_person_has_one_prediction(made):
@@ -192,7 +189,7 @@ def test_time_is_the_videos_own_at_any_rate(tmp_path, street, rate, seconds):
 
 
 def test_time_is_the_videos_own_where_frames_come_unevenly(tmp_path, street):
-    """As of a phone's or a screen's recording: a second at 30 frames a second, then one frame that stays for three."""
+    """Like a phone's recording: one second at 30 frames a second, then one frame that stays for three."""
     write(tmp_path / "even.mp4", street[1][:31], 30)
     uneven = ["-vf", "setpts='if(gte(N,30),4/TB,N/30/TB)'", "-fps_mode", "vfr", "-enc_time_base", "1/1000"]
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", tmp_path / "even.mp4", *uneven, tmp_path / "uneven.mp4"]
@@ -202,7 +199,7 @@ def test_time_is_the_videos_own_where_frames_come_unevenly(tmp_path, street):
     assert count / facts["fps"] == pytest.approx(4, abs=0.3)
 
 
-def test_what_goes_wrong_elsewhere_is_not_laid_on_the_video(street):
+def test_other_errors_are_not_attributed_to_the_video(street):
     with pytest.raises(OSError, match="No space left"), video.open_video(street[0]) as (_, frames):
         next(frames)
         raise OSError(28, "No space left")
@@ -250,7 +247,7 @@ def test_mistakes_are_told_in_one_sentence(tmp_path, standins, street, capfd):
 
 
 def test_the_cameras_view_settles(street, loaded):
-    """A camera's frames, here those of the film, as they come."""
+    """The frames of the film replace those of a camera."""
     views = list(camera.annotate_frames(iter(street[1][:20]), loaded))
     assert all(view.shape == (480, 640, 3) for view in views)
     drawn = [np.abs(view.astype(int) - frame).max(axis=2) > 40 for view, frame in zip(views, street[1])]
@@ -305,7 +302,7 @@ def test_a_stream_is_read_from_its_address(network_camera, place):
 
 
 def test_of_a_stream_the_newest_picture_is_shown(network_camera):
-    """Whoever takes half a second for a picture sees the one that came meanwhile, not the next in line."""
+    """After half a second, the reader gets the newest picture, not the next one."""
     with camera.open_camera(f"http://{network_camera}/live") as frames:
         next(frames)
         time.sleep(0.5)
