@@ -14,9 +14,9 @@ DATA is a folder with UTKFace/ and FairFace/; drawn pictures replace them if it 
 | video | 640x480 with three people, from the file to the annotated file |
 | original | the same photos by the steps of the original pipeline, beside ours |
 
-`wall` is elapsed time, `cpu` processor time, the better figure if other programs run at the same time. Each part
-runs in a process of its own. Figures for one core use one thread on one core. The steps of the original pipeline: non-local
-means on the photo, dlib's detector at full size, alignment, one `Model.predict` for each face and model.
+`wall` is elapsed time, `cpu` processor time, the better figure if other programs run. Each part runs in a process of its own.
+Figures for one core use one thread. The original pipeline: non-local means on the photo, dlib's detector at full size,
+alignment, one `Model.predict` for each face and model.
 """
 
 import contextlib

@@ -40,18 +40,15 @@ def main() -> None:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     rows: list[dict] = []
     for folder in options.folders:
+        size = load_model(folder).alignment.size
         with tempfile.TemporaryDirectory() as temporary:
-            rows += measure(folder.name, load_ways(folder, Path(temporary) / "exported"), load_size(folder), options.turns)
+            rows += measure(folder.name, load_ways(folder, Path(temporary) / "exported"), size, options.turns)
     if len(options.folders) > 1:
         networks = build_networks({folder.name: load_model(folder) for folder in options.folders}).values()
         bytes_read = sum((folder / "model.keras").stat().st_size for folder in options.folders)
         ways = {"ONNX Runtime, as predict": (lambda faces: [network(faces) for network in networks], bytes_read)}
-        rows += measure("both", ways, load_size(options.folders[0]), options.turns)
+        rows += measure("both", ways, size, options.turns)
     report(rows, options.csv, 1)
-
-
-def load_size(folder: Path) -> int:
-    return load_model(folder).alignment.size
 
 
 def load_ways(folder: Path, exported: Path) -> dict[str, tuple[Callable, int]]:

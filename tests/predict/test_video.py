@@ -1,4 +1,4 @@
-"""Videos of drawn people who walk, cross, leave and come back, and unreadable files. A local web server is the network camera."""
+"""Videos of drawn people who walk, cross, leave and come back; unreadable files; a local web server as a network camera."""
 
 import functools
 import http.server
