@@ -1,4 +1,4 @@
-"""New photos in, a table of predictions out."""
+"""Predictions for new photos, videos and cameras."""
 
 from src.predict.predictor import Predictor, predict
 
