@@ -42,7 +42,9 @@ def detected(paths, workers=2):
 
 def assert_same_rows(rows, others):
     for row, other in zip(rows, others, strict=True):
-        assert row.keys() == other.keys() and all(row[name] == other[name] for name in row if name not in ("photo", "aligned"))
+        assert row.keys() == other.keys() and all(
+            row[name] == other[name] for name in row if name not in ("photo", "aligned")
+        )
         assert all((row["aligned"][task] == other["aligned"][task]).all() for task in row.get("aligned", ()))
 
 
