@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from skimage.data import astronaut
 
+from src import processes
 from src.faces.align import Alignment
 from src.faces.detect import DEFAULT, DETECTORS, detect
 from src.predict.detection import (
@@ -157,8 +158,7 @@ def test_killed_workers_lose_no_photo(tmp_path):
     photos = written(tmp_path, 30)
     detections = detected(photos)
     rows = [next(detections) for _ in range(5)]
-    for child in psutil.Process().children():
-        child.kill()
+    processes.end_children()
     rows += detections
     assert [some[0]["photo"] for some in rows] == [str(path) for path in photos]
     assert {some[0]["status"] for some in rows} == {"ok", "no_face"}

@@ -141,19 +141,20 @@ def test_rows_are_added_after_what_standard_output_holds_already(tmp_path):
 
 
 def test_a_second_run_with_the_same_table_is_refused(tmp_path):
-    with open_table(tmp_path / "table.csv", [], {}), pytest.raises(BlockingIOError, match="another run is writing"):
-        with open_table(tmp_path / "table.csv", [], {}):
-            pass
+    path = tmp_path / "table.csv"
+    refused = pytest.raises(BlockingIOError, match="another run is writing")
+    with open_table(path, [], {}), refused, open_table(path, [], {}):
+        pass
 
 
 def test_a_full_disk_leaves_whole_batches_and_the_same_table_is_resumed(mounted):
     disk = mounted("-o", "size=12k")
     photos = [f"{i:05}.jpg" for i in range(1000)]
     batches = [table(photos[i : i + 10]) for i in range(0, 1000, 10)]
-    with pytest.raises(OSError, match="table.csv cannot be written .No space left on device.: free some space"):
-        with open_table(disk / "table.csv", photos, {}) as opened:
-            for rows in batches:
-                opened.add(rows)
+    full = pytest.raises(OSError, match="table.csv cannot be written .No space left on device.: free some space")
+    with full, open_table(disk / "table.csv", photos, {}) as opened:
+        for rows in batches:
+            opened.add(rows)
     kept = len(read(disk / "table.csv"))
     assert 0 < kept < 1000 and kept % 10 == 0
     subprocess.run(["mount", "-o", "remount,size=1m", str(disk)], check=True)
