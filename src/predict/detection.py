@@ -10,7 +10,7 @@ import os
 import signal
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -31,6 +31,7 @@ from src.faces.image_io import PhotoFile, UnreadablePhoto, read_photo, read_scal
 
 FALLBACKS = NO_FALLBACK, WHOLE_PHOTO = ("none", "whole-photo")  # for a photo without a detected face
 PARALLEL_FROM = 8  # photos: fewer are finished before worker processes have started
+NO_FACE_FOUND = "no face found"
 QUEUED_PER_WORKER = 4  # photos; limits the memory
 
 
@@ -71,20 +72,17 @@ def detect_faces_in_photo(
     except UnreadablePhoto as error:
         return [_unreadable(name, str(error))]
     height, width = pixels.shape[:2]
-    rows = []
+    rows: list[dict] = []
     for number, face in enumerate(align.find_faces(pixels, detector), start=1):
         box = np.clip(face.box, 0, (width, height, width, height)) * scale
         aligned = {one: align.align_face(pixels, face, one) for one in set(alignments.values())}
         rows.append({"photo": name, "status": Status.OK, "face": number, **_edges(box), "detection_score": face.score,
                      "aligned": {task: aligned[one] for task, one in alignments.items()}})  # fmt: skip
-    if rows:
-        return rows
-    message = "no face found"
-    if fallback == WHOLE_PHOTO:
-        whole = {task: align.whole_photo(pixels, one) for task, one in alignments.items()}
-        return [{"photo": name, "status": Status.WHOLE_PHOTO, "face": 1, **_edges((0, 0, width * scale, height * scale)),
-                 "aligned": whole, "message": f"{message}; the whole photo was used instead"}]  # fmt: skip
-    return [{"photo": name, "status": Status.NO_FACE, "message": message}]
+    if not rows and fallback == WHOLE_PHOTO:
+        rows.append({"photo": name, "status": Status.WHOLE_PHOTO, "face": 1, **_edges((0, 0, width * scale, height * scale)),
+                     "aligned": {task: align.whole_photo(pixels, one) for task, one in alignments.items()},
+                     "message": f"{NO_FACE_FOUND}; the whole photo was used instead"})  # fmt: skip
+    return rows or [{"photo": name, "status": Status.NO_FACE, "message": NO_FACE_FOUND}]
 
 
 def _edges(box: Iterable[float]) -> dict[str, int]:
@@ -116,24 +114,27 @@ def detect_faces_in_photos(
     Yields:
         The rows of one photo, in the order of `sources`. A photo whose decoder crashes is "unreadable" and costs no other.
     """
-    options = (alignments, fallback, detector)
+    detect = functools.partial(detect_faces_in_photo, alignments=alignments, fallback=fallback, detector=detector)
     workers = worker_count(len(sources), workers)
     if workers == 1:
-        yield from (detect_faces_in_photo(source, *options) for source in sources)
+        yield from map(detect, sources)
         return
     waiting: deque[tuple[Source, Future]] = deque()
     remaining = iter(sources)
     try:
         while True:
             for source in itertools.islice(remaining, workers * QUEUED_PER_WORKER - len(waiting)):
-                waiting.append((source, _submit(workers, source, *options)))
+                waiting.append((source, _submit(workers, detect, source)))
             if not waiting:
                 return
             source, future = waiting.popleft()
             try:
                 yield future.result()
             except BrokenProcessPool:  # this photo or another one crashed a worker: try this one again alone
-                yield _detect_alone(source, *options)
+                try:
+                    yield _submit(1, detect, source).result()
+                except BrokenProcessPool:
+                    yield [_unreadable(source.name, "damaged picture (its decoder crashed)")]
     finally:
         for _, future in waiting:
             future.cancel()
@@ -142,8 +143,7 @@ def detect_faces_in_photos(
 def worker_count(photos: int, workers: int = -1) -> int:
     """The number of processes for so many photos: `workers`, or one per core for -1.
 
-    It is 1, which means this process alone, for a few photos and in processes that may not start others, such as workers of
-    `multiprocessing.Pool` and Celery.
+    It is 1, this process alone, for a few photos and in processes that may not start others, such as those of Celery.
     """
     if photos < PARALLEL_FROM or not processes.can_have_children():
         return 1
@@ -175,20 +175,13 @@ def _initialise_worker(parent: int) -> None:
         align.ready()
 
 
-def _submit(workers: int, source: Source, *options) -> Future:
+def _submit(workers: int, detect: Callable[[Source], list[dict]], source: Source) -> Future:
     if isinstance(source.photo, Image.Image):  # stays here: sent to another process, it would lose its orientation
         done: Future = Future()
-        done.set_result(detect_faces_in_photo(source, *options))
+        done.set_result(detect(source))
         return done
     try:
-        return _executor(os.getpid(), workers).submit(detect_faces_in_photo, source, *options)
+        return _executor(os.getpid(), workers).submit(detect, source)
     except BrokenProcessPool:  # a worker has crashed since the last photo
         _executor.cache_clear()
-        return _submit(workers, source, *options)
-
-
-def _detect_alone(source: Source, *options) -> list[dict]:
-    try:
-        return _submit(1, source, *options).result()
-    except BrokenProcessPool:
-        return [_unreadable(source.name, "damaged picture (its decoder crashed)")]
+        return _submit(workers, detect, source)

@@ -43,7 +43,7 @@ def grad_cam(model: keras.Model, face: npt.NDArray[np.uint8], classes: list[int]
         The heat map, (size, size), 0-1; 1 is the strongest support.
 
     Raises:
-        ValueError: Keras's backend is not TensorFlow, whose gradients are used.
+        ValueError: Keras's backend is not TensorFlow, which computes the gradients.
     """
     if keras.backend.backend() != "tensorflow":
         raise ValueError(f"Grad-CAM requires Keras's TensorFlow backend, got {keras.backend.backend()}")

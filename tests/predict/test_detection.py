@@ -140,7 +140,8 @@ class Crashing(type(Path())):
         return os._exit, (1,)
 
 
-@pytest.mark.parametrize("pause", [0, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("pause", [0, 4])
 def test_a_crashed_decoder_costs_one_photo_only(tmp_path, pause):
     photos = written(tmp_path, 20)
     photos[7] = Crashing(photos[7])
