@@ -43,7 +43,7 @@ from src.faces.detect import MOVING
 from src.faces.image_io import read_photo
 from src.faces.landmark_file import install_landmark_file
 from src.predict import video
-from src.predict.decode import add_predictions
+from src.predict.decode import predict_faces
 from src.predict.detection import Source, detect_faces_in_photo, start_workers
 from src.predict.predictor import Predictor
 from src.sample import scene
@@ -131,7 +131,7 @@ def whole_folder(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
     yield {"photos": "1280x960", "way": f"folder, {CORES} cores, processes", "n": n, "photos a second": n / clock.wall}
     with Clock() as clock, ThreadPoolExecutor(CORES) as pool:
         found = pool.map(lambda path: detect_faces_in_photo(Source(str(path), path), predictor.models.alignments), paths)
-        add_predictions([row for rows in found for row in rows], predictor.models)
+        predict_faces([row for rows in found for row in rows], predictor.models)
     yield {"photos": "1280x960", "way": f"folder, {CORES} cores, threads", "n": n, "photos a second": n / clock.wall}
 
 

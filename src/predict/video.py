@@ -19,7 +19,7 @@ from src.faces.align import Face, align_face
 from src.faces.detect import Photo
 from src.files import atomic_write
 from src.predict.annotate import annotate
-from src.predict.decode import Models
+from src.predict.decode import PREDICTION_TYPES, Models
 from src.predict.predictor import Predictor
 from src.predict.tracks import MultiTracker, Track
 
@@ -30,11 +30,8 @@ FORMATS = "mov,matroska,webm,avi,mpeg,mpegts,asf,flv,gif,ogg,mpegvideo"
 PEOPLE_TYPES = {
     "person": "int64", "first_second": "float64", "last_second": "float64", "frames": "int64", "detections": "int64",
 }  # fmt: skip
-PREDICTION_TYPES = {
-    "gender": "string", "p_male": "Float64", "age_group": "string", "age_group_probability": "Float64",
-    "age_years": "Float64", "message": "string", "age_interval_low": "Int64", "age_interval_high": "Int64",
-    "gender_unsure": "boolean", "age_unsure": "boolean",
-}  # fmt: skip
+_PHOTO_COLUMNS = ("photo", "status", "face", *BOX_COLUMNS, "detection_score")  # columns of predictions that people lack
+_PREDICTIONS = {name: kind for name, kind in PREDICTION_TYPES.items() if name not in _PHOTO_COLUMNS}
 
 
 class UnreadableVideo(ValueError):
@@ -154,11 +151,11 @@ def run_models(detected: list[tuple[Track, Face]], frame: Photo, models: Models)
 
 
 def predictions_of(tracks: list[Track], models: Models) -> pd.DataFrame:
-    """The predictions for tracks from their mean probabilities, one row each, with the columns of `PREDICTION_TYPES`."""
+    """The predictions for tracks from their mean probabilities, one row each, with their columns of the table of predictions."""
     if tracks:
         means = {task: np.stack([t.probabilities[task] / t.detections for t in tracks]) for task in models.trained}
     rows = models.columns(means) if tracks else []
-    return pd.DataFrame(rows, columns=list(PREDICTION_TYPES)).astype(PREDICTION_TYPES)
+    return pd.DataFrame(rows, columns=list(_PREDICTIONS)).astype(_PREDICTIONS)
 
 
 def annotate_video(
