@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from src.config import FACE_COLOURS
 from src.data.table import BOX_COLUMNS
+from src.predict.detection import Status
 from src.predict.placement import Box, Cover, Size, place, place_all
 
 
@@ -153,7 +154,7 @@ def _legend(lines: dict[int, str], size: Size, font_size: int, below: bool) -> t
 
 def _line(row: dict) -> str:
     """One row's prediction as a line of text."""
-    prefix = {"no_face": "no face found", "whole_photo": "whole photo: "}.get(row.get("status", ""), "")
+    prefix = {Status.NO_FACE: "no face found", Status.WHOLE_PHOTO: "whole photo: "}.get(row.get("status", ""), "")
     if "person" in row:
         prefix += f"person {row['person']}: "
     unsure = {task: "?" if row.get(f"{task}_unsure") is True else "" for task in ("gender", "age")}

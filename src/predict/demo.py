@@ -37,6 +37,7 @@ from src.faces.detect import MOVING
 from src.faces.image_io import UnreadablePhoto, read_photo
 from src.predict import video
 from src.predict.annotate import annotate
+from src.predict.detection import Status
 from src.predict.predictor import Predictor
 
 MAX_MEGABYTES = 50  # of an upload
@@ -112,7 +113,7 @@ def answer_photo(upload: str | None, predictor: Predictor) -> str:
             return _paragraph(f"This file could not be read: {error}.")
         table = predictor.predict(photo, progress=False)
     text = f"{len(table)} {'face was' if len(table) == 1 else 'faces were'} found."
-    if (table["status"] == "no_face").all():
+    if (table["status"] == Status.NO_FACE).all():
         text = "No face was found. A larger, frontal and well lit face is easier to find."
     return f'<div class="answer">{_paragraph(text)}{_image(annotate(photo, table))}{_table(table)}</div>'
 

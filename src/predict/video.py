@@ -151,7 +151,7 @@ def run_models(detected: list[tuple[Track, Face]], frame: Photo, models: Models)
 
 
 def predictions_of(tracks: list[Track], models: Models) -> pd.DataFrame:
-    """The predictions for tracks from their mean probabilities, one row each, with their columns of the table of predictions."""
+    """The predictions for tracks from their mean probabilities, one row each, as columns of the table of predictions."""
     if tracks:
         means = {task: np.stack([t.probabilities[task] / t.detections for t in tracks]) for task in models.trained}
     rows = models.columns(means) if tracks else []
