@@ -23,7 +23,7 @@ import pandas as pd
 from scipy.io import loadmat, savemat
 
 from src.config import SEED
-from src.data import imdb_wiki, label_files, matlab
+from src.data import imdb_wiki, label_files
 from src.data.table import TABLE_COLUMNS
 from src.faces.duplicates import similar_pairs
 
@@ -36,12 +36,12 @@ def make_imdb(file: Path, wiki: Path, count: int = IMDB, seed: int = SEED) -> No
     rng = np.random.default_rng(seed)
     real = loadmat(wiki)["wiki"].flat[0]
     drawn = rng.integers(real["dob"].size, size=count)
-    field = {name: real[name].ravel()[drawn] for name in imdb_wiki.NUMBERS[:5]}
+    field = {name: real[name].ravel()[drawn] for name in imdb_wiki.NUMBERS}
     celeb = np.sort(rng.integers(min(CELEBRITIES, -(-count // 3)), size=count))
     names = [
         f"Søren Person {number:05d}" if number % 9 == 0 else f"Some Person {number:05d}" for number in range(CELEBRITIES)
     ]
-    births = [matlab.text(path).split("_")[1] for path in real["full_path"].ravel()[drawn]]
+    births = [_text(path).split("_")[1] for path in real["full_path"].ravel()[drawn]]
     paths = [
         f"{c % 100:02d}/nm{c:07d}_rm{i:09d}_{birth}_{year}.jpg"
         for i, (c, birth, year) in enumerate(zip(celeb, births, field["photo_taken"]))
@@ -55,13 +55,17 @@ def make_imdb(file: Path, wiki: Path, count: int = IMDB, seed: int = SEED) -> No
     savemat(file, {"imdb": struct}, do_compression=True)
 
 
+def _text(cell: np.ndarray) -> str:
+    return cell.item(0) if cell.size else ""
+
+
 def _cells(values: list) -> np.ndarray:
     cells = np.empty((1, len(values)), object)
     cells[0] = np.fromiter(values, object, len(values))
     return cells
 
 
-FIELDS = (*imdb_wiki.NUMBERS[:5], "full_path", "name", "face_location")
+FIELDS = (*imdb_wiki.NUMBERS, "full_path", "name", "face_location")
 
 
 def from_structs(contents: dict):
@@ -86,10 +90,10 @@ def by_record(records) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     It knows no namesakes under one celeb_id, of which the files here have none.
     """
-    birth, outside = re.compile(imdb_wiki.BIRTH_TEXT), re.compile(label_files._OUTSIDE)
+    birth, outside = re.compile(imdb_wiki.BIRTH_DATE), re.compile(label_files.OUTSIDE)
     kept, ledger, taken = [], [], set()
     for part, dob, year, gender, score, second, path, name, box in records:
-        path, name = matlab.text(path), matlab.text(name)
+        path, name = _text(path), _text(name)
         low, high = _age(float(dob), float(year), birth.search(path))
         reason = _reason(path, low, high, score, second, outside, taken)
         if reason:
@@ -133,7 +137,7 @@ def _age(dob: float, year: float, birth: re.Match | None) -> tuple:
             return None, None
         first, last = (max(m, 1), max(d, 1)), (m or 12, d or 31) if m else (12, 31)
         return int(year) - y - (last > (7, 1)), int(year) - y - (first > (7, 1))
-    if not imdb_wiki.FIRST_NUMBER <= dob < imdb_wiki.LAST_NUMBER + 1:
+    if not imdb_wiki.FIRST_DATE <= dob < imdb_wiki.LAST_DATE + 1:
         return None, None
     born = dt.date.fromordinal(int(dob) - 366)
     age = int(year) - born.year - ((born.month, born.day) > (7, 1))
@@ -155,11 +159,11 @@ def measure(folder: Path) -> pd.DataFrame:
     contents = {part: loadmat(folder / f"{part}.mat") for part in imdb_wiki.PARTS}
     beyond = []
     for _ in range(3):  # the files' contents at hand: what is left is the cleaning alone
-        original, matlab.loadmat = matlab.loadmat, lambda file: contents[Path(file).stem]
+        original, imdb_wiki.loadmat = imdb_wiki.loadmat, lambda file: contents[Path(file).stem]
         start = time.process_time()
         imdb_wiki.load(folder, check_images=False)
         beyond.append(time.process_time() - start)
-        matlab.loadmat = original
+        imdb_wiki.loadmat = original
     start = time.process_time()
     table, ledger = by_record(from_structs(contents))
     loop = time.process_time() - start
