@@ -65,8 +65,8 @@ def download(name: str, folder: Path, addresses: Path = ADDRESSES, retries: int 
         missing = [file for file in todo if urls[file] == file and not (downloads / file).is_file()]
         if missing:
             raise FileNotFoundError(
-                f"{name} has to be downloaded by hand from {entry['page']}: {entry['by_hand']}, put {', '.join(missing)} into "
-                f"{downloads}/ and run this command again"
+                f"{name} has to be downloaded by hand from {entry['page']}: {entry['by_hand']}, put {', '.join(missing)} "
+                f"into {downloads}/ and run this command again"
             )
         for file in todo:
             archive, sha256 = downloads / file, record.get(file, {}).get("sha256")
@@ -93,7 +93,7 @@ def _fetch(url: str, target: Path, sha256: str | None, retries: int) -> None:
 
 
 def _resume(url: str, output_file: str, _pooch: object) -> None:
-    """Downloads to `output_file` for pooch. It continues the partial file of the same version on the server, if there is one."""
+    """Downloads to `output_file` for pooch, from where a partial file of the same version on the server ends."""
     headers = {"Accept-Encoding": "identity"}
     head = requests.head(url, headers=headers, allow_redirects=True, timeout=TIMEOUT)
     if 400 <= head.status_code < 500:

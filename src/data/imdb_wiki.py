@@ -106,7 +106,9 @@ def records(folder: str | Path, parts: tuple[str, ...] = PARTS) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-def _reasons(rows: pd.DataFrame, min_score: float, max_age: int, min_age: int, known_gender: bool) -> dict[str, npt.ArrayLike]:
+def _reasons(
+    rows: pd.DataFrame, min_score: float, max_age: int, min_age: int, known_gender: bool
+) -> dict[str, npt.ArrayLike]:
     if not 0 <= min_age <= max_age:
         raise ValueError(f"ages must satisfy 0 <= min_age <= max_age, got min_age {min_age} and max_age {max_age}")
     has_face = rows["face_score"] > -np.inf  # without a face, the score is minus infinity and the box is the whole image

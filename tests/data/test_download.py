@@ -1,6 +1,5 @@
 """Downloading over connections that break and unpacking archives, against a misbehaving server on this machine."""
 
-import hashlib
 import io
 import json
 import re
@@ -190,7 +189,9 @@ def test_files_to_download_by_hand(tmp_path):
     addresses, folder = tmp_path / "addresses.json", tmp_path / "hand"
     entry = {"page": "https://example.org/", "by_hand": "fill in the form", "files": ["labels.txt"]}
     addresses.write_text(json.dumps({"hand": entry}))
-    with pytest.raises(FileNotFoundError, match="fill in the form, put labels.txt into .*downloads/ and run this command again"):
+    with pytest.raises(
+        FileNotFoundError, match="fill in the form, put labels.txt into .*downloads/ and run this command again"
+    ):
         download("hand", folder, addresses)
     (folder / "downloads/labels.txt").write_text("labels")
     download("hand", folder, addresses)
