@@ -34,7 +34,7 @@ def open_folder(folder: str | Path, expected: str) -> Path:
 
 
 def find_subfolder(folder: Path, names: tuple[str, ...], pattern: str = "*") -> str:
-    """Returns "NAME/" for the first subfolder in `names` with a file that fits the glob `pattern`, or "" for `folder` itself."""
+    """Returns "NAME/" for the first subfolder in `names` with a file that fits the glob `pattern`, otherwise ""."""
     return next((f"{name}/" for name in names if any((folder / name).glob(pattern))), "")
 
 
