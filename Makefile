@@ -42,7 +42,7 @@ demo: setup
 	@$(PY) -m src.predict.demo
 
 data: setup
-	@$(PY) -m src.data.fetch "$(DATASET)" --to "$(DATA)"
+	@$(PY) -m src.data.download "$(DATASET)" --to "$(DATA)"
 
 prepare: setup
 	@$(PY) -m src.faces.prepare --dataset "$(DATASET)" --data "$(DATA)" --scheduler "$(SCHEDULER)"

@@ -19,7 +19,7 @@ from scipy.io import loadmat, savemat
 
 from benchmarks.common import Clock, parser, report
 from src.config import SEED
-from src.data import imdb_wiki, matlab
+from src.data import imdb_wiki
 from src.faces.duplicates import similar_pairs
 
 IMDB, WIKI, CELEBRITIES = 460_723, 62_328, 20_284  # the real numbers
@@ -30,12 +30,12 @@ def make_imdb(file: Path, wiki: Path, count: int = IMDB, seed: int = SEED) -> No
     rng = np.random.default_rng(seed)
     real = loadmat(wiki)["wiki"].flat[0]
     drawn = rng.integers(real["dob"].size, size=count)
-    field = {name: real[name].ravel()[drawn] for name in imdb_wiki.NUMBERS[:5]}
+    field = {name: real[name].ravel()[drawn] for name in imdb_wiki.NUMBERS}
     celeb = np.sort(rng.integers(min(CELEBRITIES, -(-count // 3)), size=count))
     names = [
         f"Søren Person {number:05d}" if number % 9 == 0 else f"Some Person {number:05d}" for number in range(CELEBRITIES)
     ]
-    births = [matlab.text(path).split("_")[1] for path in real["full_path"].ravel()[drawn]]
+    births = [str(path.item()).split("_")[1] for path in real["full_path"].ravel()[drawn]]
     paths = [
         f"{c % 100:02d}/nm{c:07d}_rm{i:09d}_{birth}_{year}.jpg"
         for i, (c, birth, year) in enumerate(zip(celeb, births, field["photo_taken"]))
@@ -66,7 +66,7 @@ def measure(folder: Path) -> dict[str, float]:
         ours = imdb_wiki.load(folder, check_images=False)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
     contents, beyond = {part: loadmat(folder / f"{part}.mat") for part in imdb_wiki.PARTS}, []
-    with unittest.mock.patch.object(matlab, "loadmat", lambda file: contents[Path(file).stem]):
+    with unittest.mock.patch.object(imdb_wiki, "loadmat", lambda file: contents[Path(file).stem]):
         for _ in range(3):
             with Clock() as cleaning:
                 imdb_wiki.load(folder, check_images=False)

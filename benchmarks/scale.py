@@ -43,8 +43,8 @@ import sys
 from pathlib import Path
 import pandas as pd
 from src.faces.prepare import prepare
-from src.data.table import checked
-prepare(checked(pd.read_pickle(sys.argv[1])), sys.argv[2], cache=Path(sys.argv[3]), workers=int(sys.argv[4]))
+from src.data.table import check_table
+prepare(check_table(pd.read_pickle(sys.argv[1])), sys.argv[2], cache=Path(sys.argv[3]), workers=int(sys.argv[4]))
 """
 
 
