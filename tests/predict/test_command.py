@@ -229,7 +229,7 @@ def test_models_and_fallbacks_that_do_not_exist(models, tmp_path):
     photo = save(tmp_path / "wall.png", flat())
     with pytest.raises(ModelFolderError, match="^the gender model's folder holds a model for age$"):
         predict([photo], models["age_model"], models["age_model"])
-    with pytest.raises(ModelFolderError, match="is no model folder"):
+    with pytest.raises(ModelFolderError, match="is not a model folder"):
         predict([photo], tmp_path, None)
     with pytest.raises(ValueError, match="fallback must be one of none, whole-photo, got 'guess'"):
         predict([photo], **models, fallback="guess")
@@ -500,7 +500,7 @@ def test_names_that_a_terminal_or_a_file_cannot_hold(models, tmp_path, monkeypat
     "change, said",
     [
         (["--fallback", "guess"], "guess"),
-        (["--gender-model", "nowhere"], "nowhere is no model folder"),
+        (["--gender-model", "nowhere"], "nowhere is not a model folder"),
         (["--gender-model", "AGE"], "the gender model's folder holds a model for age"),
         (["--age-model", "GENDER"], "the age model's folder holds a model for gender"),
         (["--annotate", "PHOTOS"], "must not replace"),
