@@ -56,12 +56,13 @@ from src.models.multitask import (
     multitask_labels,
     multitask_loss,
 )
+from src.models.residual import residual_level_one
 from src.models.train import fast_dtype, fit, predict_probabilities
-from src.models.two_level_cnn import level_one, residual_level_one
+from src.models.two_level_cnn import level_one
 
 CHILD = 12  # years, and younger
 RELEASED, UNTAUGHT = "as released", "no teacher"
-SPOILT = dict.fromkeys(("grey", "coarse", "erased"), 0.0)
+SPOILT = dict.fromkeys(("grayscale_probability", "downscale_probability", "random_erasing_probability"), 0.0)
 MOVED = dict.fromkeys(("rotation", "zoom", "shift", "brightness"), 0.0)
 DIFFERENCE = ("difference", "difference_low", "difference_high")  # to the variant named by `against`, of the same seed
 COLUMNS = (
@@ -246,7 +247,7 @@ def trained(name: str, seed: int, work: Work) -> tuple[keras.Model, float, np.nd
     size = ALIGNMENT.size
     make = level_one if variant.plain else partial(residual_level_one, inner=INNER)
     first = make(size, dtype=fast_dtype(), seed=seed)
-    model = add_task_heads(first, taught=variant.loss in (distillation_loss, descriptor_loss, children_loss), seed=seed)
+    model = add_task_heads(first, descriptor=variant.loss in (distillation_loss, descriptor_loss, children_loss), seed=seed)
     settings = replace(STUDENT, epochs=work.epochs, seed=seed, **variant.settings)
     labels = without(work.labels, variant.unknown)
     of_others = bool(variant.only) & (work.data.table["dataset"].iloc[work.rows] != variant.only).to_numpy(bool)

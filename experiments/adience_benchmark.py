@@ -34,7 +34,7 @@ from src.faces.prepare import prepare
 from src.files import atomic_write, write_text
 from src.keras_setup import keras
 from src.models.train import TrainingSettings, fast_dtype, fit, predict_probabilities
-from src.models.two_level_cnn import SMALLEST, level_one, two_level_cnn
+from src.models.two_level_cnn import MIN_SIZE, level_one, two_level_cnn
 from src.sample import draw
 
 FOLDS = (0, 1, 2, 3, 4)
@@ -73,7 +73,7 @@ def on_sample(epochs: int = 1, seed: int = SEED, cache: Path = CACHE) -> Plan:
     folder = draw.draw_sample()
     settings = TrainingSettings(epochs=epochs, seed=seed)
     gentle = replace(settings, learning_rate=3e-4)
-    return Plan(folder / "imdb_wiki", folder / "adience", Alignment(size=SMALLEST), settings, gentle, cache)
+    return Plan(folder / "imdb_wiki", folder / "adience", Alignment(size=MIN_SIZE), settings, gentle, cache)
 
 
 def plan_of(imdb_wiki: str = "", adience: str = "", seed: int = SEED, epochs: int = 1) -> Plan:

@@ -51,15 +51,31 @@ from src.models.multitask import (
     multitask_labels,
     multitask_loss,
 )
+from src.models.residual import average_with_mirror_image, residual_level_one, resize_images
 from src.models.train import TrainingSettings, fast_dtype, fit, predict_probabilities
-from src.models.two_level_cnn import residual_level_one, resize_images, with_mirror_image
 
 DATASETS = ("utkface", "fairface")
 ALIGNMENT = Alignment(size=128, eye_distance=0.36, eye_height=0.35)
 AUGMENTED = TrainingSettings(
-    batch_size=64, rotation=12, zoom=0.15, shift=0.05, brightness=0.3, grey=0.1, coarse=0.2, erased=0.25, patience=99
+    batch_size=64,
+    rotation=12,
+    zoom=0.15,
+    shift=0.05,
+    brightness=0.3,
+    grayscale_probability=0.1,
+    downscale_probability=0.2,
+    random_erasing_probability=0.25,
+    patience=99,
 )
-TEACHER = replace(AUGMENTED, epochs=12, learning_rate=4e-4, weight_decay=1e-2, grey=0.05, coarse=0.1, erased=0)
+TEACHER = replace(
+    AUGMENTED,
+    epochs=12,
+    learning_rate=4e-4,
+    weight_decay=1e-2,
+    grayscale_probability=0.05,
+    downscale_probability=0.1,
+    random_erasing_probability=0,
+)
 STUDENT = replace(AUGMENTED, epochs=20, learning_rate=2e-3, weight_decay=5e-2)
 AGAIN = replace(STUDENT, epochs=15, learning_rate=1.5e-3)
 INNER = 96  # pixels: what the small network scales faces to; larger ones took longer and were no better
@@ -175,7 +191,7 @@ def train_student(data: Data, taught: np.ndarray, seed: int, runs: Path) -> tupl
 def student(seed: int) -> keras.Model:
     """The small network with random weights, and heads for both tasks and the descriptor."""
     first = residual_level_one(ALIGNMENT.size, inner=INNER, dtype=fast_dtype(), seed=seed)
-    return add_task_heads(first, taught=True, seed=seed)
+    return add_task_heads(first, descriptor=True, seed=seed)
 
 
 def second_round(
@@ -204,7 +220,7 @@ def train_round(
 
 def answering_for_both(model: keras.Model) -> keras.Model:
     """A network that answers for each face and its mirror image together."""
-    both = add_task_heads(with_mirror_image(model.get_layer("level_one")), taught=True)
+    both = add_task_heads(average_with_mirror_image(model.get_layer("level_one")), descriptor=True)
     both.set_weights(model.get_weights())
     return both
 

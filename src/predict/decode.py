@@ -12,7 +12,7 @@ from src.evaluation.calibration import prediction_interval, sum_to_groups
 from src.evaluation.metrics import decode, expected_years
 from src.faces.align import Alignment
 from src.models.model_folder import Labels, ModelFolderError, TrainedModel, load_model
-from src.models.onnx_graph import Network, Predict, run_together
+from src.models.onnx_graph import OnnxGraph, Predict, compile_graphs
 
 if TYPE_CHECKING:  # importing Keras takes seconds
     from src.keras_setup import keras
@@ -99,13 +99,13 @@ def build_networks(models: dict[str, TrainedModel]) -> dict[tuple[str, ...], Pre
         Functions from aligned faces, uint8 (n, size, size, 3), to probabilities by task. The keys are the tasks of each.
     """
     networks: dict[tuple[str, ...], Predict] = {}
-    together: dict[Alignment, dict[str, Network]] = {}
+    together: dict[Alignment, dict[str, OnnxGraph]] = {}
     for task, trained in models.items():
-        if trained.network is None:
+        if trained.graph is None:
             networks[(task,)] = _run_in_keras(task, trained.model)
         else:
-            together.setdefault(trained.alignment, {})[task] = trained.network
-    return networks | {tuple(some): run_together(some) for some in together.values()}
+            together.setdefault(trained.alignment, {})[task] = trained.graph
+    return networks | {tuple(some): compile_graphs(some) for some in together.values()}
 
 
 def _run_in_keras(task: str, model: "keras.Model") -> Predict:

@@ -62,7 +62,7 @@ def test_only_models_of_the_released_kind_are_taken(models, standins, tmp_path):
     assert list(models) == ["gender", "age"]
     with pytest.raises(model_folder.ModelFolderError, match="holds a model for age, not for gender"):
         findings.load_released(standins.age, standins.age)
-    with pytest.raises(model_folder.ModelFolderError, match="no model folder"):
+    with pytest.raises(model_folder.ModelFolderError, match="not a model folder"):
         findings.load_released(tmp_path, standins.age)
     plain, trained = tmp_path / "gender", models["gender"]
     shutil.copytree(standins.gender, plain)

@@ -220,7 +220,7 @@ def test_arguments_are_checked():
         ({"detector": "eyes"}, "detector must be one of .*, got 'eyes'"),
         ({"workers": 0}, "workers must be -1, for one per core, or at least 1, got 0"),
         ({"gender_model": MODELS / "age"}, "the gender model's folder holds a model for age"),
-        ({"age_model": MODELS / "nowhere"}, "is no model folder"),
+        ({"age_model": MODELS / "nowhere"}, "is not a model folder"),
     ):
         with pytest.raises(ValueError, match=message):
             Predictor(**options)
