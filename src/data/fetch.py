@@ -51,7 +51,7 @@ def fetch(name: str, folder: Path, addresses: Path = ADDRESSES) -> None:
             f"{name} has to be downloaded by hand from {entry['page']}: {entry['by_hand']}, put {', '.join(missing)} into "
             f"{downloads}/ and run this again"
         )
-    with exclusive_lock(folder):
+    with exclusive_lock(folder / ".lock"):
         for file in todo:
             if file["file"] not in _read(downloads / UNPACKED):  # another run may have done it meanwhile
                 _fetch(file, folder, downloads)

@@ -154,7 +154,7 @@ def fit(
     with over_all_devices():
         model, rows, labels, part = copy_model(model), np.asarray(rows), np.asarray(labels), np.asarray(part)
         folder = states / _state_name(model, faces, rows, labels, part, settings, loss)
-        with exclusive_lock(folder):
+        with exclusive_lock(folder / ".lock"):
             return _fit(model, faces, rows, labels, part, settings, on_epoch, folder, loss, metrics)
 
 

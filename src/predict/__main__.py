@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 from src.config import IMAGE_SUFFIXES, MODELS, RUNS, VIDEO_SUFFIXES
-from src.faces.detect import DEFAULT, DETECTORS, MOVING
+from src.faces.detect import DEFAULT_DETECTOR, DETECTORS, VIDEO_DETECTOR
 from src.predict import detection
 from src.predict.decode import to_table
 from src.predict.detection import Source
@@ -60,7 +60,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--camera", nargs="?", const="0", metavar="CAMERA", help=watched)
     parser.add_argument("--fallback", choices=FALLBACKS, default="none", help="for photos without a face found")
     parser.add_argument(
-        "--detector", choices=DETECTORS, help=f"what finds faces (default: {DEFAULT}; in moving pictures {MOVING})"
+        "--detector",
+        choices=DETECTORS,
+        help=f"what finds faces (default: {DEFAULT_DETECTOR}; in moving pictures {VIDEO_DETECTOR})",
     )
     parser.add_argument("--gender-model", type=Path, default=MODELS / "gender", metavar="FOLDER")
     parser.add_argument("--age-model", type=Path, default=MODELS / "age", metavar="FOLDER")
@@ -86,7 +88,7 @@ def _photos(options: argparse.Namespace) -> int:
         raise ValueError(f"--csv needs the name of a table, such as faces.csv, got the picture {options.csv}")
     if len(sources) >= FEW and detection.process_count() > 1:
         detection.start_workers()  # they load the detector while this process loads the models
-    predictor = Predictor(options.gender_model, options.age_model, options.fallback, options.detector or DEFAULT)
+    predictor = Predictor(options.gender_model, options.age_model, options.fallback, options.detector or DEFAULT_DETECTOR)
     copies = name_outputs(given, options.annotate) if options.annotate else None
     if not options.csv:
         table = to_table(itertools.chain.from_iterable(predictor.batches(sources, copies)))
@@ -140,7 +142,7 @@ def _moving(options: argparse.Namespace) -> int:
         raise ValueError("videos and photos are answered in different ways: give them in two commands")
     if options.csv:
         raise ValueError("a video gives two tables: name a folder for them with --annotate instead of --csv")
-    predictor = Predictor(options.gender_model, options.age_model, detector=options.detector or MOVING)
+    predictor = Predictor(options.gender_model, options.age_model, detector=options.detector or VIDEO_DETECTOR)
     if options.camera is not None:
         from src.predict import camera
 

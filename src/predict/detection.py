@@ -26,7 +26,7 @@ from PIL import Image
 from src import processes
 from src.faces import align as face_tools
 from src.faces.align import Alignment
-from src.faces.detect import DEFAULT
+from src.faces.detect import DEFAULT_DETECTOR
 from src.faces.image_io import PhotoFile, UnreadablePhoto, read_photo, read_scaled_photo
 
 NO_FACE = "no face found"
@@ -41,7 +41,7 @@ class Source(NamedTuple):
 
 
 def detect_faces_in_photo(
-    source: Source, alignments: dict[str, Alignment], fallback: str = "none", detector: str = DEFAULT
+    source: Source, alignments: dict[str, Alignment], fallback: str = "none", detector: str = DEFAULT_DETECTOR
 ) -> list[dict]:
     """One photo's rows before the models run; a row with a face carries it, aligned for each task, in `aligned`.
 
@@ -75,7 +75,9 @@ def detect_in_pixels(
     return rows or [{"photo": name, "status": "no_face", "message": NO_FACE}]
 
 
-def first_with_face(paths: Iterable[Path], detector: str = DEFAULT) -> tuple[np.ndarray, list[face_tools.Face]] | None:
+def first_with_face(
+    paths: Iterable[Path], detector: str = DEFAULT_DETECTOR
+) -> tuple[np.ndarray, list[face_tools.Face]] | None:
     """The first photo in which a face is found, with its faces, largest first; None where there is no such photo."""
     for path in paths:
         try:
@@ -209,7 +211,7 @@ def _start(parent: int) -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     cv2.setNumThreads(1)  # each core has a process
     with contextlib.suppress(Exception):  # the first photo asks again, and what is wrong is said there
-        face_tools.ready()
+        face_tools.load_detectors()
 
 
 def _look_alone(source: Source, *asked) -> list[dict]:

@@ -22,7 +22,7 @@ from typing import ClassVar
 
 import pandas as pd
 
-from src.files import only_writer, resolve_links, write_text
+from src.files import exclusive_lock, resolve_links, write_text
 from src.predict.decode import PREDICTION_COLUMNS, to_table
 
 OLDEST = PREDICTION_COLUMNS[: PREDICTION_COLUMNS.index("message") + 1]  # the columns of every version
@@ -50,7 +50,7 @@ def open_table(path: Path, photos: list[Path], settings: dict) -> Iterator["Tabl
         return
     path = resolve_links(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with only_writer(path):
+    with exclusive_lock(path.with_name(f".{path.name}.lock"), wait=False):
         yield TableFile(path, photos, settings)
 
 

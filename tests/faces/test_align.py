@@ -19,7 +19,7 @@ import skimage.data
 from src import config
 from src.faces import landmark_file
 from src.faces.align import (
-    TURNED,
+    TURNED_EYE_DISTANCE,
     Alignment,
     Face,
     adaptive_gamma,
@@ -255,7 +255,9 @@ def test_a_turned_face_is_not_enlarged_by_its_alignment(degrees):
     photo = cv2.warpAffine(squeezed, turn, squeezed.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
     found = choose_face(find_faces(photo), (95, 60, 180, 180), photo.shape)
     left, top, right, bottom = found.box
-    assert eye_distance(eyes_of(found)) < TURNED * (right - left + bottom - top) / 2, "not turned: this tests nothing"
+    assert eye_distance(eyes_of(found)) < TURNED_EYE_DISTANCE * (right - left + bottom - top) / 2, (
+        "not turned: this tests nothing"
+    )
     assert eye_distance(found.eyes) > eye_distance(eyes_of(found))
     assert tilt(found.eyes) == pytest.approx(tilt(eyes_of(found)))
     assert left < found.eyes[:, 0].min() and found.eyes[:, 0].max() < right
@@ -455,7 +457,7 @@ def package_with(folder, content=None):
 def test_landmark_file_is_placed_verified_and_then_left_alone(tmp_path):
     target = tmp_path / NAME
     assert landmark_file.install_landmark_file(target) == target
-    landmark_file._verify(target)
+    landmark_file.verify_landmark_file(target)
     assert [p.name for p in tmp_path.iterdir()] == [NAME]
     before = target.stat()
     landmark_file.install_landmark_file(target)
@@ -467,7 +469,7 @@ def test_a_landmark_file_is_placed_where_a_link_leads(tmp_path):
     real.parent.mkdir()
     link.symlink_to(real)
     landmark_file.install_landmark_file(link)
-    landmark_file._verify(real)
+    landmark_file.verify_landmark_file(real)
     assert link.is_symlink() and not real.is_symlink()
 
 
@@ -524,7 +526,7 @@ def test_a_copy_that_was_cut_short_leaves_nothing_behind(tmp_path, how):
     if how == "SIGINT":
         assert not list(target.parent.iterdir())
     landmark_file.install_landmark_file(target)  # from the true package; completes what was begun
-    landmark_file._verify(target)
+    landmark_file.verify_landmark_file(target)
     assert [p.name for p in target.parent.iterdir()] == [NAME]
 
 
@@ -533,18 +535,18 @@ def test_two_that_install_at_once_both_succeed(tmp_path):
     code = "import sys; from pathlib import Path; from src.faces.landmark_file import install; install(Path(sys.argv[1]))"
     both = [subprocess.Popen([sys.executable, "-c", code, target], cwd=config.ROOT) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0]
-    landmark_file._verify(target)
+    landmark_file.verify_landmark_file(target)
     assert [p.name for p in tmp_path.iterdir()] == [NAME]
 
 
 def test_one_flipped_bit_of_the_landmark_file_is_noticed(tmp_path):
     packaged = landmark_file.packaged_file(landmark_file.LANDMARK_FILE.name)
     copy = Path(shutil.copy(packaged, tmp_path))
-    landmark_file._verify(copy)
+    landmark_file.verify_landmark_file(copy)
     with copy.open("r+b") as file:
         file.seek(50_000_000)
         byte = file.read(1)
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte[0] ^ 1]))
     with pytest.raises(ValueError, match="delete it and run: python -m src.faces.landmark_file"):
-        landmark_file._verify(copy)
+        landmark_file.verify_landmark_file(copy)

@@ -17,7 +17,7 @@ from src.config import GENDERS, ROOT
 from src.faces import detect as detection
 from src.faces import image_io
 from src.faces.align import eye_centres, find_faces
-from src.faces.detect import DEFAULT, DETECTORS, TILE, detect, intersection_over_union
+from src.faces.detect import DEFAULT_DETECTOR, DETECTORS, TILE_SIDE, detect, intersection_over_union
 from src.sample import scene
 from src.sample.face_model import FaceSpace
 from src.sample.person import BUST, EYE_DISTANCE, EYE_LINE, WIDTH, draw_person, face_box, new_person
@@ -258,7 +258,9 @@ def test_the_network_never_reads_past_the_end_of_what_it_is_given(monkeypatch):
     for shape in shapes:
         detect(cv2.resize(rng.integers(0, 256, (*np.minimum(shape, 40), 3), np.uint8), shape[::-1]))
     assert len(given) > len(shapes)
-    assert all(size == 3 * width * height and 1 <= width <= TILE and 1 <= height <= TILE for width, height, size in given)
+    assert all(
+        size == 3 * width * height and 1 <= width <= TILE_SIDE and 1 <= height <= TILE_SIDE for width, height, size in given
+    )
 
 
 # --- YuNet's boxes and dlib's landmarks -------------------------------------------------------------------------------
@@ -335,7 +337,7 @@ def test_without_its_package_dlib_detects_and_set_up_says_so():
 
 @needs_yunet
 def test_yunet_is_the_default_where_it_is_installed():
-    assert DEFAULT == detection.MOVING == "yunet"
+    assert DEFAULT_DETECTOR == detection.VIDEO_DETECTOR == "yunet"
 
 
 @pytest.mark.parametrize("threads", [None, "3"])

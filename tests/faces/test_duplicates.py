@@ -10,7 +10,7 @@ from src.config import GENDERS
 from src.data.table import split, split_rejects
 from src.faces import duplicates
 from src.faces.align import Alignment, align, find_faces
-from src.faces.duplicates import duplicates_as_subjects, near_duplicates, perceptual_hash, similar_pairs
+from src.faces.duplicates import duplicates_as_subjects, group_similar_hashes, near_duplicates, perceptual_hash
 from src.sample import scene
 from src.sample.face_model import FaceSpace
 from src.sample.person import new_person
@@ -146,23 +146,23 @@ def test_alike_finds_what_comparing_all_pairs_finds(bits):
             rng.random(200) < 0.4, hashes[:200] ^ (np.uint64(1) << np.uint64(rng.integers(64))), hashes[200:]
         )
     pairs = np.bitwise_count(hashes[:, None] ^ hashes[None]) <= bits
-    expected = duplicates._groups(*np.nonzero(pairs), len(hashes))
-    found = similar_pairs(hashes, bits)
+    expected = duplicates._linked_groups(*np.nonzero(pairs), len(hashes))
+    found = group_similar_hashes(hashes, bits)
     assert len(set(found)) == len(set(expected)) == len(set(zip(found, expected)))
 
 
 def test_alike_bears_half_a_million_equal_hashes_and_none():
-    assert len(set(similar_pairs(np.full(500_000, 7, np.uint64)))) == 1
-    assert len(similar_pairs(np.empty(0, np.uint64))) == 0
+    assert len(set(group_similar_hashes(np.full(500_000, 7, np.uint64)))) == 1
+    assert len(group_similar_hashes(np.empty(0, np.uint64))) == 0
     with pytest.raises(ValueError, match="0 to 15, got 16"):
-        similar_pairs(np.zeros(2, np.uint64), 16)
+        group_similar_hashes(np.zeros(2, np.uint64), 16)
 
 
 @pytest.mark.parametrize("kind", ["as it is", "JPEG", "WebP", "smaller"])
 def test_a_stored_copy_has_nearly_the_same_hash_and_another_person_has_not(kind, pictures):
     first = np.array([perceptual_hash(picture) for picture in pictures], np.uint64)
     copies = np.array([perceptual_hash(COPIES[kind](picture)) for picture in pictures], np.uint64)
-    group = similar_pairs(np.concatenate([first, copies]))
+    group = group_similar_hashes(np.concatenate([first, copies]))
     assert len(set(group[:PEOPLE])) == PEOPLE
     assert np.mean(group[PEOPLE:] == group[:PEOPLE]) >= 0.9
 

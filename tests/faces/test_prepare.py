@@ -22,7 +22,7 @@ from src import config
 from src.data.table import BOX_COLUMNS, TABLE_COLUMNS, check_table
 from src.faces import prepare as prepare_module
 from src.faces.align import Alignment, align, align_face, find_faces, whole_photo
-from src.faces.detect import DEFAULT, DETECTORS
+from src.faces.detect import DEFAULT_DETECTOR, DETECTORS
 from src.faces.image_io import read_photo
 from src.faces.prepare import prepare
 from src.predict.detection import Source, detect_faces_in_photo
@@ -132,8 +132,8 @@ def records(folder):
 
 def test_every_row_says_how_it_was_aligned_or_why_not(pictures, undisturbed):
     _, table, rows = pictures
-    assert len(table) == len(undisturbed.how) == len(undisturbed.reason) == len(rows) >= 40
-    for (path, box, how, reason), found_how, found_reason in zip(rows, undisturbed.how, undisturbed.reason):
+    assert len(table) == len(undisturbed.alignment_source) == len(undisturbed.reason) == len(rows) >= 40
+    for (path, box, how, reason), found_how, found_reason in zip(rows, undisturbed.alignment_source, undisturbed.reason):
         assert found_how == how, (path, box, found_reason)
         assert found_reason.startswith(reason) and bool(found_reason) == bool(reason), (path, box)
 
@@ -178,7 +178,7 @@ def test_a_photo_gives_the_same_pixels_in_training_and_in_prediction(tmp_path, d
         Image.fromarray(pixels).save(tmp_path / name)
     table = check_table(pd.DataFrame({"path": list(kinds), "dataset": "made"}).reindex(columns=list(TABLE_COLUMNS)))
     prepared = prepare(table, tmp_path, SMALL, tmp_path / "cache", workers=1, detector=detector)
-    for name, face, how in zip(kinds, prepared.faces, prepared.how):
+    for name, face, how in zip(kinds, prepared.faces, prepared.alignment_source):
         rows = detect_faces_in_photo(Source(name, tmp_path / name), {"age": SMALL}, "whole-photo", detector)
         expected = ("none", "whole_photo") if name == "nobody.png" else ("landmarks", "ok")
         assert (how, rows[0]["status"]) == expected, name
@@ -194,8 +194,8 @@ def test_each_detector_has_its_own_cache_which_names_it(pictures, tmp_path):
     for detector, prepared in made.items():
         settings = json.loads((prepared.folder / "settings.json").read_text())
         assert settings["detector"] == detector and settings["dlib"] and ("yunet" in settings) == (detector == "yunet")
-        assert (prepared.how == "landmarks").all() and prepared.faces.any(axis=(1, 2, 3)).all()
-    assert prepare(few, folder, SMALL, tmp_path, workers=1).folder == made[DEFAULT].folder
+        assert (prepared.alignment_source == "landmarks").all() and prepared.faces.any(axis=(1, 2, 3)).all()
+    assert prepare(few, folder, SMALL, tmp_path, workers=1).folder == made[DEFAULT_DETECTOR].folder
     for face, path in zip(made["hog"].faces, few["path"]):
         photo = read_photo(folder / path)
         (found,) = find_faces(photo, "hog")
@@ -226,7 +226,7 @@ def test_parallel_and_serial_give_the_same_bytes(pictures, undisturbed, tmp_path
     parallel = prepare(table, folder, SMALL, tmp_path, workers=2)
     assert parallel.folder.name == undisturbed.folder.name
     assert tree(parallel.folder) == tree(undisturbed.folder)
-    assert (parallel.how == undisturbed.how).all() and (parallel.reason == undisturbed.reason).all()
+    assert (parallel.alignment_source == undisturbed.alignment_source).all() and (parallel.reason == undisturbed.reason).all()
 
 
 def test_the_second_call_does_nothing(pictures, undisturbed):
@@ -236,7 +236,7 @@ def test_the_second_call_does_nothing(pictures, undisturbed):
     again = prepare(table, folder, SMALL, undisturbed.folder.parent)
     assert time.perf_counter() - start < 2  # no workers are started for it
     assert times(undisturbed.folder.parent) == before
-    assert (again.faces == undisturbed.faces).all() and (again.how == undisturbed.how).all()
+    assert (again.faces == undisturbed.faces).all() and (again.alignment_source == undisturbed.alignment_source).all()
 
 
 def test_the_originals_stay_untouched(pictures, tmp_path):
@@ -401,7 +401,7 @@ def test_workers_that_die_are_one_sentence(pictures, undisturbed, table_file, tm
         if any("popen_loky" in word for word in child.cmdline()):  # not what keeps track of their files
             child.kill()
     said = running.communicate(timeout=60)[1].decode().splitlines()
-    assert running.returncode == 1 and f"ValueError: {prepare_module.DIED}" in said
+    assert running.returncode == 1 and f"ValueError: {prepare_module.WORKER_DIED}" in said
     assert tree(prepare(table, folder, SMALL, tmp_path, workers=1).folder) == tree(undisturbed.folder)
 
 
@@ -509,6 +509,6 @@ def test_a_mended_picture_is_prepared_again(tmp_path):
     picture = tmp_path / "face.png"
     picture.write_text("cut off in a download")
     table = check_table(pd.DataFrame({"path": ["face.png"], "dataset": ["made"]}).reindex(columns=list(TABLE_COLUMNS)))
-    assert prepare(table, tmp_path, SMALL, tmp_path / "cache", workers=1).how.tolist() == [""]
+    assert prepare(table, tmp_path, SMALL, tmp_path / "cache", workers=1).alignment_source.tolist() == [""]
     Image.fromarray(PORTRAIT).save(picture)
-    assert prepare(table, tmp_path, SMALL, tmp_path / "cache", workers=1).how.tolist() == ["landmarks"]
+    assert prepare(table, tmp_path, SMALL, tmp_path / "cache", workers=1).alignment_source.tolist() == ["landmarks"]

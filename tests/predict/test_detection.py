@@ -17,7 +17,7 @@ from skimage.data import astronaut
 
 from src.config import AGE_GROUPS, ROOT
 from src.faces.align import Alignment
-from src.faces.detect import DEFAULT, DETECTORS, detect
+from src.faces.detect import DEFAULT_DETECTOR, DETECTORS, detect
 from src.models import model_folder, two_level_cnn
 from src.models.model_folder import Labels
 from src.predict import detection, predict
@@ -52,7 +52,7 @@ def drawn(folder: Path, count: int) -> list[Path]:
 
 def looked(paths, workers=2):
     sources = [Source(str(path), path) for path in paths]
-    return detection.detect_faces_in_photos(sources, ALIGNMENTS, "none", DEFAULT, workers)
+    return detection.detect_faces_in_photos(sources, ALIGNMENTS, "none", DEFAULT_DETECTOR, workers)
 
 
 def rows_of(paths, workers=2):
@@ -395,15 +395,15 @@ def test_a_second_run_with_the_same_table_ends_at_once(tmp_path, models, capfd):
     link.symlink_to(target)
     arguments = [str(tmp_path / "photos"), *models, "--csv"]
     code = (
-        "import sys; from pathlib import Path; from src.files import only_writer\n"
-        "with only_writer(Path(sys.argv[1])): print('writing', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from src.files import exclusive_lock\n"
+        "with exclusive_lock(Path(sys.argv[1]), False): print('writing', flush=True); sys.stdin.read()"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", code, str(target)], cwd=ROOT, **pipes) as first:
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / ".table.csv.lock")], cwd=ROOT, **pipes) as first:
         first.stdout.readline()
         for path in (target, link):
             assert main([*arguments, str(path)]) == 2
-            assert "another run is writing" in capfd.readouterr().err.splitlines()[-1]
+            assert "another run is using" in capfd.readouterr().err.splitlines()[-1]
         assert not target.exists()
     assert main([*arguments, str(link)]) == 0
     assert len(read(target)) == 2 and link.is_symlink() and not list(tmp_path.glob(".*"))
