@@ -87,12 +87,12 @@ def find_faces(photo: Photo, detector: str = DEFAULT_DETECTOR, first_side: int =
 def _eyes_to_align_by(found: Detection, landmarks: Points) -> Points:
     """Returns the landmarks' eye centres or, for a face that may be turned, eyes at a frontal face's distance.
 
-    The eyes of a turned face are closer together, so aligning by them would enlarge the face. YuNet: the landmarks give the
-    point between the eyes and the tilt, the box gives the distance. CNN, which also finds covered faces: the landmarks give
-    the tilt only. benchmarks/alignment.py compares these choices.
+    The eyes of a turned face are closer together, so aligning by them would enlarge the face. For YuNet, the landmarks give
+    the point between the eyes and the tilt; for the CNN, which also finds covered faces, only the tilt. The box gives the
+    rest (benchmarks/alignment.py).
     """
     eyes = eye_centres(landmarks)
-    one, other = _to_complex(eyes)
+    one, other = eyes @ (1, 1j)  # as complex numbers
     distance = abs(other - one)
     tilt = (other - one) / distance if distance else 1
     if found.detector == "cnn":
@@ -137,13 +137,8 @@ def _hog_box(found: Detection) -> Box:
 def choose_face(faces: list[Face], box: Box | None, shape: tuple[int, ...]) -> Face | None:
     """Chooses the face that a row of a data set is about.
 
-    Args:
-        faces: Faces of the photo.
-        box: The row's box, if the data set has one. The face that overlaps it most is chosen.
-        shape: Shape of the photo. Without a box, a large and central face is chosen.
-
-    Returns:
-        The face; None if there are no faces or none overlaps the box by `MIN_OVERLAP`.
+    This is the face that overlaps the row's box most, or None if no face overlaps it by `MIN_OVERLAP`. Without a box, it is a
+    large and central face in a photo of this shape, or None if there are no faces.
     """
     if not faces:
         return None
@@ -183,18 +178,13 @@ def align_face(photo: Photo, face: Face, alignment: Alignment = Alignment()) -> 
 
 
 def align_box(photo: Photo, box: Box, alignment: Alignment = Alignment()) -> Photo:
-    """Aligns a face of which only the box is known, as if it were an upright face in HOG's box; see `align`."""
+    """Aligns an upright face of which only the box is known, taken for a box of HOG; see `align`."""
     return _align_by_eyes(photo, _eyes_in_box(box, HOG_EYES), alignment)
 
 
 def eye_centres(landmarks: Points) -> Points:
     """Returns the eye centres of 68 landmarks, (2, 2): the eye on the picture's left first."""
     return np.array([landmarks[eye].mean(axis=0) for eye in EYES])
-
-
-def _to_complex(points: Points) -> npt.NDArray[np.complex128]:
-    """Writes points as complex numbers, for which a similarity is z -> a z + b."""
-    return points @ (1, 1j)
 
 
 def _eyes_in_box(box: Box, fractions: tuple[float, float], tilt: complex = 1) -> Points:
@@ -223,7 +213,7 @@ def whole_photo(photo: Photo, alignment: Alignment = Alignment()) -> Photo:
 def _align_by_eyes(photo: Photo, eyes: Points, alignment: Alignment) -> Photo:
     if not np.isfinite(eyes).all() or np.allclose(eyes[0], eyes[1]):
         raise ValueError(f"alignment needs two distinct eye centres, got {eyes.tolist()}")
-    (p, q), (u, v) = _to_complex(eyes), _to_complex(alignment.eyes)
+    (p, q), (u, v) = eyes @ (1, 1j), alignment.eyes @ (1, 1j)  # for complex numbers, a similarity is z -> a z + b
     a = (v - u) / (q - p)
     if abs(a) < 0.5:  # bilinear sampling would skip pixels, so they are averaged first
         step = int(np.ceil(0.5 / abs(a)))

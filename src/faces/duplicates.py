@@ -22,11 +22,9 @@ MAX_HASH_DISTANCE = 3  # bits in which two hashes of one picture may differ; abo
 def near_duplicates(faces: npt.NDArray[np.uint8], min_correlation: float = MIN_CORRELATION) -> npt.NDArray[np.int32]:
     """Groups aligned faces that come from one picture.
 
-    Two faces are linked if grey thumbnails of their centres, without slow changes of light, correlate.
-
     Args:
         faces: uint8 (n, size, size, 3), RGB, aligned, so that another crop of a picture gives the same face.
-        min_correlation: Correlation above which two faces are linked.
+        min_correlation: Two faces are linked if their grey thumbnails, without slow changes of light, correlate more.
 
     Returns:
         Group numbers, shape (n,), equal for faces that are linked directly or through others.

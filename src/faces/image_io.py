@@ -25,6 +25,13 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "HEIF", "AVIF", "PPM")  
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked instead, before anything is decoded
 pillow_heif.register_heif_opener()
 
+REASONS = {
+    FileNotFoundError: "no such file",
+    PermissionError: "no permission to read the file",
+    MemoryError: "too large for this machine's memory",
+    Image.UnidentifiedImageError: "not a picture in a format that can be read",
+}
+
 PhotoFile: TypeAlias = str | Path | bytes | Image.Image  # a file's path or content, or a PIL image
 
 
@@ -33,10 +40,9 @@ class UnreadablePhoto(ValueError):
 
 
 class ScaledPhoto(NamedTuple):
-    """A photo, perhaps reduced: each pixel is the mean of `scale` x `scale` pixels of the photo.
+    """A photo, perhaps reduced: each pixel is the mean of `scale` x `scale` pixels, fewer at the right and lower edge.
 
-    Coordinates of box edges times `scale` are coordinates in the photo. At the right and lower edge, the last pixels may
-    reach over the photo's edge.
+    Edges of boxes, times `scale`, are edges in the photo.
     """
 
     pixels: npt.NDArray[np.uint8]  # (height, width, 3), RGB, 0-255, upright
@@ -78,34 +84,24 @@ def read_scaled_photo(photo: PhotoFile, max_pixels: int = MAX_PIXELS, large: int
                 return _decode(image, max_pixels, large, draft=True)
     except UnreadablePhoto:
         raise
-    except FileNotFoundError:
-        raise UnreadablePhoto("no such file") from None
-    except PermissionError:
-        raise UnreadablePhoto("no permission to read the file") from None
-    except MemoryError:
-        raise UnreadablePhoto("too large for this machine's memory") from None
-    except Image.UnidentifiedImageError:
-        raise UnreadablePhoto("not a picture in a format that can be read") from None
     except Exception as error:  # Pillow's decoders raise many types on damaged data
-        raise UnreadablePhoto(f"damaged picture ({str(error) or type(error).__name__})") from None
+        damaged = f"damaged picture ({str(error) or type(error).__name__})"
+        raise UnreadablePhoto(REASONS.get(type(error), damaged)) from None
 
 
 def _openable(photo: str | Path | bytes) -> str | Path | io.BytesIO:
     """Returns what Pillow can open; raises UnreadablePhoto or OSError for anything else."""
-    if isinstance(photo, bytes):
-        if not photo:
-            raise UnreadablePhoto("the file is empty")
-        return io.BytesIO(photo)
-    if glob.has_magic(str(photo)) and not os.path.lexists(photo):
-        raise UnreadablePhoto("no file matches this pattern")
-    state = os.stat(photo)
-    if stat.S_ISDIR(state.st_mode):
-        raise UnreadablePhoto("a folder, not a photo")
-    if not stat.S_ISREG(state.st_mode):
-        raise UnreadablePhoto("not a file that can be read as a photo")  # a pipe or device might never end
-    if not state.st_size:
+    if not isinstance(photo, bytes):
+        if glob.has_magic(str(photo)) and not os.path.lexists(photo):
+            raise UnreadablePhoto("no file matches this pattern")
+        mode = os.stat(photo).st_mode
+        if stat.S_ISDIR(mode):
+            raise UnreadablePhoto("a folder, not a photo")
+        if not stat.S_ISREG(mode):
+            raise UnreadablePhoto("not a file that can be read as a photo")  # a pipe or device might never end
+    if not (len(photo) if isinstance(photo, bytes) else os.path.getsize(photo)):
         raise UnreadablePhoto("the file is empty")
-    return photo
+    return io.BytesIO(photo) if isinstance(photo, bytes) else photo
 
 
 def _decode(image: Image.Image, max_pixels: int, large: int, draft: bool) -> ScaledPhoto:

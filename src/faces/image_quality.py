@@ -23,17 +23,13 @@ PROPERTIES = np.dtype([("width", "u4"), ("height", "u4"), ("colour", "u1"), ("ha
 
 
 def inspect_images(table: pd.DataFrame, folder: str | Path, cache: Path = CACHE, workers: int = -1) -> pd.DataFrame:
-    """Measures the image of each row; an interrupted run resumes, and a replaced file is measured again.
+    """Measures the image of each row of a table of faces in the data set's folder.
 
-    Args:
-        table: Table of faces.
-        folder: The data set's folder.
-        cache: Folder of the cache.
-        workers: Number of processes, -1 for one per core.
+    Results are cached, so an interrupted run resumes; a replaced file is measured again. workers: -1 for one per core.
 
     Returns:
-        One row per row of the table: width and height in pixels; colour, the largest difference from grey, 0-255; hash, from
-        `perceptual_hash`; readable.
+        The table's index with the columns width and height in pixels; colour, the largest difference from grey, 0-255; hash,
+        from `perceptual_hash`; and readable.
     """
     folder, target = Path(folder).expanduser(), cache / "pictures"
     target.mkdir(parents=True, exist_ok=True)
@@ -59,9 +55,9 @@ def drop_bad_images(
     Args:
         loaded: Table and ledger.
         properties: Result of `inspect_images` for the table.
-        min_side: Smallest side in pixels that is kept.
+        min_side: Shortest side in pixels that is kept.
         drop_grey: Whether to drop images without colour.
-        max_distance: Largest difference of two duplicates' hashes in bits. The first of several duplicates stays.
+        max_distance: Most bits in which the hashes of duplicates differ. The first of several duplicates stays.
     """
     side = properties[["width", "height"]].min(axis=1).to_numpy()
     reasons = {"unreadable": ~properties["readable"].to_numpy(), "too small": side < min_side}

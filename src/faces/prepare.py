@@ -2,20 +2,19 @@
 
     python -m src.faces.prepare --dataset imdb_wiki --data FOLDER [--scheduler tcp://HOST:8786]
 
-A cache folder holds `faces.npy` (uint8, (n, size, size, 3), RGB, in the table's order), `settings.json`, and one record for
-each chunk of rows. A chunk's record is written after its faces, so a run that was killed resumes with the first chunk that
-has no record and ends with the same bytes.
+A cache folder holds `faces.npy` (uint8, (n, size, size, 3), RGB, in the table's order), `settings.json`, and a record for
+each chunk of rows, written after the chunk's faces. A run that was killed resumes with the chunks without a record.
 """
 
 import argparse
+import contextlib
 import hashlib
-import itertools
 import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, wait
+from concurrent.futures import CancelledError, Executor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -38,7 +37,7 @@ from src.faces.align import Alignment, align_box, align_face, choose_face, find_
 from src.faces.detect import DEFAULT_DETECTOR, DETECTORS, require_detector
 from src.faces.image_io import UnreadablePhoto, read_photo
 from src.faces.landmark_file import install_landmark_file
-from src.files import atomic_write, exclusive_lock, write_text
+from src.files import HIDDEN, atomic_write, exclusive_lock, write_text
 
 VERSION = 4  # of the cached faces: increased when their pixels change
 CHUNK = 64  # rows per task: about a second of work, the most that a killed worker loses
@@ -84,14 +83,14 @@ def prepare(
         alignment: Template of the aligned faces.
         cache: Folder of the cache folders.
         workers: Number of processes, -1 for one per core.
-        scheduler: Address of a Dask cluster that does the work instead. Its machines must see `folder` and `cache` under
-            the same paths; if one of them fails, another takes over its work.
+        scheduler: Address of a Dask cluster that does the work instead; its machines must see both folders under the same
+            paths.
         detector: See `detect.detect`.
 
     Raises:
-        ValueError: The table is empty, the detector is not available, no cluster answers or its versions differ, a worker
-            died, or a picture vanished during the run.
-        OSError: The cache cannot be written, or the disk is full.
+        ValueError: The table is empty, the detector is not available, a cluster does not answer or has other versions, a
+            worker died, or a picture vanished during the run.
+        OSError: The cache cannot be written.
     """
     if not len(table):
         raise ValueError("the table of faces is empty: there is nothing to prepare")
@@ -120,16 +119,17 @@ def prepare(
 
 
 def _unfinished(target: Path, starts: range) -> list[int]:
-    whole = (target / "faces.npy").exists()  # the user may have deleted the faces but not the records
-    return [start for start in starts if not (whole and _record(target, start).exists())]
+    has_faces = (target / "faces.npy").exists()
+    return [start for start in starts if not (has_faces and _record(target, start).exists())]
 
 
 def _create_files(target: Path, shape: tuple[int, ...], settings: dict) -> int:
     """Creates an empty `faces.npy` if it is missing; returns where its first face begins."""
     array = target / "faces.npy"
     (target / "chunks").mkdir(exist_ok=True)
-    for left_over in (target / "chunks").glob("*" if not array.exists() else ".*"):
-        left_over.unlink()
+    left_over = [*target.glob(f"{HIDDEN}*"), *(target / "chunks").glob(f"{HIDDEN}*" if array.exists() else "*")]
+    for path in left_over:  # from a killed run, or records of faces that the user deleted
+        path.unlink()
     if not array.exists():
         needed, free = int(np.prod(shape)), shutil.disk_usage(target).free
         if needed > free:
@@ -148,24 +148,20 @@ def _prepare_chunks(job: _Job, rows: pd.DataFrame, starts: list[int], workers: i
             for task in tasks:
                 bar.update(_prepare_chunk(*task))
             return
-        with _executor(workers, scheduler) as (executor, count):
-            # Only a few tasks wait at a time. Each carries its rows, so that it survives the death of its worker.
-            pending = {executor.submit(_prepare_chunk, *task) for task in itertools.islice(tasks, 2 * count + 2)}
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in done:
-                    bar.update(future.result())
-                pending |= {executor.submit(_prepare_chunk, *task) for task in itertools.islice(tasks, len(done))}
+        with _executor(workers, scheduler) as executor:
+            # Each task carries its rows, so that Dask can give it to another machine when a worker dies.
+            for future in as_completed([executor.submit(_prepare_chunk, *task) for task in tasks]):
+                bar.update(future.result())
 
 
 @contextmanager
-def _executor(workers: int, scheduler: str | None) -> Iterator[tuple[Executor, int]]:
-    """Yields an executor, of this machine's processes or of a Dask cluster, and the number of its workers."""
+def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
+    """Yields an executor that uses processes of this machine or a Dask cluster."""
     if scheduler is None:
         count = joblib.cpu_count() if workers == -1 else workers
         pool = ProcessPoolExecutor(count, initializer=processes.end_with_parent, initargs=(os.getpid(),))
         try:
-            yield pool, count
+            yield pool
         except BrokenProcessPool as error:
             raise ValueError(WORKER_DIED) from error
         finally:
@@ -184,7 +180,7 @@ def _executor(workers: int, scheduler: str | None) -> Iterator[tuple[Executor, i
         ) from error
     with client:
         try:
-            yield client.get_executor(pure=False), sum(client.nthreads().values())
+            yield client.get_executor()
         except (KilledWorker, CancelledError, CommClosedError) as error:
             raise ValueError(WORKER_DIED) from error
 
@@ -245,16 +241,13 @@ def _record(target: Path, start: int) -> Path:
 
 
 def file_stamps(folder: Path, paths: pd.Series | np.ndarray) -> npt.NDArray[np.int64]:
-    """Returns sizes and modification times in ns, (n, 2), which change with a file; zeros for a missing file."""
-
-    def stamp(path: Path) -> tuple[int, int]:
-        try:
-            state = path.stat()
-        except (OSError, ValueError):  # missing, or an impossible name
-            return 0, 0
-        return state.st_size, state.st_mtime_ns
-
-    return np.array([stamp(folder / path) for path in paths], np.int64)
+    """Returns the files' sizes and modification times in ns, (n, 2); zeros for a missing file."""
+    stamps = np.zeros((len(paths), 2), np.int64)
+    for stamp, path in zip(stamps, paths):
+        with contextlib.suppress(OSError, ValueError):  # missing, or an impossible name
+            state = (folder / path).stat()
+            stamp[:] = state.st_size, state.st_mtime_ns
+    return stamps
 
 
 def _settings(alignment: Alignment, detector: str) -> dict:

@@ -79,7 +79,7 @@ def test_the_order_and_the_chunks_do_not_matter(faces, monkeypatch):
     assert same_partition(near_duplicates(many), expected)
     order = np.random.default_rng(1).permutation(len(many))
     assert same_partition(near_duplicates(many[order]), expected[order])
-    monkeypatch.setattr(duplicates, "CHUNK", 4)
+    monkeypatch.setattr(duplicates, "ROWS_PER_BLOCK", 4)
     assert same_partition(near_duplicates(many), expected)
 
 
@@ -92,8 +92,8 @@ def test_rows_without_a_face_are_alone(faces):
 def test_alike_says_how_alike(pictures, faces):
     noise = np.random.default_rng(1).normal(0, 25, faces[:1].shape)
     pair = np.concatenate([faces[:1], np.uint8(np.clip(faces[:1] + noise, 0, 255))])
-    assert len(set(near_duplicates(pair))) == 1 and len(set(near_duplicates(pair, alike=0.9999))) == 2
-    assert len(set(near_duplicates(faces, alike=-1.0))) == 1
+    assert len(set(near_duplicates(pair))) == 1 and len(set(near_duplicates(pair, 0.9999))) == 2
+    assert len(set(near_duplicates(faces, -1.0))) == 1
 
 
 # --- groups and the split ---------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_alike_finds_what_comparing_all_pairs_finds(bits):
             rng.random(200) < 0.4, hashes[:200] ^ (np.uint64(1) << np.uint64(rng.integers(64))), hashes[200:]
         )
     pairs = np.bitwise_count(hashes[:, None] ^ hashes[None]) <= bits
-    expected = duplicates._linked_groups(*np.nonzero(pairs), len(hashes))
+    expected = duplicates._linked_groups(np.argwhere(pairs), len(hashes))
     found = group_similar_hashes(hashes, bits)
     assert len(set(found)) == len(set(expected)) == len(set(zip(found, expected)))
 
@@ -154,8 +154,6 @@ def test_alike_finds_what_comparing_all_pairs_finds(bits):
 def test_alike_bears_half_a_million_equal_hashes_and_none():
     assert len(set(group_similar_hashes(np.full(500_000, 7, np.uint64)))) == 1
     assert len(group_similar_hashes(np.empty(0, np.uint64))) == 0
-    with pytest.raises(ValueError, match="0 to 15, got 16"):
-        group_similar_hashes(np.zeros(2, np.uint64), 16)
 
 
 @pytest.mark.parametrize("kind", ["as it is", "JPEG", "WebP", "smaller"])
