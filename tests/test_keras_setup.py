@@ -31,6 +31,7 @@ def test_prediction_does_not_import_what_only_training_needs():
     assert python(code) == []
 
 
+@pytest.mark.slow
 def test_packages_that_keras_skips_can_be_imported_later():
     code = (
         "import src.keras_setup, sklearn.metrics, jax, keras; print(sklearn.__name__, jax.__name__, keras.config.backend())"
