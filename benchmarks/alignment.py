@@ -6,9 +6,9 @@ DATA holds UTKFace/ and FairFace/, of which the test part is not used.
 
 | part | what it measures |
 |---|---|
-| boxes | the place of the eyes in each detector's boxes: `faces.HOG_EYES`, `CNN_EYES`, `YUNET_EYE_DISTANCE` |
-| mapping | from YuNet's box to HOG's (`faces.TO_HOG_BOX`), and how far apart the landmarks of the two boxes lie |
-| turned | the released models on faces with eyes close together, aligned by the landmarks or by the box (`faces.TURNED`) |
+| boxes | the place of the eyes in each detector's boxes: `align.HOG_EYES`, `CNN_EYES`, `YUNET_EYE_DISTANCE` |
+| mapping | from YuNet's box to HOG's (`align.YUNET_TO_HOG_SHIFT`), and how far apart the landmarks of the two boxes lie |
+| turned | the released models on faces with eyes close together, aligned by landmarks or box (`align.TURNED_EYE_DISTANCE`) |
 | templates | the two-level CNN, trained on UTKFace for a few epochs on each template; the faces stay below --runs |
 """
 
@@ -25,7 +25,8 @@ from src import data
 from src.config import AGE_GROUPS, CACHE, GENDERS, SEED
 from src.data import table as tables
 from src.evaluation import metrics
-from src.faces.align import Alignment, align, prepare
+from src.faces import align, prepare
+from src.faces.align import Alignment
 from src.faces.detect import DETECTORS, Detection, Photo, detect, intersection_over_union
 from src.faces.image_io import read_photo
 from src.models import train, two_level_cnn
@@ -163,7 +164,7 @@ def _turned_eyes(found: Detection, landmarks: npt.NDArray[np.float64]) -> npt.ND
     """The eyes by middle, tilt and the box's size, as `faces` gives them for a face that may be turned."""
     one, other = align.eye_centres(landmarks) @ (1, 1j)
     tilt = (other - one) / abs(other - one) if one != other else 1
-    return align._eyes_about((one + other) / 2, align.YUNET_EYE_DISTANCE * found.side, tilt)
+    return align._eyes_around((one + other) / 2, align.YUNET_EYE_DISTANCE * found.side, tilt)
 
 
 def _judged(chosen: list[tuple]) -> dict:

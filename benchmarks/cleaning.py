@@ -25,7 +25,7 @@ from scipy.io import loadmat, savemat
 from src.config import SEED
 from src.data import imdb_wiki, label_files
 from src.data.table import TABLE_COLUMNS
-from src.faces.duplicates import similar_pairs
+from src.faces.duplicates import group_similar_hashes
 
 IMDB, WIKI, CELEBRITIES = 460_723, 62_328, 20_284
 FEW = 10_000  # of each part's records for the loop over a DataFrame's rows
@@ -209,7 +209,7 @@ def main() -> None:
         table = measure(folder)
     hashes = made_hashes(options.hashes)
     start = time.process_time()
-    groups = len(np.unique(similar_pairs(hashes)))
+    groups = len(np.unique(group_similar_hashes(hashes)))
     table.loc[len(table)] = "near-duplicates among hashes, s", time.process_time() - start
     table.loc[len(table)] = "hashes", options.hashes
     table.loc[len(table)] = "groups found", groups

@@ -166,14 +166,16 @@ def nobody(sources: Sources) -> Iterator[dict]:
 def sizes(sources: Sources) -> Iterator[dict]:
     """Two ways for YuNet: one search of the picture as it is, and `detect`, which may search it again at a finer scale."""
     ways = {
-        "yunet, one search": lambda photo: [one for one in detection._search(photo, 1) if one.score >= detection.CLEAR],
+        "yunet, one search": lambda photo: [one for one in detection._search(photo, 1) if one.score >= detection.FACE_SCORE],
         "yunet": lambda photo: detect(photo, "yunet"),
         "hog": lambda photo: detect(photo, "hog"),
     }
     found: dict[tuple[str, int], list[bool]] = {}
     for _, _, _, photo in group_photos(sources.groups):
         longest = max(photo.shape)
-        reference = [one for one in detection._search(photo, min(1, REFERENCE / longest)) if one.score >= detection.CLEAR]
+        reference = [
+            one for one in detection._search(photo, min(1, REFERENCE / longest)) if one.score >= detection.FACE_SCORE
+        ]
         for side in SHRUNK:
             scale = side / longest
             if scale > 1:
@@ -219,12 +221,16 @@ def cost(sources: Sources) -> Iterator[dict]:
 def choices(sources: Sources) -> Iterator[dict]:
     if "yunet" not in DETECTORS:
         return
+
+    def is_candidate(_: Photo, one: detection.Detection, scale: float) -> bool:
+        return one.score >= detection.CANDIDATE_SCORE and one.side * scale >= detection.RELIABLE_FACE
+
     ways: dict[str, dict] = {"as chosen": {}}
     ways |= {f"FIRST_SIDE {side}": {"FIRST_SIDE": side} for side in FIRST_SIDES}
-    ways |= {f"CLEAR {score}": {"CLEAR": score} for score in CLEARS}
-    ways["no confirmation: weak candidates are left out"] = {"_confirmed": lambda *_: False}
-    ways["no confirmation: weak candidates are taken"] = {"_confirmed": lambda _, one: one.score >= detection.CANDIDATE}
-    ways["no finer searches"] = {"_may_hide_faces": lambda *_: False}
+    ways |= {f"FACE_SCORE {score}": {"FACE_SCORE": score} for score in CLEARS}
+    ways["no confirmation: weak candidates are left out"] = {"_is_confirmed": lambda *_: False}
+    ways["no confirmation: weak candidates are taken"] = {"_is_confirmed": is_candidate}
+    ways["no finer searches"] = {"_may_miss_faces": lambda *_: False}
     for way, changes in ways.items():
         with changed(changes):
             row: dict = {"way": way}

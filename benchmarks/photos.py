@@ -44,7 +44,7 @@ import psutil
 
 from src.config import GENDERS, ROOT, SEED
 from src.faces import align as face_tools
-from src.faces.detect import DETECTORS, MOVING
+from src.faces.detect import DETECTORS, VIDEO_DETECTOR
 from src.faces.image_io import list_photos, read_photo
 from src.predict import video
 from src.predict.decode import predict_faces
@@ -316,7 +316,7 @@ def original(sources: Sources, n: int, folder: Path):
         with Clock() as clock:
             photo = face_tools.denoise(read_photo(path))
             for box in detector(photo, 1):
-                points = face_tools._predictor()(photo, box).parts()
+                points = face_tools._landmark_predictor()(photo, box).parts()
                 landmarks = np.array([(point.x, point.y) for point in points], float)
                 for some in models.trained.values():
                     face = face_tools.align(photo, landmarks, some.alignment)
@@ -328,7 +328,7 @@ def original(sources: Sources, n: int, folder: Path):
 
 def film(sources: Sources, n: int, folder: Path):
     """640x480, three people, from file to annotated file, in a process that has answered before."""
-    frames, path, predictor = max(25, 3 * n), folder / "street.mp4", Predictor(detector=MOVING)
+    frames, path, predictor = max(25, 3 * n), folder / "street.mp4", Predictor(detector=VIDEO_DETECTOR)
     _, pictures = scene.street(FaceSpace.load(), np.random.default_rng(SEED), frames)
     video.write((picture for picture, _ in pictures), (640, 480), 25, path)
     video.process_video(path, folder / "before.mp4", predictor, progress=False)

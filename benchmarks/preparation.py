@@ -19,7 +19,8 @@ import pandas as pd
 
 from src import data
 from src.config import SEED
-from src.faces.align import Alignment, align, prepare
+from src.faces import align, prepare
+from src.faces.align import Alignment
 from src.faces.image_io import read_photo
 from src.faces.landmark_file import install_landmark_file
 
@@ -48,7 +49,9 @@ def prepare_all(table: pd.DataFrame, folder: Path) -> tuple[float, pd.Series]:
         start = time.perf_counter()
         prepared = prepare.prepare(table, folder, cache=Path(cache))
         seconds = time.perf_counter() - start
-        return len(table) / seconds, pd.Series(np.where(prepared.how == "", prepared.reason, prepared.how))
+        return len(table) / seconds, pd.Series(
+            np.where(prepared.alignment_source == "", prepared.reason, prepared.alignment_source)
+        )
 
 
 def compare(table: pd.DataFrame, folder: Path) -> str:

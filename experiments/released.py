@@ -87,7 +87,7 @@ BINS = 20  # of the curves of confidence: both of these are edges between two
 class Data(NamedTuple):
     """table: a table of faces, its near-duplicates one subject. faces: uint8 (n, 128, 128, 3), RGB. part: (n,).
 
-    how: as `Prepared.how`. folder: of the prepared faces, where what is made of them is kept too.
+    how: as `Prepared.alignment_source`. folder: of the prepared faces, where what is made of them is kept too.
     """
 
     table: pd.DataFrame
@@ -116,7 +116,7 @@ def load_data(folder: Path, runs: Path = CACHE, names: tuple[str, ...] = DATASET
     last = table[late].assign(subject=pd.Series(group[late], table.index[late]).map(of_group).astype("string"))
     table = pd.concat([first, duplicates_as_subjects(last, group[late])]) if late.any() else first
     part = np.where(there, split(table), "none")
-    return Data(table, prepared.faces, prepared.how, part, prepared.folder)
+    return Data(table, prepared.faces, prepared.alignment_source, part, prepared.folder)
 
 
 def _kept(file: Path, make) -> np.ndarray:

@@ -239,7 +239,7 @@ def evaluate_released(
     folder = datasets.resolve_folder(dataset, data)
     table = datasets.load(dataset, folder, **options).table
     prepared = prepare(table, folder, models["gender"].alignment, cache)
-    rows = np.flatnonzero(is_unseen(table, prepared.faces) & (prepared.how != ""))
+    rows = np.flatnonzero(is_unseen(table, prepared.faces) & (prepared.alignment_source != ""))
     table, faces = table.iloc[rows].reset_index(drop=True), np.asarray(prepared.faces[rows])
     answers = {
         task: predict_probabilities(models[task].model, faces, np.arange(len(faces))).astype(float)

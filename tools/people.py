@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from src.config import SEED
-from src.faces.detect import MOVING
+from src.faces.detect import VIDEO_DETECTOR
 from src.predict import video
 from src.predict.predictor import Predictor
 from src.sample import scene
@@ -68,6 +68,6 @@ def followed(frames: list[np.ndarray], fps: int) -> list[pd.DataFrame]:
     with tempfile.TemporaryDirectory() as folder:
         film = Path(folder) / "walk.mp4"
         video.write(frames, SHAPE, fps, film)
-        watched = video.track_people(film, Predictor(detector=MOVING), progress=False)
+        watched = video.track_people(film, Predictor(detector=VIDEO_DETECTOR), progress=False)
     rows = video.as_rows(watched.frames)
     return [rows[rows["frame"] == number] for number in range(len(frames))]

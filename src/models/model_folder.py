@@ -21,7 +21,7 @@ import numpy as np
 from src.config import GENDERS, MODELS, YEARS
 from src.evaluation.calibration import Calibration
 from src.faces.align import Alignment
-from src.faces.detect import DEFAULT
+from src.faces.detect import DEFAULT_DETECTOR
 from src.files import atomic_folder, write_text
 from src.models.onnx_graph import OnnxGraph, UnsupportedModel, read_graph
 
@@ -112,7 +112,7 @@ def save_model(
     trained_on: dict,
     results: list,
     calibration: dict | None = None,
-    detector: str = DEFAULT,
+    detector: str = DEFAULT_DETECTOR,
 ) -> Path:
     """Writes a model folder and replaces an existing one.
 

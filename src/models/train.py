@@ -162,7 +162,7 @@ def fit(
         model, rows, labels, split = _rebuild(model, model.to_json()), *map(np.asarray, (rows, labels, split))
         rows, labels, split = (values[split != "test"] for values in (rows, labels, split))
         folder = states / _state_name(model, faces, rows, labels, split, settings, loss)
-        with exclusive_lock(folder):
+        with exclusive_lock(folder / ".lock"):
             checkpoints = _Checkpoints(folder, settings.patience, on_epoch)
             keras.utils.set_random_seed(settings.seed)
             start = len(checkpoints.history)

@@ -35,7 +35,7 @@ import uvicorn
 from PIL import Image
 
 from src.config import IMAGE_SUFFIXES, MODELS, VIDEO_SUFFIXES
-from src.faces.detect import MOVING
+from src.faces.detect import VIDEO_DETECTOR
 from src.faces.image_io import UnreadablePhoto, read_photo
 from src.predict import video
 from src.predict.annotate import annotate
@@ -258,7 +258,7 @@ def main() -> int:
             with socket.socket(type=socket.SOCK_STREAM) as taken:  # asked here, for an error in one sentence
                 taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 taken.bind((options.host, options.port))
-                app = application(Predictor(options.gender_model, options.age_model, detector=MOVING))
+                app = application(Predictor(options.gender_model, options.age_model, detector=VIDEO_DETECTOR))
                 print(f"the page is at http://{options.host}:{taken.getsockname()[1]} (Ctrl-C ends it)", flush=True)
                 server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
                 server.run(sockets=[taken])

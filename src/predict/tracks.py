@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 
 from src.faces import align as face_tools
 from src.faces.align import Face
-from src.faces.detect import DLIB_CLEAR, MOVING_SIDE, intersection_over_union
+from src.faces.detect import DLIB_FACE_SCORE, VIDEO_FIRST_SIDE, intersection_over_union
 from src.faces.landmark_file import packaged_file
 
 QUICK = 15.0  # frames a second from which the trackers look at every second frame alone; between two looks a box lies halfway
@@ -96,7 +96,9 @@ class Tracks:
         return people
 
     def _detect(self, frame: np.ndarray) -> list[tuple[TrackedPerson, Face]]:
-        found = [face for face in face_tools.find_faces(frame, self.detector, MOVING_SIDE) if face.score >= DLIB_CLEAR]
+        found = [
+            face for face in face_tools.find_faces(frame, self.detector, VIDEO_FIRST_SIDE) if face.score >= DLIB_FACE_SCORE
+        ]
         known = self.in_sight
         matched = self._match(frame, known, found)
         for person in known:

@@ -135,7 +135,7 @@ def track_people(path: str | Path, predictor: Predictor, progress: bool = True, 
 
     Args:
         path: the video file.
-        predictor: the loaded models and the detector; `detect.MOVING` is fast enough.
+        predictor: the loaded models and the detector; `detect.VIDEO_DETECTOR` is fast enough.
         progress: whether to show a progress bar.
         seconds: stops after this many seconds of the video; None reads all of it.
 
