@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from experiments.released import YEARS_OF_CLASSES
+from src.evaluation.subgroups import YEARS_OF_CLASSES
 from experiments.results import evaluate_released, load_released
 from src.config import AGE_GROUPS, CACHE, SEED
 from src.evaluation.calibration import sum_to_groups
