@@ -42,7 +42,6 @@ from src.data import AGE_GROUPS_OF
 from src.data.table import exact_years, task_labels
 from src.evaluation import metrics
 from src.evaluation.calibration import sum_to_groups
-from src.evaluation.subgroups import YEARS_OF_CLASSES
 from src.faces import align as face_tools
 from src.faces.image_io import read_photo
 from src.files import atomic_write, write_text
@@ -65,7 +64,7 @@ SPOILT = dict.fromkeys(("grey", "coarse", "erased"), 0.0)
 MOVED = dict.fromkeys(("rotation", "zoom", "shift", "brightness"), 0.0)
 DIFFERENCE = ("difference", "difference_low", "difference_high")  # to the variant named by `against`, of the same seed
 COLUMNS = (
-    "variant", "seed", "dataset", "measure", *metrics.Measure._fields, "seconds", "against", *DIFFERENCE, "faces", "epochs",
+    "variant", "seed", "dataset", "measure", *metrics.Estimate._fields, "seconds", "against", *DIFFERENCE, "faces", "epochs",
 )  # fmt: skip
 
 
@@ -281,7 +280,7 @@ def scores(table: pd.DataFrame, gender: np.ndarray, age: np.ndarray) -> pd.DataF
             error = np.abs(metrics.decode(age[rows.index], ordered=True) - years)
             found[f"{name} absolute error"] = pd.Series(error, rows.index)
         truth = task_labels(rows, "age", groups).table["label"]
-        summed = sum_to_groups(age, YEARS_OF_CLASSES, groups)[truth.index]
+        summed = sum_to_groups(age, groups)[truth.index]
         word = {8: "eight groups", 9: "nine ranges"}[len(groups.names)]
         found[f"{name} {word} exact"] = pd.Series(metrics.exact_match(truth, summed, ordered=True), truth.index)
         found[f"{name} {word} 1-off"] = pd.Series(metrics.one_off(truth, summed), truth.index)

@@ -20,7 +20,7 @@ from experiments import results as findings
 from experiments.result_plots import titled
 from src import config
 from src.data import NAMES
-from src.evaluation.metrics import Measure
+from src.evaluation.metrics import Estimate
 from src.files import atomic_write, write_text
 from src.models.model_folder import ModelFolderError, TrainedModel
 
@@ -91,7 +91,7 @@ interval is a 95% bootstrap interval, and n is the number of faces."""
 
 def _value(results: pd.DataFrame, dataset: str, measure: str) -> str:
     row = results[(results["dataset"] == dataset) & (results["measure"] == measure) & (results["by"] == "all")].iloc[0]
-    return str(Measure(*row[list(Measure._fields)]))
+    return str(Estimate(*row[list(Estimate._fields)]))
 
 
 def _purpose() -> str:

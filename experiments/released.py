@@ -34,8 +34,8 @@ from src.evaluation.calibration import (
     reliability,
     sum_to_groups,
 )
-from src.evaluation.metrics import decode, exact_match
-from src.evaluation.subgroups import YEARS_OF_CLASSES, evaluate_subgroups, load_races
+from src.evaluation.metrics import exact_match, prediction_confidence
+from src.evaluation.subgroups import evaluate_subgroups, load_races
 from src.faces.align import Alignment
 from src.faces.duplicates import duplicates_as_subjects, near_duplicates
 from src.faces.prepare import prepare
@@ -243,7 +243,7 @@ def calibrated(data: Data, model: keras.Model) -> tuple[dict[str, keras.Model], 
 def with_exact_labels(table: pd.DataFrame, gender: np.ndarray, age: np.ndarray):
     """For each task: its name, the probabilities of the faces that have a label, in the data set's groups, and the labels."""
     groups = AGE_GROUPS[AGE_GROUPS_OF[table["dataset"].iloc[0]]]
-    for task, probability in (("gender", gender), ("age", sum_to_groups(age, YEARS_OF_CLASSES, groups))):
+    for task, probability in (("gender", gender), ("age", sum_to_groups(age, groups))):
         some = task_labels(table, task, groups).table
         yield task, probability[some.index], some["label"].to_numpy()
 
@@ -263,7 +263,7 @@ def evaluate_test_part(
         for task, probability, truth in with_exact_labels(table, *answers):
             curve = {"dataset": name, "task": task}
             ordered = task == "age"
-            confidence = probability[np.arange(len(truth)), decode(probability, ordered)]
+            confidence = prediction_confidence(probability, ordered)
             tables["reliability"].append(reliability(probability, truth, BINS, ordered).assign(**curve))
             tables["coverage"].append(coverage_curve(confidence, exact_match(truth, probability, ordered)).assign(**curve))
     return {name: pd.concat(some, ignore_index=True) for name, some in tables.items()}

@@ -18,8 +18,8 @@ from src.config import AGE_GROUPS, GENDERS
 from src.data.table import split, task_labels
 from src.evaluation import plots
 from src.evaluation.calibration import Calibration, sum_to_groups
-from src.evaluation.metrics import Measure, decode
-from src.evaluation.subgroups import FEWEST_PER_GROUP, YEARS_OF_CLASSES, evaluate_subgroups, load_races, worst_group
+from src.evaluation.metrics import Estimate, decode, prediction_confidence
+from src.evaluation.subgroups import FEWEST_PER_GROUP, evaluate_subgroups, load_races, worst_group
 from src.faces.duplicates import near_duplicates
 from src.faces.prepare import prepare
 from src.models.model_folder import ModelFolderError, TrainedModel, load_model
@@ -154,7 +154,7 @@ def worst_words(results: pd.DataFrame, dataset: str, measure: str, by: str) -> s
     whole = rows[(rows["measure"] == measure) & (rows["by"] == "all")].iloc[0]
     group = {"age": f"ages {row['group']}", "gender": f"{row['group']} faces", "race": f"faces labelled {row['group']}"}[by]
     named = group.replace("_", " ").replace("-", "–" if by == "age" else "-")
-    measured = Measure(*(row[name] for name in Measure._fields))
+    measured = Estimate(*(row[name] for name in Estimate._fields))
     unit = " years" if whole["unit"] == "years" else ""
     return f"{what}: worst for {named}, {measured}, against {format_result(whole)}{unit} over all faces."
 
@@ -270,8 +270,8 @@ def unsure_share(judged: Evaluation, models: dict[str, TrainedModel]) -> dict[st
     """By task, the share of faces (0-1) whose answer `predict` would call unsure."""
     shares = {}
     for task, said in judged.answers.items():
-        of_names = sum_to_groups(said, YEARS_OF_CLASSES, AGE_GROUPS["adience"]) if task == "age" else said
-        confidence = of_names[np.arange(len(said)), decode(of_names, ordered=task == "age")]
+        of_names = sum_to_groups(said, AGE_GROUPS["adience"]) if task == "age" else said
+        confidence = prediction_confidence(of_names, ordered=task == "age")
         shares[task] = float((confidence < calibration_of(models[task]).unsure_below).mean())
     return shares
 
@@ -283,7 +283,7 @@ def most_confident_errors(judged: Evaluation, task: str, count: int = 8) -> pd.D
     """
     groups = AGE_GROUPS[datasets.AGE_GROUPS_OF[judged.table["dataset"].iloc[0]]]
     names = GENDERS if task == "gender" else groups.names
-    said = judged.answers[task] if task == "gender" else sum_to_groups(judged.answers[task], YEARS_OF_CLASSES, groups)
+    said = judged.answers[task] if task == "gender" else sum_to_groups(judged.answers[task], groups)
     labelled = task_labels(judged.table, task, groups).table
     rows, truth = labelled.index.to_numpy(), labelled["label"].to_numpy()
     best = decode(said[rows], ordered=task == "age")
