@@ -17,7 +17,6 @@ from src.data import AGE_GROUPS_OF
 from src.data import table as tables
 from src.evaluation import metrics
 from src.evaluation.calibration import sum_to_groups
-from src.evaluation.subgroups import YEARS_OF_CLASSES
 from src.models import model_folder
 
 
@@ -46,7 +45,7 @@ def _scores(table, gender, age, groups, ordered: bool) -> tuple:
     told = tables.task_labels(table, "gender").table["label"]
     right = metrics.exact_match(told.to_numpy(), gender[told.index]).mean()
     label = tables.task_labels(table, "age", groups).table["label"]
-    off = np.abs(metrics.decode(sum_to_groups(age, YEARS_OF_CLASSES, groups), ordered)[label.index] - label)
+    off = np.abs(metrics.decode(sum_to_groups(age, groups), ordered)[label.index] - label)
     year = metrics.decode(age, ordered=True) if ordered else metrics.expected_years(age, np.arange(YEARS))
     error = np.abs(year - tables.exact_years(table))
     error = np.nanmean(error) if np.isfinite(error).any() else np.nan

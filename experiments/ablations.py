@@ -25,12 +25,11 @@ from tqdm.auto import tqdm
 
 from experiments.release import ALIGNMENT, METRICS, PreparedData, cached_array, load_data, log_epoch, predict_with_mirror
 from experiments.train_residual import FIRST_ROUND, STUDENT_SIZE, teacher_targets
-from src.config import AGE_GROUPS, CACHE, SEED, YEARS
+from src.config import CACHE, SEED, YEARS
 from src.data import AGE_GROUPS_OF
-from src.data.table import exact_years, task_labels
+from src.data.table import exact_years
 from src.evaluation import metrics
-from src.evaluation.calibration import sum_to_groups
-from src.evaluation.subgroups import YEARS_OF_CLASSES
+from src.evaluation.subgroups import GROUP_METRICS, Metric, labelled_predictions
 from src.faces import align as face_tools
 from src.faces.image_io import read_photo
 from src.files import write_text
@@ -48,13 +47,14 @@ from src.models.train import fast_dtype, fit, predict_probabilities
 from src.models.two_level_cnn import level_one, residual_level_one
 
 CHILD = 12  # years: the highest age of a child
+CHILDREN = "gender accuracy of children"  # a measure
 SOFT_EDGE = 1.5  # years: standard deviation of the ends of a softened age range
 RELEASED, NO_TEACHER = "as released", "no teacher"
 NO_DEGRADING = dict.fromkeys(("grey", "coarse", "erased"), 0.0)
 NO_MOVING = dict.fromkeys(("rotation", "zoom", "shift", "brightness"), 0.0)
 DIFFERENCE = ("difference", "difference_low", "difference_high")  # to the baseline with the same seed
 COLUMNS = (
-    "variant", "seed", "dataset", "measure", *metrics.Measure._fields, "seconds", "against", *DIFFERENCE, "faces", "epochs",
+    "variant", "seed", "dataset", "measure", *metrics.Estimate._fields, "seconds", "against", *DIFFERENCE, "faces", "epochs",
 )  # fmt: skip
 
 
@@ -210,22 +210,19 @@ def hide_labels(labels: np.ndarray, what: str) -> np.ndarray:
 def score_faces(table: pd.DataFrame, gender: np.ndarray, age: np.ndarray) -> pd.DataFrame:
     """The score of each face by each measure, in columns named "dataset measure"; NaN where the face has no label for it."""
     scores = {}
-    for name, rows in table.groupby("dataset", sort=False):
-        groups = AGE_GROUPS[AGE_GROUPS_OF[name]]
-        truth = task_labels(rows, "gender").table["label"]
-        correct = pd.Series(metrics.exact_match(truth, gender[truth.index]), truth.index)
-        scores[f"{name} gender accuracy"] = correct
-        scores[f"{name} gender accuracy of children"] = correct.where(rows["age_high"].le(CHILD).fillna(False))
-        years = exact_years(rows)
+    for name, faces in table.groupby("dataset", sort=False):
+        rows, truth, probability, _ = labelled_predictions(faces, "gender", gender[faces.index])
+        correct = pd.Series(metrics.exact_match(truth, probability), faces.index[rows])
+        scores[f"{name} {Metric.GENDER_ACCURACY}"] = correct
+        scores[f"{name} {CHILDREN}"] = correct.where(faces["age_high"].le(CHILD).fillna(False))
+        years = exact_years(faces)
         if np.isfinite(years).any():
-            scores[f"{name} absolute error"] = pd.Series(
-                np.abs(metrics.decode(age[rows.index], ordered=True) - years), rows.index
-            )
-        truth = task_labels(rows, "age", groups).table["label"]
-        summed = sum_to_groups(age, YEARS_OF_CLASSES, groups)[truth.index]
-        kind = {8: "eight groups", 9: "nine ranges"}[len(groups.names)]
-        scores[f"{name} {kind} exact"] = pd.Series(metrics.exact_match(truth, summed, ordered=True), truth.index)
-        scores[f"{name} {kind} 1-off"] = pd.Series(metrics.one_off(truth, summed), truth.index)
+            error = np.abs(metrics.decode(age[faces.index], ordered=True) - years)
+            scores[f"{name} {Metric.ABSOLUTE_ERROR}"] = pd.Series(error, faces.index)
+        rows, truth, probability, _ = labelled_predictions(faces, "age", age[faces.index])
+        exact, at_most_one_off = GROUP_METRICS[AGE_GROUPS_OF[name]]
+        scores[f"{name} {exact}"] = pd.Series(metrics.exact_match(truth, probability, ordered=True), faces.index[rows])
+        scores[f"{name} {at_most_one_off}"] = pd.Series(metrics.one_off(truth, probability), faces.index[rows])
     return pd.DataFrame(scores, index=table.index)
 
 
@@ -235,9 +232,8 @@ def summarize_scores(scores: pd.DataFrame, baseline: pd.DataFrame | None, subjec
     for column in scores:
         dataset, measure = column.split(" ", 1)
         known = scores[column].notna().to_numpy()
-        mean = metrics.bootstrap_mean(
-            scores[column][known], subjects[known], "years" if measure == "absolute error" else "share"
-        )
+        unit = metrics.Unit.YEARS if measure == Metric.ABSOLUTE_ERROR else metrics.Unit.SHARE
+        mean = metrics.bootstrap_mean(scores[column][known], subjects[known], unit)
         away: tuple = (np.nan,) * 3
         if baseline is not None:
             # The unit is not "share", since a mean difference of zero is no share of zero.
@@ -310,9 +306,8 @@ def summary_table(results: pd.DataFrame) -> pd.DataFrame:
     """The results as text: a row for each variant and seed, a column for each measure, with the difference in brackets."""
 
     def text(row) -> str:
-        scale, digits = (100, 1) if row["unit"] == "share" else (1, 2)
-        difference = "" if pd.isna(row["difference"]) else f" ({row['difference'] * scale:+.{digits}f})"
-        return f"{row['value'] * scale:.{digits}f}{difference}"
+        difference = "" if pd.isna(row["difference"]) else f" ({metrics.format_number(row['difference'], row['unit'], '+')})"
+        return metrics.format_number(row["value"], row["unit"]) + difference
 
     return results.assign(text=results.apply(text, axis=1)).pivot_table(
         "text", ["variant", "seed"], ["dataset", "measure"], "first", fill_value="", sort=False

@@ -18,22 +18,25 @@ from experiments.result_plots import titled
 from experiments.results import describe_worst_group, format_result, markdown_table, read_results
 from src import config
 from src.data import NAMES
-from src.evaluation.metrics import Measure
-from src.evaluation.subgroups import FEWEST_PER_GROUP
+from src.evaluation.metrics import Estimate
+from src.evaluation.subgroups import CALIBRATION_ERRORS, FEWEST_PER_GROUP, Grouping, Metric
 from src.files import atomic_write, write_text
 from src.models.model_folder import ModelFolderError, TrainedModel
 
 DOCS = config.ROOT / "docs"
 TEMPLATE, TARGET, PICTURE = DOCS / "model_card.template.md", DOCS / "model_card.md", DOCS / "figures" / "failures.png"
 GROUP_COLUMNS = {  # measures in the tables by group, and their short titles
-    "gender accuracy": "gender",
-    "eight groups exact": "eight groups",
-    "nine ranges exact": "nine ranges",
-    "absolute error": "years off",
-    "90% interval covers": "interval covers",
+    Metric.GENDER_ACCURACY: "gender",
+    Metric.EIGHT_GROUPS_EXACT: "eight groups",
+    Metric.NINE_RANGES_EXACT: "nine ranges",
+    Metric.ABSOLUTE_ERROR: "years off",
+    Metric.INTERVAL_COVERAGE: "interval covers",
 }
-WORST_GROUPS = ("gender accuracy", "absolute error", "nine ranges exact")  # measures whose worst groups are named
-CALIBRATION_ERRORS = {"gender calibration error": "gender", "age group calibration error": "age group"}
+WORST_GROUPS = (
+    Metric.GENDER_ACCURACY,
+    Metric.ABSOLUTE_ERROR,
+    Metric.NINE_RANGES_EXACT,
+)  # their worst groups are named
 
 
 def write(folder: str | Path = "", target: Path = TARGET, picture: Path = PICTURE, **models: str | Path) -> None:
@@ -64,11 +67,10 @@ def render(models: dict[str, TrainedModel], folder: str | Path = "", picture: Pa
         read_results(name, folder)
         for name in ("released_results", "released_reliability", "released_history", "speed", "plain", "others")
     )
-    overall = rows[rows["by"] == "all"]
+    overall = rows[rows["by"] == Grouping.ALL]
     counts = pd.DataFrame(models["age"].card["trained_on"]["faces"]).T.rename(index=titled, columns={"train": "training"})
     layers = results.layer_summary(models["age"])
     layers["output"] = layers["output"].map(lambda shape: " × ".join(map(str, shape)))
-    errors = overall[overall["measure"].isin(CALIBRATION_ERRORS)]
 
     def measured(dataset: str, measure: str) -> pd.DataFrame:
         return overall[(overall["dataset"] == dataset) & (overall["measure"] == measure)]
@@ -76,11 +78,11 @@ def render(models: dict[str, TrainedModel], folder: str | Path = "", picture: Pa
     def groups(dataset: str) -> pd.DataFrame:
         table = results.group_table(rows, dataset)
         ages = table["group"].str.replace("-", "–") + " years"
-        table["group"] = table["group"].str.replace("_", " ").mask(table["by"] == "age", ages)
+        table["group"] = table["group"].str.replace("_", " ").mask(table["by"] == Grouping.AGE, ages)
         return table.reindex(columns=["group", "faces", *GROUP_COLUMNS]).dropna(axis="columns").rename(columns=GROUP_COLUMNS)
 
     def worst_groups(dataset: str) -> list[str]:
-        mine = rows[(rows["dataset"] == dataset) & rows["measure"].isin(WORST_GROUPS) & (rows["by"] != "all")]
+        mine = rows[(rows["dataset"] == dataset) & rows["measure"].isin(WORST_GROUPS) & (rows["by"] != Grouping.ALL)]
         pairs = (
             mine[["measure", "by"]].drop_duplicates().sort_values("measure", key=lambda names: names.map(WORST_GROUPS.index))
         )
@@ -93,12 +95,14 @@ def render(models: dict[str, TrainedModel], folder: str | Path = "", picture: Pa
         counts=counts[["training", "validation", "test"]].map("{:,}".format).rename_axis("data set").reset_index(),
         comparison=results.comparison_table(results.compare_models(rows, plain, others)).rename_axis("model").reset_index(),
         calibration_errors=[
-            f"{titled(row['dataset'])}, {CALIBRATION_ERRORS[row['measure']]} {format_result(row)}"
-            for _, row in errors.iterrows()
+            f"{titled(name)}, {task} {format_result(found.iloc[0])}"
+            for name in rows["dataset"].unique()
+            for task, metric in CALIBRATION_ERRORS.items()
+            if len(found := measured(name, metric))
         ],
         unsure_predictions=_unsure_predictions(models, curves), picture=picture.as_posix(),
         table=markdown_table, titled=titled, measured=measured, groups=groups, worst_groups=worst_groups,
-        value=lambda *which: str(Measure(*measured(*which)[list(Measure._fields)].iloc[0])),
+        value=lambda *which: str(Estimate(*measured(*which)[list(Estimate._fields)].iloc[0])),
         worst=lambda *which: describe_worst_group(rows, *which),
     )  # fmt: skip
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"

@@ -5,7 +5,7 @@ it on the test faces, and writes the two model folders and the result files.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,6 @@ from scipy.special import log_softmax, softmax
 
 from src import data as datasets
 from src.config import AGE_GROUPS, CACHE, GENDERS, MODELS, RESULTS, SEED, YEARS
-from src.data import AGE_GROUPS_OF
 from src.data.table import exact_years, split, split_key, task_labels
 from src.evaluation.calibration import (
     INTERVAL_BANDS,
@@ -26,10 +25,9 @@ from src.evaluation.calibration import (
     fit_conformal_quantiles,
     fit_temperature,
     reliability,
-    sum_to_groups,
 )
-from src.evaluation.metrics import decode, exact_match
-from src.evaluation.subgroups import YEARS_OF_CLASSES, evaluate_subgroups, load_races
+from src.evaluation.metrics import exact_match, prediction_confidence
+from src.evaluation.subgroups import evaluate_subgroups, labelled_predictions, load_races
 from src.faces.align import Alignment
 from src.faces.duplicates import duplicates_as_subjects, near_duplicates
 from src.faces.prepare import prepare
@@ -164,14 +162,6 @@ def calibrate(data: PreparedData, model: keras.Model) -> tuple[dict[str, keras.M
     return {task: extract_task_model(model, task, value) for task, value in temperatures.items()}, calibration
 
 
-def _labelled_probabilities(table: pd.DataFrame, gender: np.ndarray, age: np.ndarray) -> Iterator[tuple]:
-    """For each task: its name, the probabilities of the labelled faces over the data set's classes, and the labels."""
-    groups = AGE_GROUPS[AGE_GROUPS_OF[table["dataset"].iloc[0]]]
-    for task, probability in (("gender", gender), ("age", sum_to_groups(age, YEARS_OF_CLASSES, groups))):
-        labelled = task_labels(table, task, groups).table
-        yield task, probability[labelled.index], labelled["label"].to_numpy()
-
-
 def evaluate_test_faces(
     data: PreparedData, folder: Path, models: dict[str, keras.Model], calibration: dict, names: tuple[str, ...]
 ) -> dict[str, pd.DataFrame]:
@@ -182,12 +172,12 @@ def evaluate_test_faces(
         table = data.table.iloc[rows].reset_index(drop=True)
         gender, age = (predict_probabilities(models[task], data.faces, rows).astype(float) for task in ("gender", "age"))
         tables["results"].append(evaluate_subgroups(table, gender, age, calibration["age"], load_races(table, folder)))
-        for task, probability, truth in _labelled_probabilities(table, gender, age):
-            curve, ordered = {"dataset": name, "task": task}, task == "age"
-            confidence = probability[np.arange(len(truth)), decode(probability, ordered)]
-            curves = reliability(probability, truth, CONFIDENCE_BINS, ordered)
-            tables["reliability"].append(curves.assign(**curve))
-            tables["coverage"].append(coverage_curve(confidence, exact_match(truth, probability, ordered)).assign(**curve))
+        for task, predicted in (("gender", gender), ("age", age)):
+            _, truth, probability, ordered = labelled_predictions(table, task, predicted)
+            curve = reliability(probability, truth, CONFIDENCE_BINS, ordered)
+            tables["reliability"].append(curve.assign(dataset=name, task=task))
+            curve = coverage_curve(prediction_confidence(probability, ordered), exact_match(truth, probability, ordered))
+            tables["coverage"].append(curve.assign(dataset=name, task=task))
     return {name: pd.concat(some, ignore_index=True) for name, some in tables.items()}
 
 

@@ -15,11 +15,20 @@ from experiments.result_plots import titled
 from src import config
 from src import data as datasets
 from src.config import AGE_GROUPS, GENDERS
-from src.data.table import split, task_labels
+from src.data.table import split
 from src.evaluation import plots
-from src.evaluation.calibration import Calibration, sum_to_groups
-from src.evaluation.metrics import Measure, decode
-from src.evaluation.subgroups import FEWEST_PER_GROUP, YEARS_OF_CLASSES, evaluate_subgroups, load_races, worst_group
+from src.evaluation.calibration import Calibration
+from src.evaluation.metrics import Estimate, Unit, decode, format_number, prediction_confidence
+from src.evaluation.subgroups import (
+    FEWEST_PER_GROUP,
+    RESULT_COLUMNS,
+    Grouping,
+    Metric,
+    evaluate_subgroups,
+    labelled_predictions,
+    load_races,
+    worst_group,
+)
 from src.faces.duplicates import near_duplicates
 from src.faces.prepare import prepare
 from src.models.model_folder import ModelFolderError, TrainedModel, load_model
@@ -33,7 +42,7 @@ _MEASURED_ELSEWHERE = (
 )  # fmt: skip
 # By name: the columns that a result file must have, and where it comes from.
 FILES = {
-    "released_results": (("dataset", "measure", "by", "group", "value", "low", "high", "n", "unit"), _RELEASE),
+    "released_results": (RESULT_COLUMNS, _RELEASE),
     "released_reliability": (("dataset", "task", "confidence", "accuracy", "n"), _RELEASE),
     "released_coverage": (("dataset", "task", "coverage", "score"), _RELEASE),
     "released_history": (("epoch", "loss", "val_loss", "gender_accuracy", "absolute_error"), _RELEASE),
@@ -46,12 +55,12 @@ FILES = {
 }
 # Columns of plain.csv and others.csv: title, our data set and measure to compare with, unit (shares are in per cent there).
 COMPARISON = {
-    "utkface_gender": ("UTKFace\ngender", "utkface", "gender accuracy", "share"),
-    "utkface_mae": ("UTKFace\nyears off", "utkface", "absolute error", "years"),
-    "utkface_8_exact": ("UTKFace\neight groups", "utkface", "eight groups exact", "share"),
-    "utkface_8_one_off": ("UTKFace\none group off", "utkface", "eight groups 1-off", "share"),
-    "fairface_gender": ("FairFace\ngender", "fairface", "gender accuracy", "share"),
-    "fairface_9": ("FairFace\nnine ranges", "fairface", "nine ranges exact", "share"),
+    "utkface_gender": ("UTKFace\ngender", "utkface", Metric.GENDER_ACCURACY, Unit.SHARE),
+    "utkface_mae": ("UTKFace\nyears off", "utkface", Metric.ABSOLUTE_ERROR, Unit.YEARS),
+    "utkface_8_exact": ("UTKFace\neight groups", "utkface", Metric.EIGHT_GROUPS_EXACT, Unit.SHARE),
+    "utkface_8_one_off": ("UTKFace\none group off", "utkface", Metric.EIGHT_GROUPS_ONE_OFF, Unit.SHARE),
+    "fairface_gender": ("FairFace\ngender", "fairface", Metric.GENDER_ACCURACY, Unit.SHARE),
+    "fairface_9": ("FairFace\nnine ranges", "fairface", Metric.NINE_RANGES_EXACT, Unit.SHARE),
 }
 RELEASED_MODELS = "released models"  # their name in comparisons
 
@@ -92,22 +101,22 @@ def markdown_table(frame: pd.DataFrame) -> str:
 
 def format_result(row: pd.Series) -> str:
     """A row of results as "95.1% (94.3–95.8)", or "4.60 (4.41–4.79)" for years; without a missing interval."""
-    scale, digits, sign = (100, 1, "%") if row["unit"] == "share" else (1, 2, "")
-    value = f"{row['value'] * scale:.{digits}f}{sign}"
-    return value if pd.isna(row["low"]) else f"{value} ({row['low'] * scale:.{digits}f}–{row['high'] * scale:.{digits}f})"
+    value, low, high = (format_number(row[name], row["unit"]) for name in ("value", "low", "high"))
+    value += "%" if row["unit"] == Unit.SHARE else ""
+    return value if pd.isna(row["low"]) else f"{value} ({low}–{high})"
 
 
 def overall_table(results: pd.DataFrame) -> pd.DataFrame:
     """Rows of `subgroups.evaluate_subgroups` over all faces, as text: a row for each measure, a column for each data set."""
-    rows = results[results["by"] == "all"]
-    texts = rows.assign(text=rows.apply(format_result, axis=1) + rows["unit"].map({"years": " years"}).fillna(""))
+    rows = results[results["by"] == Grouping.ALL]
+    texts = rows.assign(text=rows.apply(format_result, axis=1) + rows["unit"].map({Unit.YEARS: " years"}).fillna(""))
     table = texts.pivot(index="measure", columns="dataset", values="text").reindex(rows["measure"].unique())
     return table[rows["dataset"].unique()].rename(columns=titled).fillna("").rename_axis(columns=None)
 
 
 def group_table(results: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """The measures of one data set by group, as text: columns by, group, faces, then one for each measure."""
-    rows = results[(results["dataset"] == dataset) & (results["by"] != "all")]
+    rows = results[(results["dataset"] == dataset) & (results["by"] != Grouping.ALL)]
     rows = rows.assign(text=rows.apply(format_result, axis=1), faces=rows.groupby(["by", "group"])["n"].transform("max"))
     index = ["by", "group", "faces"]
     table = rows.pivot(index=index, columns="measure", values="text")[rows["measure"].unique()].fillna("")
@@ -122,11 +131,11 @@ def describe_worst_group(results: pd.DataFrame, dataset: str, measure: str, by: 
     if not ((rows["measure"] == measure) & (rows["by"] == by) & (rows["n"] >= FEWEST_PER_GROUP)).any():
         return f"{subject}: no {'age band' if by == 'age' else by} has {FEWEST_PER_GROUP} faces, so no worst group is named."
     row = worst_group(rows, measure, by)
-    overall = rows[(rows["measure"] == measure) & (rows["by"] == "all")].iloc[0]
+    overall = rows[(rows["measure"] == measure) & (rows["by"] == Grouping.ALL)].iloc[0]
     name = row["group"].replace("_", " ")
     name = {"age": f"ages {name.replace('-', '–')}", "gender": f"{name} faces", "race": f"faces labelled {name}"}[by]
-    unit = " years" if overall["unit"] == "years" else ""
-    value = Measure(*row[list(Measure._fields)])
+    unit = " years" if overall["unit"] == Unit.YEARS else ""
+    value = Estimate(*row[list(Estimate._fields)])
     return f"{subject}: worst for {name}, {value}, against {format_result(overall)}{unit} over all faces."
 
 
@@ -138,10 +147,10 @@ def compare_models(results: pd.DataFrame, plain: pd.DataFrame, others: pd.DataFr
         low, high (only for ours, else NaN) and unit.
     """
     columns = pd.DataFrame(COMPARISON, ["title", "dataset", "measure", "unit"]).T.rename_axis("column").reset_index()
-    ours = columns.merge(results[results["by"] == "all"].drop(columns="unit"), on=["dataset", "measure"])
+    ours = columns.merge(results[results["by"] == Grouping.ALL].drop(columns="unit"), on=["dataset", "measure"])
     theirs = pd.concat([plain.assign(kind="plain"), others.assign(kind="others")])
     theirs = theirs.melt(["model", "kind"], list(COMPARISON), "column").merge(columns, on="column")
-    theirs["value"] /= theirs["unit"].map({"share": 100, "years": 1})
+    theirs["value"] /= theirs["unit"].map({Unit.SHARE: 100, Unit.YEARS: 1})
     compared = pd.concat([ours.assign(model=RELEASED_MODELS, kind="ours"), theirs], ignore_index=True)
     return compared[["model", "kind", "column", "value", "low", "high", "unit"]]
 
@@ -153,7 +162,7 @@ def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:
         if pd.isna(row["value"]):
             return "–"
         # Other models' years have only as many digits as were published.
-        return f"{row['value']:g}" if row["unit"] == "years" and row["kind"] != "ours" else format_result(row)
+        return f"{row['value']:g}" if row["unit"] == Unit.YEARS and row["kind"] != "ours" else format_result(row)
 
     table = compared.assign(text=compared.apply(text, axis=1)).pivot(index="model", columns="column", values="text")
     table = table.reindex(index=compared["model"].unique(), columns=list(COMPARISON)).fillna("–")
@@ -254,7 +263,7 @@ def evaluate_released(
     folder = datasets.resolve_folder(dataset, data)
     table = datasets.load(dataset, folder, **options).table
     prepared = prepare(table, folder, models["gender"].alignment, cache)
-    rows = np.flatnonzero(is_unseen(table, prepared.faces) & (prepared.reason == ""))
+    rows = np.flatnonzero(_is_unseen(table, prepared.faces) & (prepared.reason == ""))
     table, faces = table.iloc[rows].reset_index(drop=True), np.asarray(prepared.faces[rows])
     probabilities = {}
     for task in ("gender", "age"):
@@ -265,7 +274,7 @@ def evaluate_released(
     return Evaluation(table, faces, probabilities, results)
 
 
-def is_unseen(table: pd.DataFrame, faces: np.ndarray) -> npt.NDArray[np.bool_]:
+def _is_unseen(table: pd.DataFrame, faces: np.ndarray) -> npt.NDArray[np.bool_]:
     """Which faces are in the test part: the first fold or, in a data set without folds, the part chosen by the hash.
 
     In a data set without identities, faces with a near-duplicate are left out: the released models may have been trained on
@@ -283,14 +292,11 @@ def most_confident_errors(evaluation: Evaluation, task: str, count: int = 8) -> 
     Returns:
         Up to `count` rows: row (in the table of faces), truth, prediction (names of classes) and confidence (0-1).
     """
+    rows, truth, probability, ordered = labelled_predictions(evaluation.table, task, evaluation.probabilities[task])
     groups = AGE_GROUPS[datasets.AGE_GROUPS_OF[evaluation.table["dataset"].iloc[0]]]
     names = np.array(GENDERS if task == "gender" else groups.names)
-    labelled = task_labels(evaluation.table, task, groups).table
-    found, truth = evaluation.probabilities[task][labelled.index], labelled["label"].to_numpy()
-    found = found if task == "gender" else sum_to_groups(found, YEARS_OF_CLASSES, groups)
-    best = decode(found, ordered=task == "age")
-    confidence = found[np.arange(len(found)), best]
-    table = pd.DataFrame({"row": labelled.index, "truth": names[truth], "prediction": names[best], "confidence": confidence})
+    best, confidence = decode(probability, ordered), prediction_confidence(probability, ordered)
+    table = pd.DataFrame({"row": rows, "truth": names[truth], "prediction": names[best], "confidence": confidence})
     table = table[best != truth].sort_values("confidence", ascending=False, kind="stable")
     subject = evaluation.table["subject"].iloc[table["row"]]
     return table[(subject.isna() | ~subject.duplicated()).to_numpy()].head(count).reset_index(drop=True)

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from src.config import GENDERS, AgeGroups
@@ -94,13 +95,13 @@ def task_labels(table: pd.DataFrame, task: str, groups: AgeGroups | None = None)
     if task not in ("gender", "age"):
         raise ValueError(f"task must be gender or age, got {task!r}")
     if task == "gender":
-        label = table["gender"].map({name: i for i, name in enumerate(GENDERS)}).fillna(-1).astype("int64").to_numpy()
+        label = encode_gender(table["gender"])
         reasons = {"gender unknown": label < 0}
     else:
         if groups is None:
             raise ValueError("the task age needs its groups, one of config.AGE_GROUPS")
-        low = table["age_low"].to_numpy(float, na_value=np.nan)
-        label = groups.index(low, table["age_high"].to_numpy(float, na_value=np.nan))
+        low, high = age_bounds(table)
+        label = groups.index(low, high)
         reasons = {"age unknown": np.isnan(low), "age touches several groups": label < 0}
     reason = np.select(list(reasons.values()), list(reasons), default="")
     kept = reason == ""
@@ -108,9 +109,20 @@ def task_labels(table: pd.DataFrame, task: str, groups: AgeGroups | None = None)
     return Loaded(table[kept].assign(label=label[kept]), ledger.reset_index(drop=True))
 
 
+def encode_gender(gender: pd.Series) -> npt.NDArray[np.int64]:
+    """The class of each gender, int64 (n,): 0 for female, 1 for male, -1 where unknown."""
+    return pd.Categorical(gender, categories=GENDERS).codes.astype(np.int64)
+
+
+def age_bounds(table: pd.DataFrame) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The lowest and the highest year of each face's age label, float64 (n,), NaN where unknown."""
+    low, high = (table[name].to_numpy(float, na_value=np.nan) for name in ("age_low", "age_high"))
+    return low, high
+
+
 def exact_years(table: pd.DataFrame) -> np.ndarray:
     """Ages in years where they are exact: float64 (n,), NaN where only a range or nothing is known."""
-    low, high = (table[name].to_numpy(float, na_value=np.nan) for name in ("age_low", "age_high"))
+    low, high = age_bounds(table)
     return np.where(low == high, low, np.nan)
 
 

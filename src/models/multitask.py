@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from src.config import GENDERS, SEED, YEARS
+from src.data.table import encode_gender
 from src.keras_setup import keras, layers, ops
 
 LOGITS = len(GENDERS) + YEARS
@@ -27,7 +28,7 @@ def multitask_labels(table: pd.DataFrame, taught: np.ndarray | None = None) -> n
     (-1 unknown). taught: float32 (n, m), a teacher's 2 + 101 probabilities and perhaps features to imitate, such as a face's
     descriptor, 128 standardised numbers.
     """
-    gender = table["gender"].map({name: i for i, name in enumerate(GENDERS)}).astype(float).fillna(UNKNOWN)
+    gender = encode_gender(table["gender"])
     ages = [table[name].astype(float).fillna(UNKNOWN).clip(upper=YEARS - 1) for name in ("age_low", "age_high")]
     labels = np.column_stack([gender, *ages])
     return np.float32(labels if taught is None else np.hstack([labels, taught]))

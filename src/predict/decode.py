@@ -14,7 +14,7 @@ import pandas as pd
 
 from src.config import AGE_GROUPS, MODELS
 from src.evaluation.calibration import prediction_interval, sum_to_groups
-from src.evaluation.metrics import decode, expected_years
+from src.evaluation.metrics import decode, expected_years, prediction_confidence
 from src.faces.align import Alignment
 from src.models.model_folder import Labels, ModelFolderError, TrainedModel, load_model
 from src.models.onnx_graph import Predict, run_together
@@ -157,7 +157,7 @@ def _say(probability: np.ndarray, trained: TrainedModel) -> list[dict]:
     probability = probability / probability.sum(axis=1, keepdims=True, dtype=float)
     names, of_names = sum_to_classes(probability, labels)
     best = decode(of_names, ordered=labels.task == "age")
-    confidence = of_names[np.arange(len(best)), best]
+    confidence = prediction_confidence(of_names, ordered=labels.task == "age")
     said = {f"{labels.task}_unsure": confidence < (calibration.unsure_below if calibration else 0)}
     if labels.task == "gender":
         said |= {"gender": [names[i] for i in best], "p_male": probability[:, names.index("male")].round(4)}
@@ -188,7 +188,7 @@ def sum_to_classes(probability, labels: Labels) -> tuple[tuple[str, ...], np.nda
     if not labels.single_years:
         return labels.classes, np.asarray(probability)
     groups = AGE_GROUPS["adience"]
-    return groups.names, sum_to_groups(probability, labels.years, groups)
+    return groups.names, sum_to_groups(probability, groups)
 
 
 def add_message(row: dict, text: str | None) -> None:
