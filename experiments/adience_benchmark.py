@@ -85,9 +85,7 @@ def make_plan(imdb_wiki: str = "", adience: str = "", seed: int = SEED, epochs: 
         ValueError: Only one of the folders is given.
     """
     if bool(imdb_wiki) != bool(adience):
-        raise ValueError(
-            "expected the folders of both IMDB-WIKI and Adience, got only one; give both, or none for the sample"
-        )
+        raise ValueError("expected the folders of IMDB-WIKI and Adience, got only one: give both, or none for the sample")
     if imdb_wiki:
         pretraining, finetuning = TrainingSettings(epochs=20, seed=seed), TrainingSettings(epochs=12, seed=seed)
         plan = Plan(Path(imdb_wiki), Path(adience), Alignment(), pretraining, finetuning, cache)

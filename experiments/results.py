@@ -263,7 +263,7 @@ def evaluate_released(
     folder = datasets.resolve_folder(dataset, data)
     table = datasets.load(dataset, folder, **options).table
     prepared = prepare(table, folder, models["gender"].alignment, cache)
-    rows = np.flatnonzero(_is_unseen(table, prepared.faces) & (prepared.reason == ""))
+    rows = np.flatnonzero(is_unseen(table, prepared.faces) & (prepared.reason == ""))
     table, faces = table.iloc[rows].reset_index(drop=True), np.asarray(prepared.faces[rows])
     probabilities = {}
     for task in ("gender", "age"):
@@ -274,7 +274,7 @@ def evaluate_released(
     return Evaluation(table, faces, probabilities, results)
 
 
-def _is_unseen(table: pd.DataFrame, faces: np.ndarray) -> npt.NDArray[np.bool_]:
+def is_unseen(table: pd.DataFrame, faces: np.ndarray) -> npt.NDArray[np.bool_]:
     """Which faces are in the test part: the first fold or, in a data set without folds, the part chosen by the hash.
 
     In a data set without identities, faces with a near-duplicate are left out: the released models may have been trained on

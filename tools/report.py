@@ -53,7 +53,7 @@ OPTIONAL = {
     "ablations": "`python -m experiments.ablations DATA --csv docs/results/ablations.csv`",
     "label_limits": "`python -m benchmarks.label_limits FOLDER --csv docs/results/label_limits.csv`",
     "scale": "`python -m benchmarks.scale FOLDER --faces 100000 --csv docs/results/scale.csv --plot docs/figures/scale.png`",
-    "other_seed": "`python -m experiments.train_residual --data FOLDER --seed 2`, then copy its `results/released_results.csv`",
+    "other_seed": "`python -m experiments.train_residual --data FOLDER --seed 2`, then its `results/released_results.csv`",
     "protocol": "`make protocol IMDB_WIKI=… ADIENCE=…`, whose `runs/protocol/protocol.csv` is put there",
 }
 ONE_SET = ("only UTKFace", "only FairFace")  # variants of the ablations that learn from one data set
