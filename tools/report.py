@@ -307,7 +307,7 @@ def figures(words: Words) -> dict[str, Callable[[], Figure]]:
     return {
         "funnel.svg": lambda: plots.funnel(_loaded(files["funnels"], "imdb_wiki")),
         "sample.jpg": drawn_sample,
-        "curves.svg": lambda: result_plots.joint_curves(files["released_history"]),
+        "curves.svg": lambda: plots.curves(files["released_history"]),
         "models.svg": lambda: result_plots.model_comparison(compared, titles),
         "groups.svg": lambda: result_plots.by_group(words.results, "gender accuracy"),
         "calibration.svg": lambda: result_plots.reliability(_by_task(files["released_reliability"])),
