@@ -2,7 +2,7 @@
 
     python benchmarks/answers.py DATA [--runs FOLDER] [--models FOLDER]
 
-DATA holds UTKFace/ and FairFace/, as for `python -m experiments.released`, whose validation faces are asked.
+DATA holds UTKFace/ and FairFace/, as for `python -m experiments.train_residual`, whose validation faces are asked.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from experiments.released import load_data
+from experiments.release import load_data
 from src.config import AGE_GROUPS, CACHE, MODELS, YEARS
 from src.data import AGE_GROUPS_OF
 from src.data import table as tables
@@ -30,7 +30,7 @@ def main() -> None:
     gender, age = (model_folder.load_model(options.models / task).model for task in ("gender", "age"))
     rows = []
     for name in ("utkface", "fairface"):
-        chosen = np.flatnonzero((data.part == "validation") & (data.table["dataset"] == name).to_numpy(bool))
+        chosen = np.flatnonzero((data.split == "validation") & (data.table["dataset"] == name).to_numpy(bool))
         table, faces = data.table.iloc[chosen].reset_index(drop=True), np.asarray(data.faces[chosen])
         female_male, years = (model.predict(faces, verbose=0) for model in (gender, age))
         for rule, ordered in (("likeliest or mean", False), ("median", True)):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from experiments.released import load_data
+from experiments.release import load_data
 from src.config import CACHE
 from src.data.table import exact_years
 from src.evaluation.metrics import Estimate, bootstrap_mean

@@ -81,7 +81,7 @@ def test_a_users_keras_json_changes_no_model(keras_only, tmp_path):
 def test_an_unsupported_backend_is_one_sentence(backend, keras_only, tmp_path):
     commands = {
         "run": ("-m", "src.run", "--notebooks", "1"),
-        "released": ("-m", "experiments.released", "--help"),
+        "train_residual": ("-m", "experiments.train_residual", "--help"),
         "predict": ("-m", "src.predict", str(tmp_path), "--gender-model", str(keras_only)),
     }
     for name in commands if backend == "nonsense" else ["predict"]:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import released, result_plots, results
+from experiments import release, result_plots, results, train_residual
 from experiments.result_plots import titled
 from experiments.results import ResultsMissing, format_result, read_results
 from src import config, data
@@ -50,10 +50,10 @@ FILES = results.FILES | {
 # What the report can do without, and the command that makes it.
 OPTIONAL = {
     "held_out": "`python benchmarks/held_out.py FOLDER --csv docs/results/held_out.csv`",
-    "ablations": "`python benchmarks/ablations.py DATA --csv docs/results/ablations.csv`",
+    "ablations": "`python -m experiments.ablations DATA --csv docs/results/ablations.csv`",
     "label_limits": "`python -m benchmarks.label_limits FOLDER --csv docs/results/label_limits.csv`",
     "scale": "`python -m benchmarks.scale FOLDER --faces 100000 --csv docs/results/scale.csv --plot docs/figures/scale.png`",
-    "other_seed": "`python -m experiments.released --data FOLDER --seed 2`, then copy its `results/released_results.csv`",
+    "other_seed": "`python -m experiments.train_residual --data FOLDER --seed 2`, then copy its `results/released_results.csv`",
     "protocol": "`make protocol IMDB_WIKI=… ADIENCE=…`, whose `runs/protocol/protocol.csv` is put there",
 }
 ONE_SET = ("only UTKFace", "only FairFace")  # variants of the ablations that learn from one data set
@@ -251,10 +251,10 @@ class Words:
     def worst(self) -> list[str]:
         measures = {"utkface": ("gender accuracy", "absolute error"), "fairface": ("gender accuracy", "nine ranges exact")}
         asked = [(name, measure, by) for name, some in measures.items() for measure in some for by in ("age", "race")]
-        return [results.worst_words(self.results, *one) for one in asked]
+        return [results.describe_worst_group(self.results, *one) for one in asked]
 
     def worst_interval(self) -> str:
-        return results.worst_words(self.results, "utkface", "90% interval covers", "age")
+        return results.describe_worst_group(self.results, "utkface", "90% interval covers", "age")
 
     def calibration_errors(self) -> str:
         whole = self.results[(self.results["by"] == "all") & self.results["measure"].str.endswith("calibration error")]
@@ -284,7 +284,8 @@ def rendered(words: Words, template: Path = TEMPLATE) -> str:
     """The report in Markdown."""
     jinja = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     modules = {
-        module.__name__.split(".")[-1]: module for module in (calibration, config, duplicates, results, multitask, released)
+        module.__name__.split(".")[-1]: module
+        for module in (calibration, config, duplicates, results, multitask, release, train_residual)
     }
     text = jinja.from_string(template.read_text(encoding="utf-8")).render(modules | words.all())
     return re.sub(r"\n{3,}", "\n\n", text).lstrip()
@@ -303,7 +304,7 @@ def figures(words: Words) -> dict[str, Callable[[], Figure]]:
     """The report's figures by their file names, drawn when called."""
     files = words.files
     compared = results.compare_models(words.results, files["plain"], files["others"])
-    titles = {column: title for column, (title, *_) in results.COMPARED.items()}
+    titles = {column: title for column, (title, *_) in results.COMPARISON.items()}
     return {
         "funnel.svg": lambda: plots.funnel(_loaded(files["funnels"], "imdb_wiki")),
         "sample.jpg": drawn_sample,

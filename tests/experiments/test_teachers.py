@@ -18,7 +18,7 @@ import pytest
 
 from experiments import teacher_files, teachers
 from experiments.mobilenet import BiasPReLU
-from experiments.released import Data
+from experiments.release import PreparedData
 from src.keras_setup import keras, layers, ops
 from src.sample.face_model import FaceSpace
 
@@ -183,7 +183,7 @@ def test_a_refined_teacher_answers_and_is_kept(tmp_path):
     small = np.stack([cv2.resize(picture, (128, 128)) for picture in pictures])
     table = pd.DataFrame({"gender": genders, "age_low": np.arange(40), "age_high": np.arange(40)})
     part = np.array((["train"] * 3 + ["validation"]) * 10, object)
-    data = Data(table, small, np.full(40, "landmarks"), part, tmp_path)
+    data = PreparedData(table, small, np.full(40, "landmarks"), part, tmp_path)
     settings = replace(teachers.REFINED, epochs=1, batch_size=10)
     first = teachers.teacher_probabilities("faceres", data, settings, tmp_path)
     assert first.shape == (40, 103) and first.dtype == np.float32

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.released import extract_task_model
+from experiments.release import extract_task_model
 from src import config
 from src.config import ROOT
 from src.models.multitask import add_task_heads
