@@ -193,7 +193,7 @@ def test_the_pdf_holds_any_text_as_it_is(tmp_path):
 
 
 def test_a_picture_that_is_missing_is_one_sentence_and_no_pdf(tmp_path):
-    with pytest.raises(ValueError, match="can't be set as PDF"):
+    with pytest.raises(ValueError, match="cannot be converted to PDF"):
         pdf.write("![gone](gone.png)\n", tmp_path, tmp_path / "report.pdf")
     assert not (tmp_path / "report.pdf").exists()
 
