@@ -17,8 +17,8 @@ from experiments.train_residual import STUDENT_SIZE
 from src.config import SEED
 from src.keras_setup import fused_normalisation, keras
 from src.models.multitask import add_task_heads, multitask_loss
+from src.models.residual import residual_level_one
 from src.models.train import TrainingSettings, compile_model, fast_dtype
-from src.models.two_level_cnn import residual_level_one
 
 
 def main() -> None:

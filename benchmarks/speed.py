@@ -15,11 +15,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pandas as pd
+from ai_edge_litert.interpreter import Interpreter
 
 from src.config import MODELS, SEED
 from src.keras_setup import keras
-from src.models.export import export, litert_model, onnx_model
+from src.models.export import export
 from src.models.model_folder import load_model
 from src.predict.decode import build_networks
 
@@ -98,9 +100,25 @@ def ways_of(folder: Path, exported: Path) -> dict[str, tuple]:
         "Keras, called": (lambda faces: keras.ops.convert_to_numpy(model(faces, training=False)), kept),
         "Keras, predict_on_batch": (model.predict_on_batch, kept),
         "Keras, tf.function": (lambda faces: graph(faces).numpy(), kept),
-        "ONNX Runtime": (onnx_model(exported / "model.onnx"), exported / "model.onnx"),
-        "LiteRT": (litert_model(exported / "model.tflite"), exported / "model.tflite"),
+        "ONNX Runtime": (onnx_runtime(exported / "model.onnx"), exported / "model.onnx"),
+        "LiteRT": (litert(exported / "model.tflite"), exported / "model.tflite"),
     }
+
+
+def onnx_runtime(file: Path):
+    """An ONNX file as a function from faces to probabilities."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    (face,) = session.get_inputs()
+    return lambda faces: session.run(None, {face.name: faces})[0]
+
+
+def litert(file: Path):
+    """A LiteRT file as a function from faces to probabilities."""
+    run = Interpreter(str(file), num_threads=1).get_signature_runner()
+    (face,), (probability,) = run.get_input_details(), run.get_output_details()
+    return lambda faces: run(**{face: faces})[probability]
 
 
 def milliseconds(way, faces: np.ndarray) -> float:

@@ -43,14 +43,15 @@ from src.models.multitask import (
     multitask_labels,
     multitask_loss,
 )
+from src.models.residual import residual_level_one
 from src.models.train import fast_dtype, fit, predict_probabilities
-from src.models.two_level_cnn import level_one, residual_level_one
+from src.models.two_level_cnn import level_one
 
 CHILD = 12  # years: the highest age of a child
 CHILDREN = "gender accuracy of children"  # a measure
 SOFT_EDGE = 1.5  # years: standard deviation of the ends of a softened age range
 RELEASED, NO_TEACHER = "as released", "no teacher"
-NO_DEGRADING = dict.fromkeys(("grey", "coarse", "erased"), 0.0)
+NO_DEGRADING = dict.fromkeys(("grayscale_probability", "downscale_probability", "random_erasing_probability"), 0.0)
 NO_MOVING = dict.fromkeys(("rotation", "zoom", "shift", "brightness"), 0.0)
 DIFFERENCE = ("difference", "difference_low", "difference_high")  # to the baseline with the same seed
 COLUMNS = (
@@ -187,7 +188,7 @@ def train_variant(name: str, seed: int, setup: Setup) -> tuple[keras.Model, floa
         faces, rows = aligned_faces(variant.alignment, setup), np.arange(len(setup.rows))
     make = level_one if variant.is_plain else partial(residual_level_one, inner=STUDENT_SIZE)
     first = make(ALIGNMENT.size, dtype=fast_dtype(), seed=seed)
-    model = add_task_heads(first, taught=variant.loss in (distillation_loss, descriptor_loss, children_loss), seed=seed)
+    model = add_task_heads(first, descriptor=variant.loss in (distillation_loss, descriptor_loss, children_loss), seed=seed)
     settings = replace(FIRST_ROUND, epochs=setup.epochs, seed=seed, **variant.settings)
     is_used = setup.table["dataset"].eq(variant.only_dataset or setup.table["dataset"]).to_numpy(bool)
     model, history = fit(

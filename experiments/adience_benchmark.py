@@ -28,7 +28,7 @@ from src.faces.prepare import prepare
 from src.files import write_text
 from src.keras_setup import keras
 from src.models.train import TrainingSettings, fast_dtype, fit, predict_probabilities
-from src.models.two_level_cnn import SMALLEST, level_one, two_level_cnn
+from src.models.two_level_cnn import MIN_SIZE, level_one, two_level_cnn
 from src.sample import draw
 
 FOLDS = (0, 1, 2, 3, 4)
@@ -91,7 +91,7 @@ def make_plan(imdb_wiki: str = "", adience: str = "", seed: int = SEED, epochs: 
         plan = Plan(Path(imdb_wiki), Path(adience), Alignment(), pretraining, finetuning, cache)
     else:
         folder, settings = draw.draw_sample(), TrainingSettings(epochs=epochs, seed=seed)
-        plan = Plan(folder / "imdb_wiki", folder / "adience", Alignment(SMALLEST), settings, settings, cache, is_sample=True)
+        plan = Plan(folder / "imdb_wiki", folder / "adience", Alignment(MIN_SIZE), settings, settings, cache, is_sample=True)
     return replace(plan, finetuning=replace(plan.finetuning, learning_rate=3e-4))
 
 

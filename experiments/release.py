@@ -40,8 +40,9 @@ from src.models.train import TrainingSettings, predict_probabilities
 FIRST_DATASETS = ("utkface", "fairface")  # the split of these does not depend on data sets that were added later
 ALIGNMENT = Alignment(size=128, eye_distance=0.36, eye_height=0.35)
 AUGMENTED = TrainingSettings(
-    batch_size=64, rotation=12, zoom=0.15, shift=0.05, brightness=0.3, grey=0.1, coarse=0.2, erased=0.25, patience=99
-)
+    batch_size=64, rotation=12, zoom=0.15, shift=0.05, brightness=0.3,
+    grayscale_probability=0.1, downscale_probability=0.2, random_erasing_probability=0.25, patience=99,
+)  # fmt: skip
 METRICS = (GenderAccuracy, AbsoluteError)
 UNSURE_BELOW = {"gender": 0.75, "age": 0.4}
 CONFIDENCE_BINS = 20  # of the reliability curves; both limits of UNSURE_BELOW are edges between two bins

@@ -19,8 +19,8 @@ from src.config import SEED
 from src.files import atomic_write
 from src.keras_setup import keras, layers, ops
 from src.models.multitask import AbsoluteError, GenderAccuracy, add_task_heads, multitask_labels, multitask_loss
+from src.models.residual import resize_images
 from src.models.train import TrainingSettings, fast_dtype, fit
-from src.models.two_level_cnn import resize_images
 
 SIZE = 112  # pixels: the faces SFace was trained on
 MEANS = (123.68, 116.779, 103.939)  # of red, green and blue, subtracted before FaceRes
@@ -30,7 +30,16 @@ DESCRIPTOR = 128  # values SFace compares faces by
 SPREAD = {"sface": 0.016, "faceres": 0.32}
 # Weaker augmentation than for the small network, which starts from random weights. In a pilot with FaceRes, 3e-4 gave good
 # results and a run at 4e-4 was worse after its first epochs.
-REFINED = replace(AUGMENTED, epochs=6, batch_size=48, learning_rate=2e-4, weight_decay=1e-2, grey=0.05, coarse=0.1, erased=0)
+REFINED = replace(
+    AUGMENTED,
+    epochs=6,
+    batch_size=48,
+    learning_rate=2e-4,
+    weight_decay=1e-2,
+    grayscale_probability=0.05,
+    downscale_probability=0.1,
+    random_erasing_probability=0,
+)
 
 
 def sface(file: Path | None = None, dtype: str = "float32") -> keras.Model:

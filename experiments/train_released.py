@@ -20,8 +20,8 @@ from experiments.teachers import REFINED, SIZE, SPREAD, faceres_convolutions, re
 from src.config import SEED
 from src.keras_setup import keras, layers
 from src.models.multitask import add_task_heads, distillation_loss, multitask_labels
+from src.models.residual import average_with_mirror_image
 from src.models.train import TrainingSettings, fast_dtype, fit
-from src.models.two_level_cnn import with_mirror_image
 
 DATASETS = ("utkface", "fairface", "allagefaces")
 TEACHERS = {
@@ -88,7 +88,7 @@ def train_student(
     model, history = fit(
         model, data.faces, rows, labels, data.split, settings, log_epoch, runs / "training", distillation_loss, METRICS
     )
-    both = add_task_heads(with_mirror_image(model.get_layer("level_one")))
+    both = add_task_heads(average_with_mirror_image(model.get_layer("level_one")))
     both.set_weights(model.get_weights())
     return both, history
 

@@ -31,10 +31,13 @@ from experiments.release import (
 from src.config import SEED
 from src.keras_setup import keras, ops
 from src.models.multitask import LOGITS, add_task_heads, distillation_loss, multitask_labels, multitask_loss
+from src.models.residual import average_with_mirror_image, residual_level_one, resize_images
 from src.models.train import TrainingSettings, fast_dtype, fit, predict_probabilities
-from src.models.two_level_cnn import residual_level_one, resize_images, with_mirror_image
 
-TEACHER = replace(AUGMENTED, epochs=12, learning_rate=4e-4, weight_decay=1e-2, grey=0.05, coarse=0.1, erased=0)
+TEACHER = replace(
+    AUGMENTED, epochs=12, learning_rate=4e-4, weight_decay=1e-2,
+    grayscale_probability=0.05, downscale_probability=0.1, random_erasing_probability=0,
+)  # fmt: skip
 FIRST_ROUND = replace(AUGMENTED, epochs=20, learning_rate=2e-3, weight_decay=5e-2)
 SECOND_ROUND = replace(FIRST_ROUND, epochs=15, learning_rate=1.5e-3)
 TEACHER_SIZE = 144  # pixels: close to the scale of the faces that dlib's network was trained on
@@ -88,7 +91,7 @@ def teacher_targets(data: PreparedData, seed: int, runs: Path) -> npt.NDArray[np
 def student(seed: int) -> keras.Model:
     """The residual network with random weights: uint8 faces to float32 logits and imitated descriptor (batch, 231)."""
     first = residual_level_one(ALIGNMENT.size, inner=STUDENT_SIZE, dtype=fast_dtype(), seed=seed)
-    return add_task_heads(first, taught=True, seed=seed)
+    return add_task_heads(first, descriptor=True, seed=seed)
 
 
 def train_student(data: PreparedData, targets: np.ndarray, seed: int, runs: Path) -> tuple[keras.Model, pd.DataFrame]:
@@ -113,7 +116,7 @@ def train_student(data: PreparedData, targets: np.ndarray, seed: int, runs: Path
     again.set_weights(model.get_weights())
     model, second = _train_round(again, data, targets, replace(SECOND_ROUND, seed=seed), runs)
     second["epoch"] += len(first)
-    both = add_task_heads(with_mirror_image(model.get_layer("level_one")), taught=True)
+    both = add_task_heads(average_with_mirror_image(model.get_layer("level_one")), descriptor=True)
     both.set_weights(model.get_weights())
     return both, pd.concat([first, second], ignore_index=True)
 

@@ -14,7 +14,7 @@ from src.config import RESULTS
 from src.evaluation.calibration import INTERVAL_BANDS, Calibration
 from src.evaluation.subgroups import RESULT_COLUMNS, UTKFACE_RACES
 from src.models.multitask import add_task_heads
-from src.models.two_level_cnn import residual_level_one
+from src.models.residual import residual_level_one
 
 MEASURES = {
     "gender accuracy": (0.95, "share"),

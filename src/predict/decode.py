@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,10 +17,7 @@ from src.evaluation.calibration import prediction_interval, sum_to_groups
 from src.evaluation.metrics import decode, expected_years, prediction_confidence
 from src.faces.align import Alignment
 from src.models.model_folder import Labels, ModelFolderError, TrainedModel, load_model
-from src.models.onnx_graph import Predict, run_together
-
-if TYPE_CHECKING:
-    from src.keras_setup import keras
+from src.models.onnx_graph import OnnxGraph, Predict, compile_graphs
 
 PREDICTION_COLUMNS = (
     "photo", "status", "face", "left", "top", "right", "bottom", "detection_score", "gender", "p_male",
@@ -35,7 +32,7 @@ class Models(NamedTuple):
 
     Attributes:
         trained: The models by task.
-        networks: What runs them, by the tasks that each function predicts (see `joint_networks`).
+        networks: What runs them, by the tasks that each function predicts (see `build_networks`).
     """
 
     trained: dict[str, TrainedModel]
@@ -97,13 +94,10 @@ def add_predictions(rows: list[dict], models: Models) -> list[dict]:
     return [{name: value for name, value in row.items() if name != "aligned"} for row in rows]
 
 
-def build_networks(
-    models: dict[str, TrainedModel],
-) -> dict[tuple[str, ...], Predict]:
-    """Returns functions that run models: a single one where all take the same aligned faces.
+def build_networks(models: dict[str, TrainedModel]) -> dict[tuple[str, ...], Predict]:
+    """Returns functions that run models: in ONNX Runtime, or in Keras if a model has layers that only Keras knows.
 
-    Models that share a level one run it once. Models run in ONNX Runtime or, if one has layers that only Keras
-    knows, all of them in Keras.
+    Models with the same alignment run together in ONNX Runtime, and what they share, such as a level one, runs once.
 
     Args:
         models: The models by task.
@@ -111,44 +105,21 @@ def build_networks(
     Returns:
         Functions from aligned faces to probabilities, by the tasks that they predict.
     """
-    networks = {task: trained.network for task, trained in models.items()}
-    known = {task: network for task, network in networks.items() if network is not None}
-    if len(known) < len(networks):
-        return {tasks: model.predict_on_batch for tasks, model in _keras_networks(models).items()}
-    if len({trained.alignment for trained in models.values()}) == 1:
-        return {tuple(known): run_together(known)}
-    return {(task,): run_together({task: network}) for task, network in known.items()}
+    together: dict[Alignment, dict[str, OnnxGraph]] = {}
+    networks: dict[tuple[str, ...], Predict] = {}
+    for task, trained in models.items():
+        if trained.graph is None:
+            networks[(task,)] = _keras_network(task, trained)
+        else:
+            together.setdefault(trained.alignment, {})[task] = trained.graph
+    return {tuple(graphs): compile_graphs(graphs) for graphs in together.values()} | networks
 
 
-def _keras_networks(models: dict[str, TrainedModel]) -> dict[tuple[str, ...], keras.Model]:
-    """The same as Keras models, to be run by `predict_on_batch`.
-
-    That method is compiled, unlike a direct call, and does not start a data pipeline, unlike `predict`.
-    """
+def _keras_network(task: str, trained: TrainedModel) -> Predict:
     from src.keras_setup import keras
 
-    if len(models) < 2 or not _same_level_one(*models.values()):
-        return {(task,): keras.Model(some.model.inputs, {task: some.model.output}) for task, some in models.items()}
-    level_one = next(iter(models.values())).model.get_layer("level_one")
-    photo = keras.Input(level_one.input_shape[1:], dtype="uint8")
-    features = level_one(photo)
-    outputs = {}
-    for task, trained in models.items():  # each level two is wrapped, since a model cannot hold two of the same name
-        given = keras.Input(features.shape[1:])
-        outputs[task] = keras.Model(given, trained.model.get_layer("level_two")(given), name=task)(features)
-    return {tuple(models): keras.Model(photo, outputs)}
-
-
-def _same_level_one(one: TrainedModel, other: TrainedModel) -> bool:
-    from src.keras_setup import keras
-
-    for trained in (one, other):
-        if [layer.name for layer in trained.model.layers[1:]] != ["level_one", "level_two"]:
-            return False
-    first, second = one.model.get_layer("level_one"), other.model.get_layer("level_one")
-    described = [keras.saving.serialize_keras_object(level) for level in (first, second)]
-    weights = zip(first.get_weights(), second.get_weights())
-    return one.alignment == other.alignment and described[0] == described[1] and all(np.array_equal(*two) for two in weights)
+    # `predict_on_batch` is compiled, unlike a direct call, and does not start a data pipeline, unlike `predict`.
+    return keras.Model(trained.model.inputs, {task: trained.model.output}).predict_on_batch
 
 
 def _say(probability: np.ndarray, trained: TrainedModel) -> list[dict]:

@@ -44,7 +44,7 @@ def grad_cam(model: keras.Model, face: np.ndarray, classes: list[int]) -> np.nda
     first, second = model.get_layer("level_one"), model.get_layer("level_two")
     inner = [layer for layer in first.layers if isinstance(layer, keras.Model)]
     trunk = inner[0] if inner else first
-    views = [face, face[:, ::-1]] if inner else [face]  # see network.with_mirror_image
+    views = [face, face[:, ::-1]] if inner else [face]  # see residual.average_with_mirror_image
     both = keras.Model(trunk.inputs, [_last_map(trunk), trunk.output])
     with tf.GradientTape() as tape:
         maps, features = both([np.stack(views)], training=False)

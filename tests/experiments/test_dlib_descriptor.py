@@ -8,7 +8,7 @@ import pytest
 from experiments import dlib_descriptor
 from src.faces.landmark_file import packaged_file
 from src.keras_setup import keras
-from src.models import two_level_cnn
+from src.models.train import to_float32
 from src.sample.face_model import FaceSpace
 
 
@@ -77,7 +77,7 @@ def test_bfloat16_stays_close_and_converts_back(model, chips):
     half = dlib_descriptor.descriptor_network(dtype="mixed_bfloat16")
     assert half.get_layer("convolution_1").compute_dtype == "bfloat16" and half.outputs[0].dtype == "float32"
     assert np.abs(told(half, chips) - told(model, chips)).max() < 0.05
-    assert np.abs(told(two_level_cnn.to_float32(half), chips) - told(model, chips)).max() < 1e-5
+    assert np.abs(told(to_float32(half), chips) - told(model, chips)).max() < 1e-5
 
 
 def test_the_network_survives_saving(model, chips, tmp_path):

@@ -11,7 +11,8 @@ from experiments.release import extract_task_model
 from src import config
 from src.config import ROOT
 from src.models.multitask import add_task_heads
-from src.models.two_level_cnn import residual_level_one, two_level_cnn, with_mirror_image
+from src.models.residual import average_with_mirror_image, residual_level_one
+from src.models.two_level_cnn import two_level_cnn
 from tools import diagrams
 
 
@@ -56,7 +57,7 @@ def test_stages_are_those_of_the_plain_network():
 
 
 def test_stages_of_a_released_model_and_their_figure():
-    first = with_mirror_image(residual_level_one(128, inner=96))
+    first = average_with_mirror_image(residual_level_one(128, inner=96))
     model = extract_task_model(add_task_heads(first), "age")
     stages = diagrams.stages(model)
     assert sum(stage.parameters for stage in stages) == model.count_params()
