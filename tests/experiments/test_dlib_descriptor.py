@@ -73,6 +73,7 @@ def test_a_size_too_small_is_refused():
         dlib_descriptor.descriptor_network(102)
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_close_and_converts_back(model, chips):
     half = dlib_descriptor.descriptor_network(dtype="mixed_bfloat16")
     assert half.get_layer("convolution_1").compute_dtype == "bfloat16" and half.outputs[0].dtype == "float32"
@@ -80,6 +81,7 @@ def test_bfloat16_stays_close_and_converts_back(model, chips):
     assert np.abs(predicted(to_float32(half), chips) - predicted(model, chips)).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_the_network_survives_saving(model, chips, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)

@@ -95,6 +95,7 @@ def test_faceres_knows_gender_at_other_sizes(small_faces):
     assert years[0] < years[1], "the drawn child must look younger than the drawn adult"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sface", "faceres"])
 def test_bfloat16_stays_close_to_float32(name, small_faces):
     make = getattr(teachers, name)
@@ -175,6 +176,7 @@ def test_an_unknown_teacher_is_refused():
 # --- refining ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_refined_teacher_answers_and_is_kept(tmp_path):
     found(teacher_files.faceres_file)
     space, rng = FaceSpace.load(), np.random.default_rng(4)
