@@ -14,13 +14,9 @@ from src.evaluation.plots import BLACK, GENDER_COLOURS, GREEN, GREY, PURPLE, SKY
 from src.evaluation.subgroups import Grouping
 
 _TITLES = {
-    "utkface": "UTKFace",
-    "fairface": "FairFace",
-    "adience": "Adience",
-    "imdb_wiki": "IMDB-WIKI",
-    "allagefaces": "All-Age-Faces",
-    "sample": "drawn sample",
-}
+    "utkface": "UTKFace", "fairface": "FairFace", "adience": "Adience", "imdb_wiki": "IMDB-WIKI",
+    "allagefaces": "All-Age-Faces", "sample": "drawn sample",
+}  # fmt: skip
 _GROUPING_COLOURS = {Grouping.ALL: BLACK, Grouping.AGE: GREEN, Grouping.RACE: PURPLE}  # genders have their own colours
 _MODEL_COLOURS = {"ours": VERMILLION, "plain": GREEN, "others": GREY}
 _LINES = (BLACK, GREEN, VERMILLION, SKY)
@@ -41,11 +37,10 @@ def by_group(results: pd.DataFrame, measures: str | Sequence[str], aims: dict[st
         aims: The desired value of metrics, drawn as a dotted line; by default the value over all faces.
     """
     measures = [measures] if isinstance(measures, str) else list(measures)
-    chosen = results[results["measure"].isin(measures)]
-    if chosen.empty:
+    by_panel = results.groupby(["measure", "dataset"], sort=False)
+    panels = [rows for wanted in measures for (measure, _), rows in by_panel if measure == wanted]
+    if not panels:
         raise ValueError(f"results must hold one of {', '.join(measures)}, got {', '.join(results['measure'].unique())}")
-    panels = [rows for _, rows in chosen.groupby(["measure", "dataset"], sort=False)]
-    panels.sort(key=lambda rows: measures.index(rows["measure"].iloc[0]))
     tallest = max(len(rows) + 0.6 * (rows["by"].nunique() - 1) for rows in panels)
     size = (WIDTH * (1 if len(panels) > 1 else 0.65), 0.9 + 0.21 * tallest)
     figure, grid = plt.subplots(1, len(panels), figsize=size, squeeze=False)
@@ -78,12 +73,7 @@ def _draw_groups(axes: plt.Axes, rows: pd.DataFrame, aim: float | None) -> None:
 
 @styled
 def model_comparison(compared: pd.DataFrame, titles: dict[str, str]) -> plt.Figure:
-    """Draws models side by side: one panel for each column of `titles`, with intervals where they are known.
-
-    Args:
-        compared: The rows of `results.compare_models`: model, kind (ours, plain, others), column, value, low, high, unit.
-        titles: The title of each column.
-    """
+    """Draws models side by side, from `results.compare_models`: one panel for each of its columns, with the titles given."""
     models = list(dict.fromkeys(compared["model"]))
     names = [textwrap.fill(model, 30) for model in models]
     height = 0.9 + 0.17 * sum(name.count("\n") + 2 for name in names)
@@ -93,9 +83,7 @@ def model_comparison(compared: pd.DataFrame, titles: dict[str, str]) -> plt.Figu
         places = rows["model"].map(models.index)
         draw_estimates(axes, rows, places, rows["kind"].map(_MODEL_COLOURS))
         for place, value, unit in zip(places, rows["value"], rows["unit"]):
-            axes.annotate(
-                format_number(value, unit), (value, place), (0, 6), textcoords="offset points", ha="center", fontsize=8
-            )
+            axes.annotate(format_number(value, unit), (value, place), (0, 6), textcoords="offset points", ha="center", size=8)
         in_years = (rows["unit"] == Unit.YEARS).all()
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("years" if in_years else "per cent", fontsize=9)

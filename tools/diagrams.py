@@ -39,20 +39,11 @@ _COLUMNS = (0.76, 2.26, 3.76, 5.26, 6.76, 8.24)
 
 
 class Box(NamedTuple):
-    """A box of the pipeline diagram.
+    """A box of the pipeline diagram."""
 
-    Attributes:
-        modules: The modules of `src` that do this step, as "room" or "room.module".
-        text: What happens there.
-        x: The middle, in inches.
-        y: The middle, in inches.
-        colour: The colour of the frame.
-        width: In inches.
-    """
-
-    modules: tuple[str, ...]
+    modules: tuple[str, ...]  # of `src`, as "room" or "room.module"
     text: str
-    x: float
+    x: float  # the middle, in inches
     y: float
     colour: str = BLUE
     width: float = 1.38
@@ -129,18 +120,11 @@ _FACE = "face"  # the stage of the input
 
 
 class Stage(NamedTuple):
-    """Layers that are drawn together.
+    """Layers that are drawn together."""
 
-    Attributes:
-        level: level_one or level_two, the part of the network.
-        text: The operations.
-        shape: The shape of the output, without the batch.
-        parameters: Their number.
-    """
-
-    level: str
-    text: str
-    shape: tuple[int, ...]
+    level: str  # level_one or level_two
+    text: str  # the operations
+    shape: tuple[int, ...]  # of the output, without the batch
     parameters: int
 
 
@@ -182,12 +166,7 @@ def _describe(operations: list[keras.Operation]) -> str:
 
 @styled
 def networks(models: dict[str, keras.Model], face: npt.NDArray[np.uint8]) -> Figure:
-    """Draws networks below each other. The size of a block grows with the height of its maps and the number of channels.
-
-    Args:
-        models: Two-level networks by title.
-        face: The input to show, RGB (h, w, 3).
-    """
+    """Draws two-level networks by title, with a face (RGB) as input; the size of a block grows with its maps and channels."""
     figure, panels = plt.subplots(len(models), 1, figsize=(_WIDTH, 2.75 * len(models)), squeeze=False)
     for axes, (title, model) in zip(panels.flat, models.items(), strict=True):
         _draw_network(axes, title, model, face)

@@ -35,9 +35,10 @@ def format_number(value: float, unit: str, sign: str = "") -> str:
     return f"{value * 100:{sign}.1f}" if unit == Unit.SHARE else f"{value:{sign}.2f}"
 
 
-def unit_suffix(unit: str) -> str:
-    """What follows a number of this unit in text: "%" or " years"."""
-    return "%" if unit == Unit.SHARE else f" {unit}"
+def format_value(value: float, unit: str, sd: float = np.nan) -> str:
+    """A value as text with its unit, for example "95.1%" or "4.60 years", and with ± its standard deviation if given."""
+    spread = "" if np.isnan(sd) else f" ± {format_number(sd, unit)}"
+    return f"{format_number(value, unit)}{spread}{'%' if unit == Unit.SHARE else ' years'}"
 
 
 class Estimate(NamedTuple):
@@ -52,9 +53,9 @@ class Estimate(NamedTuple):
     def __str__(self) -> str:
         if self.n == 0:
             return "– (n = 0)"
-        value, low, high = (format_number(number, self.unit) for number in self[:3])
+        low, high = (format_number(number, self.unit) for number in (self.low, self.high))
         interval = "" if np.isnan(self.low) else f"{low}–{high}, "
-        return f"{value}{unit_suffix(self.unit)} ({interval}n = {self.n:,})"
+        return f"{format_value(self.value, self.unit)} ({interval}n = {self.n:,})"
 
 
 def decode(probability: npt.ArrayLike, ordered: bool = False) -> npt.NDArray[np.int64]:
@@ -211,14 +212,11 @@ def mean_over_folds(headlines: Mapping) -> pd.DataFrame:
         headlines: The result of `headline_metrics` of each fold.
 
     Returns:
-        One row a metric. Columns: mean, sd (NaN for one fold), folds (how many have this metric), unit, and text, such as
-        "50.7 ± 5.1%".
+        One row a metric: mean, sd (NaN for one fold), folds (how many have this metric), unit, text ("50.7 ± 5.1%").
     """
     rows = pd.concat(headlines.values()).groupby(level=0, sort=False)
     table = rows["value"].agg(mean="mean", sd="std", folds="count").join(rows["unit"].first())
-    spread = ["" if np.isnan(sd) else f" ± {format_number(sd, unit)}" for sd, unit in zip(table["sd"], table["unit"])]
-    texts = zip(table["mean"], spread, table["unit"])
-    return table.assign(text=[f"{format_number(mean, unit)}{sd}{unit_suffix(unit)}" for mean, sd, unit in texts])
+    return table.assign(text=[format_value(row.mean, row.unit, row.sd) for row in table.itertuples()])
 
 
 def _to_frame(estimates: dict[str, Estimate]) -> pd.DataFrame:

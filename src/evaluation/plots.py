@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from src.config import FACE_COLOURS, AgeGroups
 from src.data.table import SPLITS, Loaded, age_bounds
-from src.evaluation.metrics import Unit, mean_over_folds
+from src.evaluation.metrics import Unit, format_number, mean_over_folds
 
 BLACK, GREY, LIGHT_GREY = "#222222", "#888888", "#bbbbbb"
 ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
@@ -172,7 +172,7 @@ def curves(history: pd.DataFrame, epochs: int | None = None) -> plt.Figure:
             axes.plot(history["epoch"], history[column], color=SPLIT_COLOURS[split], marker="o", markersize=3, label=split)
         axes.plot(best["epoch"], best[f"val_{name}"], "o", color=SPLIT_COLOURS["validation"], markersize=9, fillstyle="none")
         axes.axvline(best["epoch"], color=GREY, linestyle=":", label=f"best epoch: {best['epoch']:.0f}")
-        value = f"{best[f'val_{name}']:.1%}" if unit == Unit.SHARE else f"{best[f'val_{name}']:.2f}"
+        value = format_number(best[f"val_{name}"], unit) + "%" * (unit == Unit.SHARE)
         axes.set_title(f"{title}\n{value} in validation", fontsize=10)
         axes.set(xlabel="epoch", xlim=(0.5, max(epochs or 0, history["epoch"].max()) + 0.5))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
@@ -228,11 +228,7 @@ def accuracy_by(frame: pd.DataFrame) -> plt.Figure:
 
 @styled
 def fold_scores(headlines: Mapping[object, pd.DataFrame]) -> plt.Figure:
-    """Draws the metrics of each fold with their intervals, and their mean ± standard deviation as a line and a band.
-
-    Args:
-        headlines: The result of `metrics.headline_metrics` of each fold.
-    """
+    """Draws `metrics.headline_metrics` of each fold, and their mean ± standard deviation as a line and a band."""
     summary, folds = mean_over_folds(headlines), pd.concat(headlines)
     figure, panels = plt.subplots(1, len(summary), figsize=(WIDTH, 1.4 + 0.3 * len(headlines)), squeeze=False, sharey=True)
     for axes, (name, spread) in zip(panels.flat, summary.iterrows()):
@@ -255,12 +251,9 @@ def ages_before_after(before: npt.ArrayLike, after: npt.ArrayLike) -> plt.Figure
     """Draws the ages in years, shape (n,), before and after cleaning; impossible ages are in the outermost bars."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.4))
     for ages, name, colour in ((before, "before", REMOVED), (after, "after", KEPT)):
-        ages = np.asarray(ages, float)
-        ages = ages[~np.isnan(ages)]
-        edges = np.arange(-10, 122, 2)
-        axes.hist(ages.clip(-10, 119), edges, color=colour, label=f"{name} cleaning: {len(ages):,} ages")
-    ticks = np.arange(0, 101, 20)
-    axes.set_xticks([-9, *ticks, 119], ["below −8", *ticks, "above 118"])
+        ages = pd.Series(ages, dtype=float).dropna().clip(-10, 119)
+        axes.hist(ages, np.arange(-10, 122, 2), color=colour, label=f"{name} cleaning: {len(ages):,} ages")
+    axes.set_xticks([-9, 0, 20, 40, 60, 80, 100, 119], ["below −8", 0, 20, 40, 60, 80, 100, "above 118"])
     axes.set(xlabel="age in years", ylabel="faces")
     _count_axis(axes)
     axes.legend()

@@ -15,8 +15,8 @@ from src.data.table import age_bounds, exact_years, task_labels
 from src.evaluation.calibration import Calibration, expected_calibration_error, prediction_interval, sum_to_groups
 from src.evaluation.metrics import Estimate, Unit, bootstrap_mean, decode, exact_match, one_off
 
-_BAND_YEARS = ((0, 6), (7, 12), (13, 19), (20, 29), (30, 39), (40, 49), (50, 59), (60, 69), (70, 100))
-AGE_BANDS = AgeGroups(_BAND_YEARS, tuple(low for low, _ in _BAND_YEARS), tuple(f"{low}-{high}" for low, high in _BAND_YEARS))
+_YEARS = ((0, 6), (7, 12), (13, 19), (20, 29), (30, 39), (40, 49), (50, 59), (60, 69), (70, 100))
+AGE_BANDS = AgeGroups(_YEARS, tuple(low for low, _ in _YEARS), tuple(f"{low}-{high}" for low, high in _YEARS))
 UTKFACE_RACES = ("White", "Black", "Asian", "Indian", "Other")
 FEWEST_PER_GROUP = 30  # smaller groups are never named as the worst
 RESULT_COLUMNS = ("dataset", "measure", "by", "group", *Estimate._fields)
@@ -56,19 +56,12 @@ GROUP_METRICS = {  # by the name of the age groups: exact, at most one group off
 
 
 class LabelledPredictions(NamedTuple):
-    """The predictions for the m faces that have a label for a task.
+    """The predictions for the m faces that have a label for a task."""
 
-    Attributes:
-        rows: Their places in the table of faces, int64 (m,).
-        truth: Their class, int64 (m,).
-        probability: The probability of each class, floats (m, classes).
-        ordered: Whether the classes have an order; see `metrics.decode`.
-    """
-
-    rows: npt.NDArray[np.int64]
-    truth: npt.NDArray[np.int64]
-    probability: npt.NDArray[np.float64]
-    ordered: bool
+    rows: npt.NDArray[np.int64]  # (m,), places in the table of faces
+    truth: npt.NDArray[np.int64]  # (m,), the correct classes
+    probability: npt.NDArray[np.float64]  # (m, classes)
+    ordered: bool  # whether the classes have an order; see `metrics.decode`
 
 
 def labelled_predictions(table: pd.DataFrame, task: str, probability: npt.NDArray) -> LabelledPredictions:
@@ -158,11 +151,7 @@ def load_races(table: pd.DataFrame, folder: Path) -> npt.NDArray[np.object_]:
 
 
 def worst_group(results: pd.DataFrame, measure: str, by: str) -> pd.Series:
-    """The row of the group with the worst value of a metric, among groups of at least FEWEST_PER_GROUP faces.
-
-    Raises:
-        ValueError: No group is large enough.
-    """
+    """The row of the group with the worst value, of at least FEWEST_PER_GROUP faces; ValueError if there is none."""
     rows = results[(results["measure"] == measure) & (results["by"] == by) & (results["n"] >= FEWEST_PER_GROUP)]
     if rows.empty:
         raise ValueError(f"{measure} has no group by {by} of at least {FEWEST_PER_GROUP} faces")
