@@ -152,8 +152,7 @@ def fit(
         settings: How to train.
         on_epoch: Gets the history after each epoch.
         states: Folder for the saved states.
-        loss: Loss, as Keras takes it.
-        metrics: Metrics, as names or as classes.
+        loss, metrics: As in Keras; metrics are names or classes.
 
     Returns:
         The copy with the weights of the best epoch, computing in float32, and the history: a row for each epoch with
@@ -256,22 +255,17 @@ class _Checkpoints(keras.callbacks.Callback):
         self.model.stop_training = self.finished
 
 
-def predict_probabilities(
-    model: keras.Model, faces: npt.NDArray[np.uint8], rows: npt.ArrayLike, batch_size: int = 64
-) -> npt.NDArray[np.float32]:
-    """Returns the model's outputs (m, classes) for some rows (m,) of faces (n, size, size, 3)."""
+def predict_probabilities(model: keras.Model, faces: np.ndarray, rows: npt.ArrayLike, batch_size: int = 64) -> np.ndarray:
+    """Returns a model's outputs, float32 (m, classes), for some rows (m,) of uint8 faces (n, size, size, 3)."""
     return model.predict(FaceBatches(faces, rows, np.zeros(len(rows), int), batch_size), verbose=0)[: len(rows)]
 
 
 def centre_years(table: pd.DataFrame, classes: int) -> npt.NDArray[np.float64]:
-    """Returns the mean age of each class's faces.
+    """Returns the mean age of each class's faces, in years (classes,).
 
     Args:
         table: Table of faces with their class in the column `label`; an age range counts as its middle.
         classes: Number of classes.
-
-    Returns:
-        Years (classes,).
 
     Raises:
         ValueError: A class has no face.
@@ -284,10 +278,7 @@ def centre_years(table: pd.DataFrame, classes: int) -> npt.NDArray[np.float64]:
 
 
 def fast_dtype() -> str:
-    """Returns the faster of Keras's dtype policies on this machine.
-
-    It is "mixed_bfloat16" on an accelerator and on processors that multiply bfloat16 (AMX, AVX-512), "float32" elsewhere.
-    """
+    """Returns "mixed_bfloat16" on accelerators and on processors that compute in it (AMX, AVX-512), otherwise "float32"."""
     cpu = Path("/proc/cpuinfo")
     flags = cpu.read_text() if cpu.exists() else ""
     accelerator = any(not device.startswith("cpu") for device in keras.distribution.list_devices())
