@@ -2,7 +2,7 @@
 
     python benchmarks/answers.py DATA [--runs FOLDER] [--models FOLDER]
 
-DATA holds UTKFace/ and FairFace/, as for `python -m experiments.released`, whose validation faces are asked.
+DATA holds UTKFace/ and FairFace/, as for `python -m experiments.train_residual`, whose validation faces are asked.
 """
 
 import argparse
@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from experiments.released import load_data
+from experiments.release import load_data
 from src.config import AGE_GROUPS, CACHE, MODELS, YEARS
 from src.data import AGE_GROUPS_OF
 from src.data import table as tables
 from src.evaluation import metrics
 from src.evaluation.calibration import sum_to_groups
-from src.evaluation.subgroups import YEARS_OF_CLASSES
 from src.models import model_folder
 
 
@@ -31,7 +30,7 @@ def main() -> None:
     gender, age = (model_folder.load_model(options.models / task).model for task in ("gender", "age"))
     rows = []
     for name in ("utkface", "fairface"):
-        chosen = np.flatnonzero((data.part == "validation") & (data.table["dataset"] == name).to_numpy(bool))
+        chosen = np.flatnonzero((data.split == "validation") & (data.table["dataset"] == name).to_numpy(bool))
         table, faces = data.table.iloc[chosen].reset_index(drop=True), np.asarray(data.faces[chosen])
         female_male, years = (model.predict(faces, verbose=0) for model in (gender, age))
         for rule, ordered in (("likeliest or mean", False), ("median", True)):
@@ -46,7 +45,7 @@ def _scores(table, gender, age, groups, ordered: bool) -> tuple:
     told = tables.task_labels(table, "gender").table["label"]
     right = metrics.exact_match(told.to_numpy(), gender[told.index]).mean()
     label = tables.task_labels(table, "age", groups).table["label"]
-    off = np.abs(metrics.decode(sum_to_groups(age, YEARS_OF_CLASSES, groups), ordered)[label.index] - label)
+    off = np.abs(metrics.decode(sum_to_groups(age, groups), ordered)[label.index] - label)
     year = metrics.decode(age, ordered=True) if ordered else metrics.expected_years(age, np.arange(YEARS))
     error = np.abs(year - tables.exact_years(table))
     error = np.nanmean(error) if np.isfinite(error).any() else np.nan

@@ -2,7 +2,7 @@
 
     python benchmarks/held_out.py DATA [--runs FOLDER] [--gender-model FOLDER] [--age-model FOLDER] [--csv FILE]
 
-DATA holds UTKFace/ and FairFace/, as for `python -m experiments.released`, and perhaps adience/, whose pictures are all
+DATA holds UTKFace/ and FairFace/, as for `python -m experiments.train_residual`, and perhaps adience/, whose pictures are all
 judged as a check on photos of another kind. The largest face of each photo counts, or the whole photo
 where none is found. Headline figures with their 95% bootstrap intervals, named as in `docs/results/released_results.csv`.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from experiments.released import load_data
+from experiments.release import load_data
 from src import data as datasets
 from src.config import AGE_GROUPS, CACHE, MODELS
 from src.data import table as tables
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
     data = load_data(options.data, options.runs)
-    photos_of = dict(list(data.table[data.part == "test"].groupby("dataset")))
+    photos_of = dict(list(data.table[data.split == "test"].groupby("dataset")))
     if (options.data / "adience").is_dir():
         photos = datasets.load("adience", options.data / "adience").table
         photos_of["adience"] = photos.assign(path="adience/" + photos["path"])

@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from experiments.released import YEARS_OF_CLASSES
 from experiments.results import evaluate_released, load_released
 from src.config import AGE_GROUPS, CACHE, SEED
 from src.evaluation.calibration import sum_to_groups
@@ -45,7 +44,7 @@ def main() -> None:
 
     groups = AGE_GROUPS["adience"]
     label = groups.index(changed["age_low"].to_numpy(float), changed["age_high"].to_numpy(float))
-    of_label = sum_to_groups(age, YEARS_OF_CLASSES, groups)[rows, label]
+    of_label = sum_to_groups(age, groups)[rows, label]
     median = (np.cumsum(age, axis=1) < 0.5).sum(axis=1)
     scores = {
         "gender: probability of the other": (found["gender_doubt"], swapped),

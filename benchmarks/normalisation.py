@@ -12,7 +12,8 @@ from contextlib import nullcontext
 
 import numpy as np
 
-from experiments.released import ALIGNMENT, INNER
+from experiments.release import ALIGNMENT
+from experiments.train_residual import STUDENT_SIZE
 from src.config import SEED
 from src.keras_setup import fused_normalisation, keras
 from src.models.multitask import add_task_heads, multitask_loss
@@ -29,7 +30,7 @@ def main() -> None:
     faces = rng.integers(0, 256, (settings.batch_size, ALIGNMENT.size, ALIGNMENT.size, 3), np.uint8)
     labels = np.float32(np.column_stack([rng.integers(0, 2, len(faces)), *[rng.integers(0, 100, len(faces))] * 2]))
     ways = {"Keras's steps": nullcontext, "one kernel": fused_normalisation}
-    models = {name: add_task_heads(residual_level_one(inner=INNER, dtype=fast_dtype())) for name in ways}
+    models = {name: add_task_heads(residual_level_one(inner=STUDENT_SIZE, dtype=fast_dtype())) for name in ways}
     rates = {name: [] for name in ways}
     for model in models.values():
         compile_model(model, options.steps * len(faces), settings, multitask_loss, ())

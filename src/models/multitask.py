@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from src.config import GENDERS, SEED, YEARS
+from src.data.table import encode_gender
 from src.keras_setup import keras, layers, ops
 
 LOGITS = len(GENDERS) + YEARS
@@ -33,7 +34,7 @@ def multitask_labels(table: pd.DataFrame, targets: npt.ArrayLike | None = None) 
         float32 (n, 3) or, with targets, (n, 106 + m): gender (0 female, 1 male), the first and the last year of the age,
         then the targets. `UNKNOWN` stands for unknown labels, and ages above 100 count as 100.
     """
-    gender = table["gender"].map({name: i for i, name in enumerate(GENDERS)}).astype(float).fillna(UNKNOWN)
+    gender = encode_gender(table["gender"])
     ages = [table[name].astype(float).fillna(UNKNOWN).clip(upper=YEARS - 1) for name in ("age_low", "age_high")]
     labels = np.column_stack([gender, *ages])
     return np.float32(labels if targets is None else np.hstack([labels, targets]))

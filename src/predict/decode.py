@@ -145,7 +145,7 @@ def sum_to_classes(probability: npt.ArrayLike, labels: Labels) -> tuple[tuple[st
     if not labels.single_years:
         return labels.classes, np.asarray(probability)
     groups = AGE_GROUPS["adience"]
-    return groups.names, sum_to_groups(probability, labels.years, groups)
+    return groups.names, sum_to_groups(probability, groups)
 
 
 def _task_columns(probability: np.ndarray, trained: TrainedModel) -> dict:
