@@ -47,7 +47,7 @@ from src.faces import align as face_tools
 from src.faces.detect import DETECTORS, MOVING
 from src.faces.image_io import list_photos, read_photo
 from src.predict import video
-from src.predict.decode import add_predictions
+from src.predict.decode import predict_faces
 from src.predict.detection import Source, detect_faces_in_photo, start_workers
 from src.predict.predictor import Predictor
 from src.sample import scene
@@ -238,7 +238,7 @@ def whole_folder(sources: Sources, n: int, folder: Path):
     yield {"photos": "1280x960", "way": f"folder, {CORES} cores, processes", "n": n, "photos a second": n / clock.wall}
     with Clock() as clock, ThreadPoolExecutor(CORES) as pool:
         looks = pool.map(lambda path: detect_faces_in_photo(Source(str(path), path), predictor.models.alignments), paths)
-        add_predictions([row for some in looks for row in some], predictor.models)
+        predict_faces([row for some in looks for row in some], predictor.models)
     yield {"photos": "1280x960", "way": f"folder, {CORES} cores, threads", "n": n, "photos a second": n / clock.wall,
            "cpu ms a photo": ms(clock.cpu, paths)}  # fmt: skip
 

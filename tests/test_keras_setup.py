@@ -39,7 +39,8 @@ def keras_only(tmp_path_factory):
 
 
 def test_whoever_predicts_does_not_wait_for_packages_that_only_training_needs():
-    code = "import sys, src.predict; print(*sorted({'sklearn', 'jax', 'scipy.stats', 'scipy.optimize'} & set(sys.modules)))"
+    names = "{'sklearn', 'jax', 'scipy.stats', 'scipy.optimize'}"
+    code = f"import sys, src.predict.predictor; print(*sorted({names} & set(sys.modules)))"
     assert python(code) == []
 
 

@@ -110,11 +110,11 @@ def test_many_photos_inside_a_worker_of_a_pool(tmp_path):
 def test_a_fork_does_not_wait_for_its_parents_workers(tmp_path):
     """Such as a web server's worker, forked after the parent has looked at photos."""
     code = (
-        "import os, sys; from pathlib import Path; from src import looking\n"
-        "photos = [looking.Source('nowhere.jpg', Path('nowhere.jpg'))] * 9\n"
-        "look = lambda: [row['message'] for rows in looking.looked(photos, {}, 'none', 'hog', 2) for row in rows]\n"
-        "first = look(); child = os.fork()\n"
+        "import os, sys; from pathlib import Path; from src.predict.detection import Source, detect_faces_in_photos\n"
+        "photos = [Source('nowhere.jpg', Path('nowhere.jpg'))] * 9\n"
+        "detect = lambda: [row['message'] for rows in detect_faces_in_photos(photos, {}, 'none', 'hog', 2) for row in rows]\n"
+        "first = detect(); child = os.fork()\n"
         "if child: sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
-        "os._exit(look() != first)"
+        "os._exit(detect() != first)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
