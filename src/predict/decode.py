@@ -154,7 +154,7 @@ def _task_columns(probability: np.ndarray, trained: TrainedModel) -> dict:
     probability = probability / probability.sum(axis=1, keepdims=True, dtype=float)
     names, by_class = sum_to_classes(probability, labels)
     predicted = decode(by_class, ordered=labels.task == "age")
-    confidence = by_class[np.arange(len(predicted)), predicted]
+    confidence = prediction_confidence(by_class, ordered=labels.task == "age")
     predicted_names = [names[i] for i in predicted]
     unsure = confidence < (calibration.unsure_below if calibration else 0)
     if labels.task == "gender":
