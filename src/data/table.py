@@ -129,10 +129,6 @@ def exact_years(table: pd.DataFrame) -> npt.NDArray[np.float64]:
     return np.where(low == high, low, np.nan)
 
 
-def _ages(table: pd.DataFrame) -> list[npt.NDArray[np.float64]]:
-    return [table[name].to_numpy(float, na_value=np.nan) for name in ("age_low", "age_high")]
-
-
 def split(
     table: pd.DataFrame, test_fold: int | None = None, validation: float = 0.1, test: float = 0.1
 ) -> npt.NDArray[np.object_]:
