@@ -7,7 +7,7 @@ DATA contains UTKFace/ and FairFace/. Their test parts are not used.
 | part | what it measures |
 |---|---|
 | boxes | the place of the eyes in each detector's boxes: `align.HOG_EYES`, `CNN_EYES`, `YUNET_EYE_DISTANCE` |
-| mapping | YuNet's box against HOG's (`align.TO_HOG_BOX`), and how far apart the landmarks in the two boxes lie |
+| mapping | YuNet's box against HOG's (`align.YUNET_TO_HOG_SHIFT`), and how far apart the landmarks in the two boxes lie |
 """
 
 from collections.abc import Iterable, Iterator

@@ -20,7 +20,7 @@ from scipy.io import loadmat, savemat
 from benchmarks.common import Clock, parser, report
 from src.config import SEED
 from src.data import imdb_wiki
-from src.faces.duplicates import similar_pairs
+from src.faces.duplicates import group_similar_hashes
 
 IMDB, WIKI, CELEBRITIES = 460_723, 62_328, 20_284  # the real numbers
 
@@ -102,7 +102,7 @@ def main() -> None:
         rows = measure(folder)
     hashes = random_hashes(options.hashes)
     with Clock() as clock:
-        groups = len(np.unique(similar_pairs(hashes)))
+        groups = len(np.unique(group_similar_hashes(hashes)))
     rows |= {"near-duplicates among hashes, s": clock.cpu, "hashes": options.hashes, "groups found": groups}
     report(pd.DataFrame({"what": list(rows), "value": list(rows.values())}), options.csv)
 

@@ -4,6 +4,7 @@ import argparse
 import os
 import time
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from src.sample.draw import write_jpeg
 from src.sample.face_model import FaceSpace
 from src.sample.person import new_person
 
-Photo = npt.NDArray[np.uint8]
+Photo: TypeAlias = npt.NDArray[np.uint8]
 
 
 class Clock:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common import parser, report
-from experiments.released import load_data
+from experiments.release import load_data
 from src import data as datasets
 from src.config import AGE_GROUPS, CACHE, MODELS
 from src.data import table as tables
@@ -29,7 +29,7 @@ def main() -> None:
     arguments.add_argument("--age-model", type=Path, default=MODELS / "age")
     options = arguments.parse_args()
     data = load_data(options.data, options.runs)
-    photos_of = dict(list(data.table[data.part == "test"].groupby("dataset")))
+    photos_of = dict(list(data.table[data.split == "test"].groupby("dataset")))
     if (options.data / "adience").is_dir():
         photos = datasets.load("adience", options.data / "adience").table
         photos_of["adience"] = photos.assign(path="adience/" + photos["path"])

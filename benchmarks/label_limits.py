@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common import parser, report
-from experiments.released import load_data
+from experiments.release import load_data
 from src.config import CACHE
 from src.data.table import exact_years
-from src.evaluation.metrics import Measure, bootstrap_mean
+from src.evaluation.metrics import Estimate, bootstrap_mean
 
 BANDS = {"0–6": (0, 6), "7 and older": (7, np.inf), "all": (0, np.inf)}  # years, both labels within
 FEWEST = 30  # pairs that a row needs
-COLUMNS = ["dataset", "ages", "measure", *Measure._fields]
+COLUMNS = ["dataset", "ages", "measure", *Estimate._fields]
 
 
 def pairs_of(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,6 @@ import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from benchmarks.common import parser, report
-from experiments.released import YEARS_OF_CLASSES
 from experiments.results import evaluate_released, load_released
 from src.config import AGE_GROUPS, CACHE, SEED
 from src.evaluation.calibration import sum_to_groups
@@ -30,7 +29,7 @@ def main() -> None:
     judged = evaluate_released("utkface", options.folder, load_released(), options.runs)
     table = judged.table.head(options.faces)
     rows = np.arange(len(table))
-    gender, age = (judged.answers[task][rows] for task in ("gender", "age"))
+    gender, age = (judged.probabilities[task][rows] for task in ("gender", "age"))
 
     rng = np.random.default_rng(SEED)
     swapped, exchanged = rng.random((2, len(table))) < options.wrong
@@ -43,7 +42,7 @@ def main() -> None:
 
     groups = AGE_GROUPS["adience"]
     label = groups.index(changed["age_low"].to_numpy(float), changed["age_high"].to_numpy(float))
-    of_label = sum_to_groups(age, YEARS_OF_CLASSES, groups)[rows, label]
+    of_label = sum_to_groups(age, groups)[rows, label]
     median = (np.cumsum(age, axis=1) < 0.5).sum(axis=1)
     scores = {
         "gender: probability of the other": (found["gender_doubt"], swapped),

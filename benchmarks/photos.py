@@ -38,8 +38,8 @@ import psutil
 
 from benchmarks.common import Clock, drawn_photos, parser, print_row, random_files, report, write_photos
 from src.config import ROOT, SEED
-from src.faces import align as face_tools
-from src.faces.detect import MOVING
+from src.faces import align
+from src.faces.detect import VIDEO_DETECTOR
 from src.faces.image_io import read_photo
 from src.faces.landmark_file import install_landmark_file
 from src.predict import video
@@ -195,12 +195,12 @@ def original_pipeline(data: Path | None, n: int, folder: Path) -> Iterator[dict]
             predictor.predict(path, progress=False)
         seconds["ours"] += clock.cpu
         with Clock() as clock:
-            photo = face_tools.denoise(read_photo(path))
+            photo = align.denoise(read_photo(path))
             for box in detector(photo, 1):
                 points = landmark_predictor(photo, box).parts()
                 landmarks = np.array([(point.x, point.y) for point in points], float)
                 for trained in predictor.models.trained.values():
-                    trained.model.predict(face_tools.align(photo, landmarks, trained.alignment)[None], verbose=0)
+                    trained.model.predict(align.align(photo, landmarks, trained.alignment)[None], verbose=0)
         seconds["the original's"] += clock.cpu
     for way, cpu in seconds.items():
         yield {
@@ -213,7 +213,7 @@ def original_pipeline(data: Path | None, n: int, folder: Path) -> Iterator[dict]
 
 
 def whole_video(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
-    frames, path, predictor = max(25, 3 * n), folder / "street.mp4", Predictor(detector=MOVING)
+    frames, path, predictor = max(25, 3 * n), folder / "street.mp4", Predictor(detector=VIDEO_DETECTOR)
     _, pictures = scene.street(FaceSpace.load(), np.random.default_rng(SEED), frames)
     video.write_video((picture for picture, _ in pictures), (640, 480), 25, path)
     video.process_video(path, folder / "before.mp4", predictor, progress=False)

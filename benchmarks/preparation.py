@@ -38,7 +38,7 @@ def prepare_all(table: pd.DataFrame, folder: Path) -> tuple[float, pd.Series]:
     with tempfile.TemporaryDirectory() as cache:
         with Clock() as clock:
             prepared = prepare.prepare(table, folder, cache=Path(cache))
-        results = pd.Series(np.where(prepared.how == "", prepared.reason, prepared.how))
+        results = pd.Series(np.where(prepared.alignment_source == "", prepared.reason, prepared.alignment_source))
         return len(table) / clock.wall, results.value_counts(normalize=True)
 
 

@@ -13,11 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
+from ai_edge_litert.interpreter import Interpreter
 
 from benchmarks.common import Clock, parser, report
 from src.config import MODELS, SEED
 from src.keras_setup import keras
-from src.models.export import export, litert_model, onnx_model
+from src.models.export import export
 from src.models.model_folder import load_model
 from src.predict.decode import build_networks
 
@@ -64,6 +66,22 @@ def load_ways(folder: Path, exported: Path) -> dict[str, tuple[Callable, int]]:
         "ONNX Runtime": (onnx_model(onnx), onnx.stat().st_size),
         "LiteRT": (litert_model(litert), litert.stat().st_size),
     }
+
+
+def onnx_model(file: Path) -> Callable:
+    """An ONNX file as a function from faces to probabilities."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    (face,) = session.get_inputs()
+    return lambda faces: session.run(None, {face.name: faces})[0]
+
+
+def litert_model(file: Path) -> Callable:
+    """A LiteRT file as a function from faces to probabilities."""
+    run = Interpreter(str(file), num_threads=1).get_signature_runner()
+    (face,), (probability,) = run.get_input_details(), run.get_output_details()
+    return lambda faces: run(**{face: faces})[probability]
 
 
 def measure(name: str, ways: dict[str, tuple[Callable, int]], size: int, turns: int) -> list[dict]:

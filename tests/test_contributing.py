@@ -46,7 +46,7 @@ from src.faces.align import Alignment
 from src.faces.prepare import prepare
 table, ledger = datasets.load("mine", sys.argv[1])
 prepared = prepare(table, sys.argv[1], Alignment(size=128), sys.argv[2], workers=1)
-print(datasets.NAMES[-1], *table["path"], *table["age_low"], *ledger["reason"], *prepared.how, sep="; ")
+print(datasets.NAMES[-1], *table["path"], *table["age_low"], *ledger["reason"], *prepared.alignment_source, sep="; ")
 """
 
 

@@ -56,7 +56,7 @@ def download(name: str, folder: Path, addresses: Path = ADDRESSES, retries: int 
     if name not in known:
         raise ValueError(f"data set must be one of {', '.join(known)}, got {name!r}")
     entry, downloads = known[name], folder / "downloads"
-    with exclusive_lock(folder):
+    with exclusive_lock(folder / ".lock"):
         downloads.mkdir(exist_ok=True)
         record_file = downloads / UNPACKED
         record = json.loads(record_file.read_text(encoding="utf-8")) if record_file.exists() else {}

@@ -99,27 +99,34 @@ def task_labels(table: pd.DataFrame, task: str, groups: AgeGroups | None = None)
         ValueError: The task is unknown, or `groups` is missing for "age".
     """
     if task == "gender":
-        label = table["gender"].map({name: i for i, name in enumerate(GENDERS)}).fillna(-1).to_numpy("int64")
+        label = encode_gender(table["gender"])
         reasons = {"gender unknown": label < 0}
     elif task != "age":
         raise ValueError(f"task must be gender or age, got {task!r}")
     elif groups is None:
         raise ValueError("the task age requires age groups: pass one of config.AGE_GROUPS")
     else:
-        low, high = _ages(table)
+        low, high = age_bounds(table)
         label = groups.index(low, high)
         reasons = {"age unknown": np.isnan(low), "age touches several groups": label < 0}
     return _apply_reasons(table.assign(label=label), reasons)
 
 
+def encode_gender(gender: pd.Series) -> npt.NDArray[np.int64]:
+    """Returns the class of each gender, shape (n,): 0 for female, 1 for male, -1 where unknown."""
+    return pd.Categorical(gender, categories=GENDERS).codes.astype(np.int64)
+
+
+def age_bounds(table: pd.DataFrame) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Returns the lowest and the highest year of each face's age label, shape (n,), NaN where unknown."""
+    low, high = (table[name].to_numpy(float, na_value=np.nan) for name in ("age_low", "age_high"))
+    return low, high
+
+
 def exact_years(table: pd.DataFrame) -> npt.NDArray[np.float64]:
     """Returns the exact ages in years, shape (n,), NaN where the age is a range or unknown."""
-    low, high = _ages(table)
+    low, high = age_bounds(table)
     return np.where(low == high, low, np.nan)
-
-
-def _ages(table: pd.DataFrame) -> list[npt.NDArray[np.float64]]:
-    return [table[name].to_numpy(float, na_value=np.nan) for name in ("age_low", "age_high")]
 
 
 def split(

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from src.config import IMAGE_SUFFIXES, MODELS, RUNS, VIDEO_SUFFIXES
-from src.faces.detect import DEFAULT, DETECTORS, MOVING
+from src.faces.detect import DEFAULT_DETECTOR, DETECTORS, VIDEO_DETECTOR
 from src.predict import detection
 from src.predict.predictor import Predictor, is_video, list_sources, name_outputs
 from src.predict.table_file import open_table
@@ -51,7 +51,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--camera", nargs="?", const="0", metavar="CAMERA", help=camera)
     fallback = "for a photo without a detected face: no prediction (default), or one for its central square"
     parser.add_argument("--fallback", choices=detection.FALLBACKS, default=detection.NO_FALLBACK, help=fallback)
-    detector = f"the face detector (default: {DEFAULT}; for videos and cameras {MOVING})"
+    detector = f"the face detector (default: {DEFAULT_DETECTOR}; for videos and cameras {VIDEO_DETECTOR})"
     parser.add_argument("--detector", choices=DETECTORS, help=detector)
     parser.add_argument("--gender-model", type=Path, default=MODELS / "gender", metavar="FOLDER")
     parser.add_argument("--age-model", type=Path, default=MODELS / "age", metavar="FOLDER")
@@ -73,7 +73,7 @@ def _predict_photos(options: argparse.Namespace) -> int:
     workers = detection.worker_count(len(sources))
     if workers > 1:
         detection.start_workers(workers)  # they load the detector while this process loads the models
-    predictor = Predictor(options.gender_model, options.age_model, options.fallback, options.detector or DEFAULT)
+    predictor = Predictor(options.gender_model, options.age_model, options.fallback, options.detector or DEFAULT_DETECTOR)
     if options.csv:
         return _write_table(predictor, sources, options)
     table = predictor.predict(options.photos, options.annotate)
@@ -115,7 +115,7 @@ def _predict_videos(options: argparse.Namespace) -> int:
         raise ValueError("expected either photos or videos, got both: give them in two commands")
     if options.csv:
         raise ValueError("--csv is for photos, and a video has two tables: name a folder for them with --annotate")
-    predictor = Predictor(options.gender_model, options.age_model, detector=options.detector or MOVING)
+    predictor = Predictor(options.gender_model, options.age_model, detector=options.detector or VIDEO_DETECTOR)
     if options.camera is not None:
         from src.predict import camera
 

@@ -9,10 +9,10 @@ import pandas as pd
 
 from src.config import AGE_GROUPS, MODELS
 from src.evaluation.calibration import prediction_interval, sum_to_groups
-from src.evaluation.metrics import decode, expected_years
+from src.evaluation.metrics import decode, expected_years, prediction_confidence
 from src.faces.align import Alignment
 from src.models.model_folder import Labels, ModelFolderError, TrainedModel, load_model
-from src.models.onnx_graph import Network, Predict, run_together
+from src.models.onnx_graph import OnnxGraph, Predict, compile_graphs
 
 if TYPE_CHECKING:  # importing Keras takes seconds
     from src.keras_setup import keras
@@ -99,13 +99,13 @@ def build_networks(models: dict[str, TrainedModel]) -> dict[tuple[str, ...], Pre
         Functions from aligned faces, uint8 (n, size, size, 3), to probabilities by task. The keys are the tasks of each.
     """
     networks: dict[tuple[str, ...], Predict] = {}
-    together: dict[Alignment, dict[str, Network]] = {}
+    together: dict[Alignment, dict[str, OnnxGraph]] = {}
     for task, trained in models.items():
-        if trained.network is None:
+        if trained.graph is None:
             networks[(task,)] = _run_in_keras(task, trained.model)
         else:
-            together.setdefault(trained.alignment, {})[task] = trained.network
-    return networks | {tuple(some): run_together(some) for some in together.values()}
+            together.setdefault(trained.alignment, {})[task] = trained.graph
+    return networks | {tuple(some): compile_graphs(some) for some in together.values()}
 
 
 def _run_in_keras(task: str, model: "keras.Model") -> Predict:
@@ -145,7 +145,7 @@ def sum_to_classes(probability: npt.ArrayLike, labels: Labels) -> tuple[tuple[st
     if not labels.single_years:
         return labels.classes, np.asarray(probability)
     groups = AGE_GROUPS["adience"]
-    return groups.names, sum_to_groups(probability, labels.years, groups)
+    return groups.names, sum_to_groups(probability, groups)
 
 
 def _task_columns(probability: np.ndarray, trained: TrainedModel) -> dict:
@@ -154,7 +154,7 @@ def _task_columns(probability: np.ndarray, trained: TrainedModel) -> dict:
     probability = probability / probability.sum(axis=1, keepdims=True, dtype=float)
     names, by_class = sum_to_classes(probability, labels)
     predicted = decode(by_class, ordered=labels.task == "age")
-    confidence = by_class[np.arange(len(predicted)), predicted]
+    confidence = prediction_confidence(by_class, ordered=labels.task == "age")
     predicted_names = [names[i] for i in predicted]
     unsure = confidence < (calibration.unsure_below if calibration else 0)
     if labels.task == "gender":

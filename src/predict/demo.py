@@ -33,7 +33,7 @@ import uvicorn
 from PIL import Image
 
 from src.config import IMAGE_SUFFIXES, MODELS, VIDEO_SUFFIXES
-from src.faces.detect import MOVING
+from src.faces.detect import VIDEO_DETECTOR
 from src.faces.image_io import UnreadablePhoto, read_photo
 from src.predict import video
 from src.predict.annotate import annotate
@@ -232,7 +232,7 @@ def main() -> int:
             os.environ["GRADIO_TEMP_DIR"] = folder
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((options.host, options.port))
-            app = application(Predictor(options.gender_model, options.age_model, detector=MOVING))
+            app = application(Predictor(options.gender_model, options.age_model, detector=VIDEO_DETECTOR))
             print(f"the page is at http://{options.host}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
             uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
     except (ValueError, OSError, OverflowError) as error:  # OverflowError: a port number that is too large

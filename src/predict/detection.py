@@ -26,7 +26,7 @@ from PIL import Image
 from src import processes
 from src.faces import align
 from src.faces.align import Alignment, Face
-from src.faces.detect import DEFAULT
+from src.faces.detect import DEFAULT_DETECTOR
 from src.faces.image_io import PhotoFile, UnreadablePhoto, read_photo, read_scaled_photo
 
 FALLBACKS = NO_FALLBACK, WHOLE_PHOTO = ("none", "whole-photo")  # for a photo without a detected face
@@ -52,7 +52,7 @@ class Source(NamedTuple):
 
 
 def detect_faces_in_photo(
-    source: Source, alignments: dict[str, Alignment], fallback: str = NO_FALLBACK, detector: str = DEFAULT
+    source: Source, alignments: dict[str, Alignment], fallback: str = NO_FALLBACK, detector: str = DEFAULT_DETECTOR
 ) -> list[dict]:
     """Detects and aligns the faces of one photo.
 
@@ -93,7 +93,9 @@ def _unreadable(name: str, message: str) -> dict:
     return {"photo": name, "status": Status.UNREADABLE, "message": message}
 
 
-def first_with_face(paths: Iterable[Path], detector: str = DEFAULT) -> tuple[npt.NDArray[np.uint8], list[Face]] | None:
+def first_with_face(
+    paths: Iterable[Path], detector: str = DEFAULT_DETECTOR
+) -> tuple[npt.NDArray[np.uint8], list[Face]] | None:
     """Returns the first photo with a face, uint8 (height, width, 3), RGB, and its faces, largest first; None if none has."""
     for path in paths:
         with contextlib.suppress(UnreadablePhoto):
@@ -172,7 +174,7 @@ def _initialise_worker(parent: int) -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     cv2.setNumThreads(1)  # each core has a worker
     with contextlib.suppress(Exception):  # an error occurs again with the first photo, and is reported then
-        align.ready()
+        align.load_detectors()
 
 
 def _submit(workers: int, detect: Callable[[Source], list[dict]], source: Source) -> Future:

@@ -50,7 +50,7 @@ def grad_cam(model: keras.Model, face: npt.NDArray[np.uint8], classes: list[int]
     import tensorflow as tf
 
     level_one, level_two = model.get_layer("level_one"), model.get_layer("level_two")
-    mirrored = [layer for layer in level_one.layers if isinstance(layer, keras.Model)]  # see `with_mirror_image`
+    mirrored = [layer for layer in level_one.layers if isinstance(layer, keras.Model)]  # see `average_with_mirror_image`
     trunk = mirrored[0] if mirrored else level_one
     views = [face, face[:, ::-1]] if mirrored else [face]
     maps_and_features = keras.Model(trunk.inputs, [_last_feature_map(trunk), trunk.output])

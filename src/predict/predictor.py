@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from src.config import MODELS, VIDEO_SUFFIXES
-from src.faces.detect import DEFAULT, require_detector
+from src.faces.detect import DEFAULT_DETECTOR, require_detector
 from src.faces.image_io import PhotoFile, list_photos, read_photo
 from src.files import atomic_write, write_text
 from src.predict.annotate import annotate as draw_predictions
@@ -44,7 +44,7 @@ class Predictor:
         gender_model: str | Path | None = MODELS / "gender",
         age_model: str | Path | None = MODELS / "age",
         fallback: str = NO_FALLBACK,
-        detector: str = DEFAULT,
+        detector: str = DEFAULT_DETECTOR,
         workers: int = -1,
     ):
         """Loads the models.
@@ -127,7 +127,7 @@ def predict(
     fallback: str = NO_FALLBACK,
     annotate: str | Path | None = None,
     progress: bool = True,
-    detector: str = DEFAULT,
+    detector: str = DEFAULT_DETECTOR,
     workers: int = -1,
 ) -> pd.DataFrame:
     """`Predictor(...).predict(photos)` in one call, with the arguments and errors of both."""

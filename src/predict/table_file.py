@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from src.files import atomic_write, only_writer, resolve_links, write_text
+from src.files import atomic_write, exclusive_lock, resolve_links, write_text
 from src.predict.decode import PREDICTION_COLUMNS
 
 HEADER = (",".join(PREDICTION_COLUMNS) + "\n").encode()
@@ -78,7 +78,7 @@ def open_table(path: Path, photos: list[str], settings: dict) -> Iterator[TableF
     if path.exists() and (path.is_dir() or not _is_table(path)):
         raise ValueError(f"{path} is not a table of predictions, and only such a table is replaced: choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with only_writer(path):
+    with exclusive_lock(path.with_name(f".{path.name}.lock"), wait=False):
         note, text = path.with_name(f".{path.name}.unfinished"), json.dumps([settings, PREDICTION_COLUMNS], sort_keys=True)
         resume = path.exists() and note.exists() and note.read_text(encoding="utf-8") == text
         done, rows = _finished_photos(path, photos) if resume else (0, [])

@@ -13,7 +13,7 @@ from skimage.data import astronaut
 
 from src import processes
 from src.faces.align import Alignment
-from src.faces.detect import DEFAULT, DETECTORS, detect
+from src.faces.detect import DEFAULT_DETECTOR, DETECTORS, detect
 from src.predict.detection import (
     QUEUED_PER_WORKER,
     Source,
@@ -38,7 +38,7 @@ def written(folder: Path, count: int) -> list[Path]:
 
 def detected(paths, workers=2):
     sources = [Source(str(path), path) for path in paths]
-    return detect_faces_in_photos(sources, ALIGNMENTS, "none", DEFAULT, workers)
+    return detect_faces_in_photos(sources, ALIGNMENTS, "none", DEFAULT_DETECTOR, workers)
 
 
 def assert_same_rows(rows, others):

@@ -9,7 +9,7 @@ import skimage.data
 from src.config import AGE_GROUPS
 from src.faces.align import Alignment, find_faces
 from src.keras_setup import keras, layers
-from src.models import model_folder, two_level_cnn
+from src.models import model_folder, residual, two_level_cnn
 from src.models.model_folder import Labels, TrainedModel
 from src.predict import explain, upload
 
@@ -28,7 +28,7 @@ def spot_finder(mirrored: bool) -> keras.Model:
     kernel[..., 0, 0], kernel[..., 1, 0], kernel[..., 2, 0] = 0.05, -0.05, -0.05
     convolution.set_weights([kernel])
     if mirrored:
-        first = two_level_cnn.with_mirror_image(first)
+        first = residual.average_with_mirror_image(first)
     dense = layers.Dense(2, activation="softmax", name="level_two")
     model = keras.Model(face, dense(first(face)))
     weights, bias = dense.get_weights()
@@ -66,7 +66,7 @@ def test_the_occlusion_map_is_not_shifted():
 
 
 @pytest.mark.parametrize(
-    "first", [two_level_cnn.level_one(227), two_level_cnn.with_mirror_image(two_level_cnn.residual_level_one(SIZE))]
+    "first", [two_level_cnn.level_one(227), residual.average_with_mirror_image(residual.residual_level_one(SIZE))]
 )
 def test_the_projects_own_networks_have_a_last_convolution(first):
     model = two_level_cnn.two_level_cnn(4, first=first)

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from skimage.data import astronaut
 
 from src.config import MODELS
-from src.faces.image_io import LARGE
+from src.faces.image_io import LARGE_PHOTO
 from src.predict import Predictor, predict
 from src.predict.decode import PREDICTION_TYPES
 from src.predict.detection import PARALLEL_FROM, Source
@@ -220,7 +220,7 @@ def test_arguments_are_checked():
         ({"detector": "eyes"}, "detector must be one of .*, got 'eyes'"),
         ({"workers": 0}, "workers must be -1, for one per core, or at least 1, got 0"),
         ({"gender_model": MODELS / "age"}, "the gender model's folder holds a model for age"),
-        ({"age_model": MODELS / "nowhere"}, "is no model folder"),
+        ({"age_model": MODELS / "nowhere"}, "is not a model folder"),
     ):
         with pytest.raises(ValueError, match=message):
             Predictor(**options)
@@ -333,7 +333,7 @@ def test_boxes_of_a_reduced_photo_are_in_its_own_pixels(predictor, tmp_path, suf
     small[300:560, 900:1160] = HEAD
     options = {"quality": 92} if suffix == "JPEG" else {"compress_level": 1}
     large = Image.fromarray(small).resize((8400, 6000), Image.Resampling.BICUBIC)
-    assert large.width * large.height > LARGE
+    assert large.width * large.height > LARGE_PHOTO
     stored = content(large, suffix, **options)
     file = tmp_path / f"large.{suffix.lower()}"
     file.write_bytes(stored)

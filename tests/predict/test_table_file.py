@@ -142,7 +142,7 @@ def test_rows_are_added_after_what_standard_output_holds_already(tmp_path):
 
 def test_a_second_run_with_the_same_table_is_refused(tmp_path):
     path = tmp_path / "table.csv"
-    refused = pytest.raises(BlockingIOError, match="another run is writing")
+    refused = pytest.raises(BlockingIOError, match="another run is using")
     with open_table(path, [], {}), refused, open_table(path, [], {}):
         pass
 

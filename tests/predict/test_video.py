@@ -17,7 +17,7 @@ import pytest
 
 from src.config import ROOT
 from src.faces.align import Face, eye_centres
-from src.faces.detect import MOVING, intersection_over_union
+from src.faces.detect import VIDEO_DETECTOR, intersection_over_union
 from src.predict import camera, demo, predictor, video
 from src.predict.__main__ import main
 from src.predict.predictor import Predictor
@@ -30,7 +30,7 @@ FRAMES, RATE = 110, 25
 
 @pytest.fixture(scope="module")
 def loaded(standins):
-    return Predictor(standins.gender, standins.age, detector=MOVING)
+    return Predictor(standins.gender, standins.age, detector=VIDEO_DETECTOR)
 
 
 @pytest.fixture(scope="module")
