@@ -50,7 +50,7 @@ FILES = {
     "others": ((*_MEASURED_ELSEWHERE, "utkface_n", "fairface_n"), _INCLUDED),
     "speed": (
         ("model", "batch", "way", "ms a face", "lowest", "highest", "MB"),
-        "`python benchmarks/speed.py --csv docs/results/speed.csv` writes it",
+        "`python -m benchmarks.speed --csv docs/results/speed.csv` writes it",
     ),
 }
 # Columns of plain.csv and others.csv: title, our data set and measure to compare with, unit (shares are in per cent there).

@@ -40,7 +40,7 @@ logging.getLogger("tensorflow").setLevel("ERROR")
 def fused_normalisation() -> Iterator[None]:
     """Makes TensorFlow normalise image batches by one kernel in networks that are set up for training inside the block.
 
-    Keras's many small steps take nearly half of a residual network's training time on a CPU (benchmarks/normalisation.py).
+    Keras's many small steps take nearly half of a residual network's training time on a CPU.
     Results stay the same. Other backends fuse these steps themselves.
     """
     if keras.backend.backend() != "tensorflow":

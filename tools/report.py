@@ -44,13 +44,13 @@ FILES = results.FILES | {
     "released_history": ((*_HISTORY, "seconds"), _RELEASE),
     "funnels": (
         ("dataset", "step", "rows"),
-        "`python benchmarks/funnels.py NAME=FOLDER … --csv docs/results/funnels.csv` writes it",
+        "`python -m benchmarks.funnels NAME=FOLDER … --csv docs/results/funnels.csv` writes it",
     ),
     "published": (("method", "gender", "eight_exact", "eight_one_off", "four_exact", "labels", "note"), _INCLUDED),
     "published_utkface": (("method", "gender", "years_off", "note"), _INCLUDED),
 }
 OPTIONAL_FILES = {  # with the command that writes each of them
-    "held_out": "`python benchmarks/held_out.py FOLDER --csv docs/results/held_out.csv`",
+    "held_out": "`python -m benchmarks.held_out FOLDER --csv docs/results/held_out.csv`",
     "ablations": "`python -m experiments.ablations DATA --csv docs/results/ablations.csv`",
     "label_limits": "`python -m benchmarks.label_limits FOLDER --csv docs/results/label_limits.csv`",
     "scale": "`python -m benchmarks.scale FOLDER --faces 100000 --csv docs/results/scale.csv --plot docs/figures/scale.png`",

@@ -12,12 +12,15 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.io import loadmat
 
+from src.config import RUNS
 from src.data import label_files
-from src.data.table import BOX_COLUMNS, Loaded, split_rejects
+from src.data.table import BOX_COLUMNS, TABLE_COLUMNS, Loaded, check_table, split_rejects
+from src.files import atomic_write, write_text
 
 PARTS = ("imdb", "wiki")
 EXPECTED = "imdb.mat or wiki.mat, in the folder itself or in one of its folders, such as imdb_crop/, wiki_crop/ or imdb_meta/"
 NUMBERS = ("dob", "photo_taken", "gender", "face_score", "second_face_score")
+CLEANED_TABLE, CLEANED_LEDGER, CLEANED_FOLDER = "imdb_wiki_clean.csv", "imdb_wiki_ledger.csv", "imdb_wiki_folder.txt"
 TEXTS = ("full_path", "name")
 GENDERS = {0.0: "female", 1.0: "male"}  # NaN is unknown
 UNIX_EPOCH = 719529  # Matlab's date number of 1 January 1970
@@ -202,3 +205,27 @@ def _subjects(name: pd.Series, celeb_id: pd.Series | None, path: pd.Series, part
     if celeb_id is not None:
         subject = subject.groupby(celeb_id).transform("first").fillna(subject)
     return subject.fillna(f"{part}:" + path.str.extract(r"([^/_]+)[^/]*$", expand=False))
+
+
+def save_cleaned(loaded: Loaded, folder: str | Path, target: Path = RUNS / "imdb_wiki") -> list[Path]:
+    """Writes a cleaned table of faces and its ledger as CSV files, and the data set's folder beside them.
+
+    Returns:
+        The two CSV files.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    files = [target / CLEANED_TABLE, target / CLEANED_LEDGER]
+    for file, rows in zip(files, loaded, strict=True):
+        with atomic_write(file) as path:
+            rows.to_csv(path, index=False)
+    write_text(target / CLEANED_FOLDER, f"{Path(folder).expanduser().resolve()}\n")
+    return files
+
+
+def read_cleaned(folder: str | Path, target: Path = RUNS / "imdb_wiki") -> Loaded | None:
+    """Reads what `save_cleaned` wrote for the same folder of the data set; None if it wrote nothing for it."""
+    source = target / CLEANED_FOLDER
+    if not source.exists() or source.read_text(encoding="utf-8").strip() != str(Path(folder).expanduser().resolve()):
+        return None
+    table = pd.read_csv(target / CLEANED_TABLE, dtype=TABLE_COLUMNS)
+    return Loaded(check_table(table), pd.read_csv(target / CLEANED_LEDGER, dtype="string"))

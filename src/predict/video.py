@@ -112,7 +112,7 @@ def track_people(path: str | Path, predictor: Predictor, progress: bool = True, 
 
     Args:
         path: The video file.
-        predictor: The loaded models and the detector; `detect.MOVING` is fast enough.
+        predictor: The loaded models and the detector; `detect.VIDEO_DETECTOR` is fast enough.
         progress: Whether to show a progress bar.
         seconds: The longest part that is read; None for the whole video.
 
