@@ -24,7 +24,7 @@ PY := .venv/bin/python
 
 .PHONY: run test test-all lab demo predict setup data prepare protocol check figures report video
 run: setup
-	@$(PY) -m src.run --dataset "$(DATASET)" --data "$(DATA)" --notebooks $(NOTEBOOKS)
+	@$(PY) -m src.run_notebooks --dataset "$(DATASET)" --data "$(DATA)" --notebooks $(NOTEBOOKS)
 
 test: setup
 	@$(PY) -m pytest -m "not slow"
@@ -42,7 +42,7 @@ demo: setup
 	@$(PY) -m src.predict.demo
 
 data: setup
-	@$(PY) -m src.data.fetch "$(DATASET)" --to "$(DATA)"
+	@$(PY) -m src.data.download "$(DATASET)" --to "$(DATA)"
 
 prepare: setup
 	@$(PY) -m src.faces.prepare --dataset "$(DATASET)" --data "$(DATA)" --scheduler "$(SCHEDULER)"

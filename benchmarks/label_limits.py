@@ -1,35 +1,35 @@
-"""How far labels agree with themselves: pictures that stand in a data set twice, each time labelled anew.
+"""How far labels agree with themselves: pictures that a data set contains twice, each time labelled anew.
 
     python -m benchmarks.label_limits FOLDER [--runs cache] [--csv FILE]
 
-FOLDER holds UTKFace/ and FairFace/. Counted are pairs of near-duplicates, groups of three and more left out: in how many the
-two labels name different genders, and how many years lie between their ages.
+FOLDER contains UTKFace/ and FairFace/. Only pairs of near-duplicates count, not larger groups. For each data set and band of
+ages it gives the share of pairs whose labels name different genders, and the mean number of years between their ages.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from experiments.released import load_data
+from benchmarks.common import parser, report
+from experiments.release import load_data
 from src.config import CACHE
 from src.data.table import exact_years
-from src.evaluation.metrics import Measure, bootstrap_mean
+from src.evaluation.metrics import Estimate, bootstrap_mean
 
 BANDS = {"0–6": (0, 6), "7 and older": (7, np.inf), "all": (0, np.inf)}  # years, both labels within
-FEWEST = 30  # pairs
-COLUMNS = ["dataset", "ages", "measure", *Measure._fields]
+FEWEST = 30  # pairs that a row needs
+COLUMNS = ["dataset", "ages", "measure", *Estimate._fields]
 
 
 def pairs_of(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of both faces of each pair. table: with `group`, the number of a group of near-duplicates."""
+    """The rows of both faces of each pair. The column `group` of the table numbers the groups of near-duplicates."""
     places = table.groupby("group").indices.values()
     return tuple(np.array([two for two in places if len(two) == 2], int).reshape(-1, 2).T)
 
 
 def agreement(table: pd.DataFrame) -> list[dict]:
-    """A row for each data set, band of ages and label, where there are enough pairs. table: as of `pairs_of`."""
+    """A row for each data set, band of ages and label with enough pairs. The table is that of `pairs_of`."""
     rows = []
     for name, mine in table.groupby("dataset", sort=False):
         first, second = (mine.iloc[places].reset_index(drop=True) for places in pairs_of(mine))
@@ -50,17 +50,13 @@ def agreement(table: pd.DataFrame) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--runs", type=Path, default=CACHE, help="where aligned faces are kept")
-    parser.add_argument("--csv", type=Path)
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("folder", type=Path)
+    arguments.add_argument("--runs", type=Path, default=CACHE, help="where aligned faces are kept (default: %(default)s)")
+    options = arguments.parse_args()
     data = load_data(options.folder, options.runs)
     group = np.load(data.folder / "near_duplicates.npy")
-    table = pd.DataFrame(agreement(data.table.assign(group=group)), columns=COLUMNS)
-    print(table.round(3).to_string(index=False) if len(table) else f"fewer than {FEWEST} pairs of near-duplicates")
-    if options.csv:
-        table.to_csv(options.csv, index=False, float_format="%.5f", lineterminator="\n")
+    report(pd.DataFrame(agreement(data.table.assign(group=group)), columns=COLUMNS), options.csv)
 
 
 if __name__ == "__main__":

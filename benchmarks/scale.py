@@ -1,11 +1,11 @@
-"""Preparation at scale: N drawn pictures at the paths that an imdb.mat names, prepared once in peace and once through kills.
+"""Preparation at scale: N drawn pictures at the paths of an imdb.mat, prepared without interruption and through kills.
 
     python -m benchmarks.scale /path/to/folder/with/wiki.mat [--faces 2000] [--workers 2] [--folder PLACE]
                                [--csv docs/results/scale.csv] [--plot docs/figures/scale.png]
 
-Every second it notes the faces done, the processor time spent and the memory of all processes together. The second run is
-killed with SIGKILL three times at moments drawn at random; both must end with the same bytes. The cost is fitted as a line
-and carried to 523,051 faces. What is drawn stays in --folder for the next time, otherwise it is thrown away.
+Every second it records the faces done, the processor time and the memory of all processes. The second run is killed with
+SIGKILL three times at random moments; both runs must end with the same bytes. A line is fitted to the cost and extended to
+523,051 faces. The drawn pictures stay in --folder for the next time; without it they are deleted.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from joblib import Parallel, delayed
 from matplotlib import pyplot as plt
 
 from benchmarks.cleaning import make_imdb
+from benchmarks.common import parser, report
 from src.config import GENDERS, ROOT, SEED
 from src.data import imdb_wiki
 from src.sample import scene
@@ -35,20 +36,20 @@ from src.sample.person import new_person
 from src.sample.scene import write_jpeg
 
 ALL = 523_051
-KEPT = 0.4  # the least share of records that cleaning leaves: so many more are made
-TOGETHER = 50  # pictures that one task draws
+KEPT = 0.4  # the smallest share of records that cleaning keeps; correspondingly more are made
+PICTURES_PER_TASK = 50
 RUN = """
 import sys
 from pathlib import Path
 import pandas as pd
 from src.faces.prepare import prepare
-from src.data.table import checked
-prepare(checked(pd.read_pickle(sys.argv[1])), sys.argv[2], cache=Path(sys.argv[3]), workers=int(sys.argv[4]))
+from src.data.table import check_table
+prepare(check_table(pd.read_pickle(sys.argv[1])), sys.argv[2], cache=Path(sys.argv[3]), workers=int(sys.argv[4]))
 """
 
 
 def draw(folder: Path, wiki: Path, count: int) -> pd.DataFrame:
-    """Makes imdb_crop/ with `count` drawn pictures, where they are not there yet; gives their table of faces."""
+    """Draws the missing ones of `count` pictures in imdb_crop/ and returns their table of faces."""
     crops = folder / "imdb_crop"
     crops.mkdir(parents=True, exist_ok=True)
     if not (crops / "imdb.mat").exists():
@@ -57,7 +58,7 @@ def draw(folder: Path, wiki: Path, count: int) -> pd.DataFrame:
     if len(table) < count:
         raise ValueError(f"{folder} was drawn for fewer faces, {len(table):,}; choose another --folder")
     missing = [(i, path) for i, path in enumerate(table["path"]) if not (folder / path).exists()]
-    groups = [missing[i : i + TOGETHER] for i in range(0, len(missing), TOGETHER)]
+    groups = [missing[i : i + PICTURES_PER_TASK] for i in range(0, len(missing), PICTURES_PER_TASK)]
     Parallel(n_jobs=-1)(delayed(_draw)(folder, group) for group in groups)
     return table
 
@@ -77,7 +78,7 @@ def start(table: Path, folder: Path, cache: Path, workers: int) -> subprocess.Po
 
 
 def watch(running: subprocess.Popen, cache: Path, total: int) -> pd.DataFrame:
-    """A row a second until the run ends: seconds, faces, processor seconds, memory in MiB (of the run's processes)."""
+    """One row a second until the run ends: seconds, faces, processor seconds and memory in MiB of all its processes."""
     rows, began, whole = [], time.monotonic(), psutil.Process(running.pid)
     spent = {}
     while running.poll() is None:
@@ -86,7 +87,7 @@ def watch(running: subprocess.Popen, cache: Path, total: int) -> pd.DataFrame:
             for process in [whole, *whole.children(recursive=True)]:
                 memory += process.memory_info().rss
                 spent[process.pid] = sum(process.cpu_times()[:2])
-        except psutil.Error:  # one ended while it was looked at
+        except psutil.Error:  # a process has just ended
             pass
         done = min(total, 64 * len(list(cache.glob("*/chunks/[0-9]*.json"))))
         rows.append((time.monotonic() - began, done, sum(spent.values()), memory / 2**20))
@@ -97,7 +98,7 @@ def watch(running: subprocess.Popen, cache: Path, total: int) -> pd.DataFrame:
 
 
 def through_kills(table: Path, folder: Path, cache: Path, workers: int, parts: int, kills: int = 3) -> list[int]:
-    """Prepares in runs killed once so many parts are done, drawn at random, and a last one that is not; gives the parts."""
+    """Prepares in runs that are killed after a random number of parts, and a last one that is not; returns these numbers."""
     moments = sorted(np.random.default_rng(SEED).choice(np.arange(1, parts), kills, replace=False).tolist())
     for moment in moments:
         running = start(table, folder, cache, workers)
@@ -111,7 +112,7 @@ def through_kills(table: Path, folder: Path, cache: Path, workers: int, parts: i
 
 
 def digest(cache: Path) -> str:
-    """Of all that was prepared: the faces and every record."""
+    """The SHA-256 of the names and contents of all prepared files."""
     total = hashlib.sha256()
     for path in sorted(cache.rglob("*")):
         if path.is_file() and not path.name.startswith("."):
@@ -121,24 +122,23 @@ def digest(cache: Path) -> str:
 
 
 def plot(curve: pd.DataFrame, cost: np.ndarray, file: Path) -> None:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True)
-    left.plot(curve["faces"], curve["processor_seconds"], "o", markersize=3, color="#0072B2", label="measured")
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True)
+    axes[0].plot(curve["faces"], curve["processor_seconds"], "o", markersize=3, color="#0072B2", label="measured")
     ends = np.array([0, curve["faces"].max()])
-    left.plot(ends, np.polyval(cost, ends), color="#E69F00", label=f"{1 / cost[0]:,.0f} faces a second and core")
-    left.set(xlabel="faces prepared", ylabel="processor seconds", xlim=(0, None), ylim=(0, None))
-    left.legend(frameon=False)
-    right.plot(curve["faces"], curve["memory_mib"], color="#009E73")
-    right.set(xlabel="faces prepared", ylabel="memory of all processes, MiB", xlim=(0, None), ylim=(0, None))
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes[0].plot(ends, np.polyval(cost, ends), color="#E69F00", label=f"{1 / cost[0]:,.0f} faces a second and core")
+    axes[0].legend(frameon=False)
+    axes[1].plot(curve["faces"], curve["memory_mib"], color="#009E73")
+    for one, label in zip(axes, ("processor seconds", "memory of all processes, MiB")):
+        one.set(xlabel="faces prepared", ylabel=label, xlim=(0, None), ylim=(0, None))
+        one.spines[["top", "right"]].set_visible(False)
+        one.xaxis.set_major_formatter("{x:,.0f}")
+        one.yaxis.set_major_formatter("{x:,.0f}")
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
 
 
 def measure(place: Path, options: argparse.Namespace) -> pd.DataFrame:
-    """What was measured, row by row."""
+    """The table of results."""
     table = draw(place, options.wiki / "wiki.mat", options.faces)
     file, caches = place / "table.pickle", [place / "quiet", place / "killed"]
     table.to_pickle(file)
@@ -147,13 +147,13 @@ def measure(place: Path, options: argparse.Namespace) -> pd.DataFrame:
     curve = watch(start(file, place, caches[0], options.workers), caches[0], len(table))
     moments = through_kills(file, place, caches[1], options.workers, -(-len(table) // 64))
     if digest(caches[0]) != digest(caches[1]):
-        raise RuntimeError("the killed runs ended with other bytes than the quiet one")
+        raise RuntimeError("the result of the killed runs differs from that of the uninterrupted run")
     steady = curve[curve["faces"].between(0.1 * len(table), 0.95 * len(table))]
     steady = steady if len(steady) > 2 else curve
     cost = np.polyfit(steady["faces"], steady["processor_seconds"], 1)
     halves = steady["memory_mib"].iloc[: len(steady) // 2].median(), steady["memory_mib"].iloc[len(steady) // 2 :].median()
     hours = np.polyval(cost, ALL) / 3600
-    wall = (steady["faces"].iloc[-1] - steady["faces"].iloc[0]) / np.ptp(steady["seconds"])
+    wall = np.ptp(steady["faces"]) / np.ptp(steady["seconds"])
     rows = {
         "faces": f"{len(table):,}",
         "workers": f"{options.workers}",
@@ -172,19 +172,15 @@ def measure(place: Path, options: argparse.Namespace) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("wiki", type=Path, help="holds the real wiki.mat")
-    parser.add_argument("--faces", type=int, default=2000)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--folder", type=Path, help="keeps the drawn pictures")
-    parser.add_argument("--csv", type=Path)
-    parser.add_argument("--plot", type=Path)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as thrown_away:
-        table = measure((options.folder or Path(thrown_away)).absolute(), options)
-    print(table.to_string(index=False, header=False))
-    if options.csv:
-        table.to_csv(options.csv, index=False, lineterminator="\n")
+    arguments = parser(__doc__)
+    arguments.add_argument("wiki", type=Path, help="folder of the real wiki.mat")
+    arguments.add_argument("--faces", type=int, default=2000)
+    arguments.add_argument("--workers", type=int, default=os.cpu_count())
+    arguments.add_argument("--folder", type=Path, help="keeps the drawn pictures")
+    arguments.add_argument("--plot", type=Path)
+    options = arguments.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        report(measure((options.folder or Path(temporary)).absolute(), options), options.csv)
 
 
 if __name__ == "__main__":

@@ -1,51 +1,64 @@
-"""dlib's face-recognition network as a Keras model: the start of a teacher that is tuned to other questions.
+"""dlib's face recognition network as a Keras model, from which the teacher of `train_residual` starts.
 
-The network is a ResNet of 29 convolutions, trained by Davis King on three million photos to give one person's photos
-descriptors less than 0.6 apart: `anet_type` of https://github.com/davisking/dlib/blob/master/examples/
-dnn_face_recognition_ex.cpp. Its weights come with the package face_recognition_models, in dlib's own binary format
-(dlib/serialize.h, dlib/dnn/layers.h), which is read here without dlib.
-
-Before it: `landmark_file`, which finds the package's files. After it: `released`, whose teacher starts from it, and `tracks`.
+The network is a ResNet with 29 convolutions, trained by Davis King on three million photos so that the descriptors of one
+person are less than 0.6 apart: `anet_type` of https://github.com/davisking/dlib/blob/master/examples/
+dnn_face_recognition_ex.cpp. Its weights are in the package face_recognition_models, in dlib's own binary format
+(dlib/serialize.h, dlib/dnn/layers.h). This module reads the file without dlib.
 """
 
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from src.faces.landmark_file import packaged_file
 from src.keras_setup import keras, layers
 
 FILE_NAME = "dlib_face_recognition_resnet_model_v1.dat"
-SIZE = 150  # pixels: the faces that dlib trained it on
-SMALLEST = 103  # pixels: below it nothing is left for the last block
+SIZE = 150  # pixels: side of the faces it was trained on
+MIN_SIZE = 103  # pixels: smaller faces leave nothing for the last block
 STEM = (32, 7, 2)  # filters, kernel, stride of the first convolution
-# filters, stride of the residual blocks, two 3x3 convolutions each; those of stride 2 halve the picture
+# filters and stride of the residual blocks, which have two 3x3 convolutions each; stride 2 halves the map
 BLOCKS = (*[(32, 1)] * 3, (64, 2), *[(64, 1)] * 3, (128, 2), *[(128, 1)] * 2, (256, 2), *[(256, 1)] * 2, (256, 2))
-VALUES = 128  # in a descriptor
-REACH = 512  # bytes: more than dlib's settings of the layers without weights take between two layers with weights
-TAIL = 72  # bytes: dlib's settings of the last layer, after its weights
+DESCRIPTOR = 128  # values in a descriptor
+MAX_GAP = 512  # bytes: more than the settings between the weights of two layers take
+TAIL = 72  # bytes: settings of the last layer, after its weights
 
 
 class Parameters(NamedTuple):
-    """The numbers in dlib's file, all float32."""
+    """The numbers in dlib's file.
 
-    means: list[float]  # of red, green and blue, 0-255
-    convolutions: list[tuple[np.ndarray, np.ndarray]]  # 29 kernels (rows, columns, channels, filters), biases (filters,)
-    last: np.ndarray  # (256, 128): from the pooled values to the descriptor
+    means: Of red, green and blue, 0-255.
+    convolutions: 29 kernels (rows, columns, channels, filters) with their biases (filters,), float32.
+    last: float32 (256, 128), from the pooled features to the descriptor.
+    """
+
+    means: list[float]
+    convolutions: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
+    last: npt.NDArray[np.float32]
 
 
 def descriptor_network(size: int = SIZE, dtype: str = "float32") -> keras.Model:
-    """The network with dlib's weights: uint8 faces (batch, size, size, 3), RGB, 0-255, to descriptors (batch, 128), float32.
+    """Builds the network with dlib's weights.
 
-    At size 150 these are dlib's own descriptors; from 135 to 160 they stay close to them. Below 135 the last block sees
-    3x3 values instead of 4x4, drops a row and a column of them, and its descriptors mean little until they are tuned.
-    The 256 values before the last layer are the output of the layer "pooled". dtype: a Keras dtype policy, such as
-    "mixed_bfloat16". Raises ValueError for a size too small or a damaged file, and FileNotFoundError where the package
-    that carries it is not installed.
+    At size 150 it gives dlib's own descriptors, and from 135 to 160 it stays close to them. Below 135 the last map has 3x3
+    values instead of 4x4, and the descriptors mean little before fine-tuning.
+
+    Args:
+        size: Side of the faces in pixels, at least 103.
+        dtype: Keras dtype policy, such as "mixed_bfloat16".
+
+    Returns:
+        A model from uint8 faces (batch, size, size, 3), RGB, to float32 descriptors (batch, 128). Its layer "pooled" gives
+        the 256 features before the last layer.
+
+    Raises:
+        ValueError: The size is too small, or the file is damaged.
+        FileNotFoundError: The package is not installed.
     """
-    if size < SMALLEST:
-        raise ValueError(f"the network needs faces of at least {SMALLEST} x {SMALLEST} pixels, got size {size}")
+    if size < MIN_SIZE:
+        raise ValueError(f"expected faces of at least {MIN_SIZE} x {MIN_SIZE} pixels, got size {size}")
     found = read_parameters(packaged_file(FILE_NAME))
     weights = iter(enumerate(found.convolutions, start=1))
 
@@ -68,24 +81,24 @@ def descriptor_network(size: int = SIZE, dtype: str = "float32") -> keras.Model:
         skip = layers.AveragePooling2D(2, 2, dtype=dtype)(x) if stride > 1 else x
         x = convolution(x, filters, 3, stride, activation="relu")
         x = convolution(x, filters, 3, 1)
-        x = layers.Add(dtype=dtype)(_of_one_shape(x, skip, dtype))
+        x = layers.Add(dtype=dtype)(_pad_to_match(x, skip, dtype))
         x = layers.ReLU(dtype=dtype, name=f"block_{i}")(x)
     x = layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(x)
-    # Descriptors stay in full precision also where the rest is computed in bfloat16.
-    last = layers.Dense(VALUES, use_bias=False, dtype="float32", name="descriptor")
+    # The last layer always computes in full precision.
+    last = layers.Dense(DESCRIPTOR, use_bias=False, dtype="float32", name="descriptor")
     model = keras.Model(photo, last(x), name="descriptor_network")
     last.set_weights([found.last])
     return model
 
 
-def _of_one_shape(x, skip, dtype: str) -> list:
-    """Both with zeros where the other is larger, as dlib adds: x in rows and columns (1 at most), skip in channels."""
+def _pad_to_match(x, skip, dtype: str) -> list:
+    """Pads x in rows and columns (by at most 1) and skip in channels with zeros, as dlib's addition does."""
     rows, columns, channels = skip.shape[1:]
     missing, more = rows - x.shape[1], x.shape[-1] - channels
     if missing:
         x = layers.ZeroPadding2D(((0, missing), (0, missing)), dtype=dtype)(x)
     if more:
-        # Keras pads rows and columns only: for a moment the channels are columns.
+        # Keras pads only rows and columns, so the channels are columns for a moment.
         skip = layers.Reshape((rows * columns, channels, 1), dtype=dtype)(skip)
         skip = layers.ZeroPadding2D(((0, 0), (0, more)), dtype=dtype)(skip)
         skip = layers.Reshape((rows, columns, channels + more), dtype=dtype)(skip)
@@ -93,9 +106,10 @@ def _of_one_shape(x, skip, dtype: str) -> list:
 
 
 def read_parameters(file: Path) -> Parameters:
-    """The weights in dlib's file, each affine layer folded into the convolution before it.
+    """Reads the weights in dlib's file, with each affine layer folded into the convolution before it.
 
-    Raises ValueError where the file holds another network, ends early or goes on after its end.
+    Raises:
+        ValueError: The file holds another network, or it is truncated or too long.
     """
     reader = _Reader(file)
     reader.enter("input_rgb_image_sized")
@@ -108,8 +122,8 @@ def read_parameters(file: Path) -> Parameters:
         convolutions += [_folded(reader, before, filters, 3, stride), _folded(reader, filters, filters, 3, 1)]
         before = filters
     reader.enter("fc_2")
-    reader.expect([VALUES, before], "the size of its last layer")
-    last = reader.tensor(before, VALUES).reshape(before, VALUES)
+    reader.expect([DESCRIPTOR, before], "the size of its last layer")
+    last = reader.tensor(before, DESCRIPTOR).reshape(before, DESCRIPTOR)
     reader.end()
     return Parameters(means, convolutions, last)
 
@@ -129,38 +143,38 @@ def _folded(reader: "_Reader", channels: int, filters: int, kernel: int, stride:
 
 
 class _Reader:
-    """Goes through a file of dlib's from its beginning; every method raises ValueError where the file is not as expected."""
+    """Reads one of dlib's files from start to end. All methods raise ValueError for unexpected content."""
 
     def __init__(self, file: Path):
         self.name, self.data, self.position = file.name, file.read_bytes(), 0
 
     def enter(self, layer: str) -> None:
-        """Goes on to the first value of the next layer of this name, past layers that hold no weights."""
+        """Moves to the first value of the next layer of this name, past layers without weights."""
         tag = bytes([1, len(layer)]) + layer.encode()
-        start = self.data.find(tag, self.position, self.position + REACH)
+        start = self.data.find(tag, self.position, self.position + MAX_GAP)
         if start < 0:
-            raise self._error(f"there is no layer {layer} within {REACH} bytes")
+            raise self._error(f"there is no layer {layer} within {MAX_GAP} bytes")
         self.position = start + len(tag)
 
     def integer(self) -> int:
-        """A byte with the sign (its highest bit) and the number of bytes (its lowest four), then those, lowest first."""
+        """A byte with the sign (highest bit) and the number of bytes (lowest four bits), then these bytes, lowest first."""
         (control,) = self._take(1)
         size = int.from_bytes(self._take(control & 0x0F), "little")
         return -size if control & 0x80 else size
 
     def real(self) -> float:
-        """Two integers: the mantissa, then the exponent of 2."""
+        """A real number: the mantissa, then the exponent of 2, both integers."""
         mantissa, exponent = self.integer(), self.integer()
-        if abs(exponent) > 64:  # none of the network's numbers is so large or small
-            raise self._error(f"{exponent} is no exponent of a number expected here")
+        if abs(exponent) > 64:
+            raise self._error(f"an exponent must be from -64 to 64, got {exponent}")
         return mantissa * 2.0**exponent
 
     def tensor(self, samples: int, channels: int = 1) -> np.ndarray:
-        """float32 (samples * channels,): the version of the format (2), four sizes, then the numbers, lowest byte first."""
+        """float32 (samples * channels,): after the format's version (2) and four sizes, the numbers, lowest byte first."""
         self.expect([2, samples, channels, 1, 1], "a tensor's version and sizes")
         values = np.frombuffer(self._take(4 * samples * channels), "<f4").astype(np.float32)
         if not np.isfinite(values).all():
-            raise self._error("a tensor holds infinite values or none")
+            raise self._error("a tensor must hold finite values, got others")
         return values
 
     def expect(self, numbers: list[int], what: str) -> None:
@@ -170,14 +184,14 @@ class _Reader:
             raise self._error(f"{what} must be {numbers}, got {found}")
 
     def end(self) -> None:
-        """Nothing but the last layer's settings may follow."""
+        """Checks that only the last layer's settings follow."""
         left = len(self.data) - self.position
         if left != TAIL:
             raise self._error(f"{TAIL} bytes must follow the last weights, got {left}")
 
     def _take(self, size: int) -> bytes:
         if self.position + size > len(self.data):
-            raise self._error("it ends early")
+            raise self._error("the file is truncated")
         self.position += size
         return self.data[self.position - size : self.position]
 

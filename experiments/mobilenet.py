@@ -8,7 +8,7 @@ import functools
 from collections.abc import Sequence
 
 from src.keras_setup import keras, layers, ops
-from src.models.two_level_cnn import resize_images
+from src.models.residual import resize_images
 
 STEM = 32  # filters of the first convolution
 # filters of the pointwise convolution and stride of the depthwise one before it

@@ -1,7 +1,7 @@
 """Teachers: networks that know faces, taken from packages and refined for gender and age.
 
-`sface` and `faceres` rebuild both networks in Keras with their original weights; `refine` trains one of them for both
-tasks, and `answers` gives its predictions for every face. `requirements-training.txt` says how to get the packages.
+`sface` and `faceres` rebuild both networks in Keras with their original weights. `refine` trains one of them for both tasks,
+and `teacher_probabilities` gives its predictions for every face. `requirements-training.txt` says how to get the packages.
 """
 
 import hashlib
@@ -13,14 +13,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from experiments.mobilenet import BLOCKS, mobilenet
-from experiments.released import AUGMENTED, Data, joint_probabilities, log_epoch
+from experiments.release import AUGMENTED, PreparedData, log_epoch, predict_with_mirror
 from experiments.teacher_files import Weights, faceres_file, read_faceres, read_sface, sface_file
 from src.config import SEED
 from src.files import atomic_write
 from src.keras_setup import keras, layers, ops
 from src.models.multitask import AbsoluteError, GenderAccuracy, add_task_heads, multitask_labels, multitask_loss
+from src.models.residual import resize_images
 from src.models.train import TrainingSettings, fast_dtype, fit
-from src.models.two_level_cnn import resize_images
 
 SIZE = 112  # pixels: the faces SFace was trained on
 MEANS = (123.68, 116.779, 103.939)  # of red, green and blue, subtracted before FaceRes
@@ -30,7 +30,16 @@ DESCRIPTOR = 128  # values SFace compares faces by
 SPREAD = {"sface": 0.016, "faceres": 0.32}
 # Weaker augmentation than for the small network, which starts from random weights. In a pilot with FaceRes, 3e-4 gave good
 # results and a run at 4e-4 was worse after its first epochs.
-REFINED = replace(AUGMENTED, epochs=6, batch_size=48, learning_rate=2e-4, weight_decay=1e-2, grey=0.05, coarse=0.1, erased=0)
+REFINED = replace(
+    AUGMENTED,
+    epochs=6,
+    batch_size=48,
+    learning_rate=2e-4,
+    weight_decay=1e-2,
+    grayscale_probability=0.05,
+    downscale_probability=0.1,
+    random_erasing_probability=0,
+)
 
 
 def sface(file: Path | None = None, dtype: str = "float32") -> keras.Model:
@@ -136,7 +145,7 @@ def teacher(name: str, size: int, dtype: str = "float32", seed: int = SEED) -> k
         seed: Seed of the heads' starting weights and of dropout.
 
     Returns:
-        A model from uint8 faces (batch, size, size, 3), RGB, to float32 logits (batch, 103), as `joint_loss` takes them.
+        A model from uint8 faces (batch, size, size, 3), RGB, to float32 logits (batch, 103), as `multitask_loss` takes them.
 
     Raises:
         ValueError: There is no teacher of this name.
@@ -153,12 +162,12 @@ def teacher(name: str, size: int, dtype: str = "float32", seed: int = SEED) -> k
     return add_task_heads(keras.Model(face, trunk(x), name="level_one"), dropout=0.3, seed=seed)
 
 
-def refine(name: str, data: Data, settings: TrainingSettings, runs: Path) -> tuple[keras.Model, pd.DataFrame]:
+def refine(name: str, data: PreparedData, settings: TrainingSettings, runs: Path) -> tuple[keras.Model, pd.DataFrame]:
     """Trains a teacher for both tasks on the training faces; a run that was stopped is resumed.
 
     Args:
         name: "sface" or "faceres".
-        data: Faces uint8 (n, size, size, 3), RGB, with their table and split, as of `released.load_data`.
+        data: Faces uint8 (n, size, size, 3), RGB, with their table and split, as of `release.load_data`.
         settings: How to train; see `REFINED`.
         runs: Folder for the state of the training, which is kept below `training`.
 
@@ -172,12 +181,12 @@ def refine(name: str, data: Data, settings: TrainingSettings, runs: Path) -> tup
     model = teacher(name, data.faces.shape[1], fast_dtype(), settings.seed)
     labels, rows = multitask_labels(data.table), np.arange(len(data.table))
     return fit(
-        model, data.faces, rows, labels, data.part, settings,
+        model, data.faces, rows, labels, data.split, settings,
         log_epoch, runs / "training", multitask_loss, (GenderAccuracy, AbsoluteError),
     )  # fmt: skip
 
 
-def teacher_probabilities(name: str, data: Data, settings: TrainingSettings, runs: Path) -> npt.NDArray[np.float32]:
+def teacher_probabilities(name: str, data: PreparedData, settings: TrainingSettings, runs: Path) -> npt.NDArray[np.float32]:
     """What the refined teacher predicts for every face, as the mean of the face and its mirror image.
 
     The predictions are kept in `data.folder`, in one file for each teacher, settings, labels and split; where the file
@@ -187,11 +196,11 @@ def teacher_probabilities(name: str, data: Data, settings: TrainingSettings, run
         float32 (n, 103): the probabilities of female and male, then of the years 0-100.
     """
     digest = hashlib.sha256(repr((name, settings, data.faces.shape)).encode())
-    digest.update(multitask_labels(data.table).tobytes() + "".join(data.part).encode())
+    digest.update(multitask_labels(data.table).tobytes() + "".join(data.split).encode())
     file = data.folder / f"teacher-{name}-{digest.hexdigest()[:8]}.npy"
     if not file.exists():
         model, _ = refine(name, data, settings, runs)
-        found = joint_probabilities(model, data.faces, np.arange(len(data.table)))
+        found = predict_with_mirror(model, data.faces, np.arange(len(data.table)))
         with atomic_write(file) as new, open(new, "wb") as opened:
             np.save(opened, found)
     return np.load(file)

@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from experiments.released import AUGMENTED, METRICS, Data, finish, log_epoch, parse
+from experiments.release import AUGMENTED, METRICS, PreparedData, log_epoch, parse_arguments, write_release
 from experiments.teachers import REFINED, SIZE, SPREAD, faceres_convolutions, refine, teacher_probabilities
 from src.config import SEED
 from src.keras_setup import keras, layers
 from src.models.multitask import add_task_heads, distillation_loss, multitask_labels
+from src.models.residual import average_with_mirror_image
 from src.models.train import TrainingSettings, fast_dtype, fit
-from src.models.two_level_cnn import with_mirror_image
 
 DATASETS = ("utkface", "fairface", "allagefaces")
 TEACHERS = {
@@ -31,7 +31,7 @@ TEACHERS = {
 STUDENT = replace(AUGMENTED, epochs=20, batch_size=48, learning_rate=3e-4, weight_decay=1e-2)
 
 
-def teacher_targets(data: Data, runs: Path) -> npt.NDArray[np.float32]:
+def teacher_targets(data: PreparedData, runs: Path) -> npt.NDArray[np.float32]:
     """The mean of what the refined teachers predict for each face.
 
     Args:
@@ -69,7 +69,7 @@ def student(refined: keras.Model, size: int, dtype: str = "float32", seed: int =
 
 
 def train_student(
-    data: Data, targets: npt.NDArray[np.float32], settings: TrainingSettings, runs: Path
+    data: PreparedData, targets: npt.NDArray[np.float32], settings: TrainingSettings, runs: Path
 ) -> tuple[keras.Model, pd.DataFrame]:
     """Trains the student on labels and targets alike.
 
@@ -86,18 +86,18 @@ def train_student(
     model = student(refined, data.faces.shape[1], fast_dtype(), settings.seed)
     labels, rows = multitask_labels(data.table, targets), np.arange(len(data.table))
     model, history = fit(
-        model, data.faces, rows, labels, data.part, settings, log_epoch, runs / "training", distillation_loss, METRICS
+        model, data.faces, rows, labels, data.split, settings, log_epoch, runs / "training", distillation_loss, METRICS
     )
-    both = add_task_heads(with_mirror_image(model.get_layer("level_one")))
+    both = add_task_heads(average_with_mirror_image(model.get_layer("level_one")))
     both.set_weights(model.get_weights())
     return both, history
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = parse(arguments, __doc__, DATASETS)
+    options = parse_arguments(arguments, __doc__, DATASETS)
     targets = teacher_targets(options.prepared, options.runs)
     settings = replace(STUDENT, seed=options.seed)
-    finish(options, DATASETS, *train_student(options.prepared, targets, settings, options.runs))
+    write_release(options, DATASETS, *train_student(options.prepared, targets, settings, options.runs))
 
 
 if __name__ == "__main__":

@@ -13,5 +13,5 @@ check this list.
 - `evaluation`: metrics, calibration, results by subgroup, figures
 - `models`: the two-level CNN, its training, model folders, export
 - `predict`: photos and videos to predictions: `Predictor`, `python -m src.predict`, annotated copies, the page
-- `run`: the notebooks, one after another
+- `run_notebooks`: runs the notebooks in order
 """

@@ -41,23 +41,23 @@ def mine(tmp_path):
 
 ASKED = """
 import sys
-from src import datasets
+from src import data
 from src.faces.align import Alignment
 from src.faces.prepare import prepare
-table, ledger = datasets.load("mine", sys.argv[1])
+table, ledger = data.load("mine", sys.argv[1])
 prepared = prepare(table, sys.argv[1], Alignment(size=128), sys.argv[2], workers=1)
-print(datasets.NAMES[-1], *table["path"], *table["age_low"], *ledger["reason"], *prepared.how, sep="; ")
+print(data.NAMES[-1], *table["path"], *table["age_low"], *ledger["reason"], *prepared.alignment_source, sep="; ")
 """
 
 
 def test_the_example_of_a_data_set_loads_and_can_be_prepared(mine, tmp_path):
     """In a copy of the package that was changed as the text says."""
-    copy, entry = tmp_path / "copy", '"mine": mine.load,'
+    copy, entry = tmp_path / "copy", '"mine": "mine",'
     shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__"))
     (copy / LANDMARK_FILE.name).symlink_to(LANDMARK_FILE)
-    (copy / "src" / "datasets" / "mine.py").write_text(BLOCKS[0], encoding="utf-8")
-    listed = copy / "src" / "datasets" / "__init__.py"
-    text = listed.read_text(encoding="utf-8").replace("imdb_wiki, sample", "imdb_wiki, mine, sample")
+    (copy / "src" / "data" / "mine.py").write_text(BLOCKS[0], encoding="utf-8")
+    listed = copy / "src" / "data" / "__init__.py"
+    text = listed.read_text(encoding="utf-8")
     assert f"`{entry}` in `LOADERS`" in " ".join(TEXT.split())
     listed.write_text(text.replace("}\nNAMES", f"    {entry}\n}}\nNAMES"), encoding="utf-8")
     command = [sys.executable, "-c", ASKED, mine, tmp_path / "cache"]

@@ -73,13 +73,6 @@ def test_a_signal_that_is_ignored_stays_ignored():
     assert running.wait(30) == 0
 
 
-def test_a_worker_of_a_parent_that_is_gone_already_ends():
-    code = "import sys, time; from src import processes; processes.end_with_parent(int(sys.argv[1])); time.sleep(60)"
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    assert subprocess.run([sys.executable, "-c", code, str(gone.pid)], cwd=ROOT, timeout=30).returncode == 1
-
-
 # --- processes that may not have children -----------------------------------------------------------------------------
 
 
@@ -94,9 +87,10 @@ def work(folder, cache):
     table = predict(folder, None, None, progress=False, detector="hog")
     rows = pd.DataFrame({"path": table["photo"].map(os.path.basename).astype(object), "dataset": "made"})
     prepared = prepare(check_table(rows.reindex(columns=list(TABLE_COLUMNS))), folder, Alignment(size=64), cache)
-    return table["status"].tolist(), prepared.how.tolist()
+    return table["status"].tolist(), prepared.alignment_source.tolist()
 
 
+@pytest.mark.slow
 def test_many_photos_inside_a_worker_of_a_pool(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -107,14 +101,15 @@ def test_many_photos_inside_a_worker_of_a_pool(tmp_path):
     assert statuses == ["no_face"] * 10 and how == ["none"] * 10
 
 
+@pytest.mark.slow
 def test_a_fork_does_not_wait_for_its_parents_workers(tmp_path):
-    """Such as a web server's worker, forked after the parent has looked at photos."""
+    """For example a web server's worker, forked after the parent has detected faces."""
     code = (
-        "import os, sys; from pathlib import Path; from src import looking\n"
-        "photos = [looking.Source('nowhere.jpg', Path('nowhere.jpg'))] * 9\n"
-        "look = lambda: [row['message'] for rows in looking.looked(photos, {}, 'none', 'hog', 2) for row in rows]\n"
-        "first = look(); child = os.fork()\n"
+        "import os, sys; from pathlib import Path; from src.predict.detection import Source, detect_faces_in_photos\n"
+        "photos = [Source('nowhere.jpg', Path('nowhere.jpg'))] * 9\n"
+        "detect = lambda: [row['message'] for rows in detect_faces_in_photos(photos, {}, 'none', 'hog', 2) for row in rows]\n"
+        "first = detect(); child = os.fork()\n"
         "if child: sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
-        "os._exit(look() != first)"
+        "os._exit(detect() != first)"
     )
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=300).returncode == 0

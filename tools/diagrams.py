@@ -1,8 +1,8 @@
-"""The diagrams of the system and of the networks, drawn from the code and the released models: `make figures`.
+"""The diagrams of the pipelines and of the networks, drawn from the code and the released models: `make figures`.
 
     python -m tools.diagrams [--to docs/figures]
 
-Each is written as SVG and as PNG, clear at the width of a README. What is said of layers is read from the Keras models.
+Each diagram is written as SVG and PNG. The layers, shapes and parameter counts are read from the Keras models.
 """
 
 import argparse
@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
+import numpy.typing as npt
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Polygon
+from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from experiments import results
 from src import config
-from src.evaluation.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, styled
+from src.evaluation.plots import BLUE, GREEN, GREY, ORANGE, styled
 from src.faces.align import Alignment, align, find_faces
 from src.files import atomic_write
 from src.keras_setup import keras, layers
@@ -32,304 +32,210 @@ from src.sample.face_model import FaceModel
 from src.sample.person import new_person
 
 TARGET = config.ROOT / "docs" / "figures"
-INK, SOFT = "#222222", "#666666"
-WIDTH = 9.0  # inches; a README shows it at about 900 pixels
+_WIDTH = 9.0  # inches; about 900 pixels in a README
+_BOX_HEIGHT = 0.88
+_TRAINING, _SHARED, _INFERENCE = 3.4, 2.06, 0.58  # heights of the three rows
+_COLUMNS = (0.76, 2.26, 3.76, 5.26, 6.76, 8.24)
 
 
 class Box(NamedTuple):
-    """A box of the system diagram. modules: of `src`, named in bold; says: what happens there. x, y: its middle."""
+    """A box of the pipeline diagram."""
 
-    modules: tuple[str, ...]
-    says: str
-    x: float
+    modules: tuple[str, ...]  # of `src`, as "room" or "room.module"
+    text: str
+    x: float  # the middle, in inches
     y: float
     colour: str = BLUE
-    width: float = 1.34
+    width: float = 1.38
 
 
-DATA, SHARED, PHOTO = 3.4, 2.06, 0.58  # heights of the three rows
-COLUMNS = (0.76, 2.26, 3.76, 5.26, 6.76, 8.24)
-BETWEEN = ((COLUMNS[2] + COLUMNS[3]) / 2, (COLUMNS[4] + COLUMNS[5]) / 2)
-WIDE = 2.8
-SYSTEM = {
-    "set": Box((), "a data set:\npictures, labels", COLUMNS[0], DATA, GREY),
-    "loader": Box(("datasets",), "one loader each,\na reason for every\nrow left out", COLUMNS[1], DATA),
-    "table": Box(("tables", "duplicates"), "table of faces;\nno known person in\ntwo parts of the split", COLUMNS[2], DATA),
-    "prepare": Box(("prepare",), "aligned once, in\nparallel; goes on\nwhere it stopped", COLUMNS[3], DATA),
-    "train": Box(("network", "joint", "train"), "two-level CNN,\ncurves as it learns", COLUMNS[4], DATA),
-    "judge": Box(("evaluate", "assess", "calibrate"), "how right, for\nwhom, how sure", COLUMNS[5], DATA),
+_left, _right = (_COLUMNS[2] + _COLUMNS[3]) / 2, (_COLUMNS[4] + _COLUMNS[5]) / 2
+PIPELINES = {
+    "data set": Box((), "data set:\nphotos and labels", _COLUMNS[0], _TRAINING, GREY),
+    "load": Box(("data",), "one loader for each\ndata set; a reason for\neach dropped row", _COLUMNS[1], _TRAINING),
+    "table": Box(("data.table",), "table of faces;\nno person in two\nparts of the split", _COLUMNS[2], _TRAINING),
+    "prepare": Box(("faces.prepare",), "faces aligned once,\nin parallel, resumable", _COLUMNS[3], _TRAINING),
+    "train": Box(("models.train",), "two-level CNN,\nlive curves", _COLUMNS[4], _TRAINING),
+    "evaluate": Box(("evaluation",), "accuracy, subgroups,\ncalibration", _COLUMNS[5], _TRAINING),
     "faces": Box(
-        ("faces",), "dlib finds each face and its 68 landmarks;\nthe eyes are carried to fixed places",
-        BETWEEN[0], SHARED, GREEN, WIDE,
+        ("faces.detect", "faces.align"), "YuNet detects faces, dlib finds 68 landmarks,\nthe eyes move to fixed positions",
+        _left, _SHARED, GREEN, 2.88,
     ),
-    "models": Box(
-        ("model_folder",), "model.keras, labels.json, card.json:\nchecked against each other",
-        BETWEEN[1], SHARED, GREEN, WIDE,
+    "model folder": Box(
+        ("models.model_folder",), "model.keras, labels.json, card.json,\nchecked against each other",
+        _right, _SHARED, GREEN, 2.88,
     ),
-    "photo": Box((), "your photos\nand videos", COLUMNS[0], PHOTO, GREY),
-    "read": Box(("photos",), "any format,\nupright, RGB", COLUMNS[1], PHOTO, ORANGE),
-    "look": Box(
-        ("looking", "tracks"), "every face is found, followed in a\nvideo, aligned as the model's card says",
-        BETWEEN[0], PHOTO, ORANGE, WIDE,
+    "photo": Box((), "your photos\nand videos", _COLUMNS[0], _INFERENCE, GREY),
+    "read": Box(("faces.image_io",), "any format,\nupright, RGB", _COLUMNS[1], _INFERENCE, ORANGE),
+    "detect": Box(
+        ("predict.detection",), "every face is detected, and aligned\nas the model's card says; videos: tracked",
+        _left, _INFERENCE, ORANGE, 2.88,
     ),
-    "ask": Box(("answers", "calibrate"), "level one once,\nlevel two for\neach task", COLUMNS[4], PHOTO, ORANGE),
-    "answer": Box(("predict", "video", "annotate"), "tables, and copies\nwith the answers", COLUMNS[5], PHOTO, ORANGE),
+    "predict": Box(("predict.decode",), "level one once,\nlevel two for\neach task", _COLUMNS[4], _INFERENCE, ORANGE),
+    "output": Box(("predict",), "tables and\nannotated copies", _COLUMNS[5], _INFERENCE, ORANGE),
 }  # fmt: skip
-# From box to box; the way is a line that bends at most once.
-FLOWS = (
-    ("set", "loader"), ("loader", "table"), ("table", "prepare"), ("prepare", "train"), ("train", "judge"),
-    ("photo", "read"), ("read", "look"), ("look", "ask"), ("ask", "answer"),
-)  # fmt: skip
-# What one box takes from another: dashed. The module of the first imports that of the second, by way of others or itself.
-USES = (("prepare", "faces"), ("look", "faces"), ("ask", "models"))
-KEPT = (("judge", "models"),)
+_FLOWS = (("data set", "load", "table", "prepare", "train", "evaluate"), ("photo", "read", "detect", "predict", "output"))
+_SAVED = ("evaluate", "model folder")
+USES = (("prepare", "faces"), ("detect", "faces"), ("predict", "model folder"))  # the first box's modules import the second's
 
 
 @styled
-def system() -> Figure:
-    """The way of a data set (above), the way of a photo (below), and what both share."""
-    height = 4.24
-    figure, axes = plt.subplots(figsize=(WIDTH, height))
-    axes.set(xlim=(0, WIDTH), ylim=(0, height))
+def pipelines() -> Figure:
+    """Draws the training pipeline (above), the inference pipeline (below), and what both share."""
+    figure, axes = plt.subplots(figsize=(_WIDTH, 4.24))
+    axes.set(xlim=(0, _WIDTH), ylim=(0, 4.24))
     axes.axis("off")
-    for y, text, colour in ((DATA, "The way of a data set", BLUE), (PHOTO, "The way of a photo", ORANGE)):
-        band = FancyBboxPatch((0, y - 0.55), WIDTH, 1.36, "round,pad=0,rounding_size=0.1", fc=_tint(colour, 0.07), ec="none")
-        axes.add_patch(band)
-        axes.text(0.14, y + 0.62, text, color=_shade(colour), weight="bold", fontsize=10.5, va="center")
-    axes.text(
-        0.14,
-        SHARED,
-        "Shared by both:\na new photo is treated\nas the training faces were",
-        color=_shade(GREEN),
-        fontsize=9,
-        va="center",
-    )
-    for box in SYSTEM.values():
-        _box(axes, box)
-    for start, end in FLOWS:
-        one, other = SYSTEM[start], SYSTEM[end]
-        _arrow(axes, (one.x + one.width / 2, one.y), (other.x - other.width / 2, other.y))
-    for start, end in USES:
-        _vertical(axes, SYSTEM[end], SYSTEM[start], dashed=True)
-    for start, end in KEPT:
-        _vertical(axes, SYSTEM[start], SYSTEM[end], dashed=False)
+    for y, title, colour in ((_TRAINING, "Training pipeline", BLUE), (_INFERENCE, "Inference pipeline", ORANGE)):
+        style = "round,pad=0,rounding_size=0.1"
+        axes.add_patch(FancyBboxPatch((0, y - 0.55), _WIDTH, 1.36, style, facecolor=colour, alpha=0.08, edgecolor="none"))
+        axes.text(0.14, y + 0.62, title, color=colour, weight="bold", va="center")
+    shared = "Shared: a new photo\nis treated like the\ntraining photos"
+    axes.text(0.14, _SHARED, shared, color=GREEN, weight="bold", fontsize=9, va="center")
+    for box in PIPELINES.values():
+        corner = box.x - box.width / 2, box.y - _BOX_HEIGHT / 2
+        style = "round,pad=0,rounding_size=0.07"
+        axes.add_patch(FancyBboxPatch(corner, box.width, _BOX_HEIGHT, style, facecolor="white", edgecolor=box.colour, lw=1.4))
+        names = ", ".join(box.modules)
+        half = 0.08 * (box.text.count("\n") + 1 + bool(names))
+        axes.text(box.x, box.y + half, names, ha="center", va="top", fontsize=8, family="monospace", weight="bold")
+        axes.text(box.x, box.y - half, box.text, ha="center", va="bottom", fontsize=8)
+    for flow in _FLOWS:
+        boxes = [PIPELINES[name] for name in flow]
+        for start, end in zip(boxes, boxes[1:]):
+            _arrow(axes, (start.x + start.width / 2, start.y), (end.x - end.width / 2, end.y))
+    for names in [*(pair[::-1] for pair in USES), _SAVED]:
+        start, end = (PIPELINES[name] for name in names)
+        x, sign = min(start, end, key=lambda box: box.width).x, math.copysign(_BOX_HEIGHT / 2, end.y - start.y)
+        _arrow(axes, (x, start.y + sign), (x, end.y - sign), linestyle="-" if names == _SAVED else "--")
     return figure
 
 
-def _box(axes: Axes, box: Box) -> None:
-    low = box.x - box.width / 2, box.y - 0.44
-    shape = FancyBboxPatch(low, box.width, 0.88, "round,pad=0,rounding_size=0.07", fc="white", ec=box.colour, lw=1.4)
-    axes.add_patch(shape)
-    says = box.says.count("\n") + 1
-    names = _filled(box.modules)
-    lines = names.count("\n") + 1 if names else 0
-    top = box.y + 0.155 * (says + lines - 1) / 2
-    if names:
-        axes.text(
-            box.x,
-            top + 0.075,
-            names,
-            ha="center",
-            va="top",
-            fontsize=8.2,
-            family="monospace",
-            weight="bold",
-            color=INK,
-            linespacing=1.1,
-        )
-    axes.text(box.x, top + 0.075 - 0.158 * lines, box.says, ha="center", va="top", fontsize=8.2, color=INK, linespacing=1.18)
+def _arrow(axes: plt.Axes, start: tuple[float, float], end: tuple[float, float], linestyle: str = "-") -> None:
+    style = {"arrowstyle": "-|>", "color": "#666666", "lw": 1.3, "linestyle": linestyle, "shrinkA": 0, "shrinkB": 1}
+    axes.annotate("", end, start, arrowprops=style)
 
 
-def _filled(names: tuple[str, ...]) -> str:
-    """Module names in one line, or in two where they are too long for a box."""
-    text = ", ".join(names)
-    return text if len(text) <= 18 else ", ".join(names[:-1]) + ",\n" + names[-1]
-
-
-def _vertical(axes: Axes, start: Box, end: Box, dashed: bool) -> None:
-    left, right = max(start.x - start.width / 2, end.x - end.width / 2), min(start.x + start.width / 2, end.x + end.width / 2)
-    x, sign = (left + right) / 2, math.copysign(0.44, end.y - start.y)
-    _arrow(axes, (x, start.y + sign), (x, end.y - sign), dashed)
-
-
-def _arrow(axes: Axes, start: tuple, end: tuple, dashed: bool = False) -> None:
-    if dashed:  # the line alone, so that the head stays whole
-        axes.plot(*zip(start, end), color=SOFT, lw=1.3, linestyle=(0, (2.5, 2)))
-        start = tuple(e + 0.02 * np.sign(s - e) for s, e in zip(start, end))
-    head = FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=10, shrinkA=0, shrinkB=1, color=SOFT, lw=1.3)
-    axes.add_patch(head)
-
-
-# The names of the layers that end a stage.
-LAST = re.compile(r"face|resize(_\d+)?|pooling.*|block_\d+|features|mean_of_both|dropout_\d+|probability")
+_STAGE_ENDS = re.compile(r"face|resize(_\d+)?|pooling.*|block_\d+|features|mean_of_both|dropout_\d+|probability")
+_FACE = "face"  # the stage of the input
 
 
 class Stage(NamedTuple):
-    """Layers that are drawn as one. level: level_one or level_two; says: its operations; shape: what comes out."""
+    """Layers that are drawn together."""
 
-    level: str
-    says: str
-    shape: tuple[int, ...]
+    level: str  # level_one or level_two
+    text: str  # the operations
+    shape: tuple[int, ...]  # of the output, without the batch
     parameters: int
 
 
 def stages(model: keras.Model) -> list[Stage]:
-    """What a two-level network does, step by step, read from its layers; the input is the first stage."""
+    """The steps of a two-level network, read from its layers. The first one is the input."""
     found: list[Stage] = []
     for level in (model.get_layer("level_one"), model.get_layer("level_two")):
-        waiting: list[keras.Operation] = []
-        for step in _flat(level):
-            waiting.append(step)
-            if LAST.fullmatch(step.name):
-                parameters = sum(one.count_params() for one in waiting if isinstance(one, keras.Layer))
-                shape = tuple(step.output.shape[1:])
+        current: list[keras.Operation] = []
+        for operation in _flatten(level):
+            current.append(operation)
+            if _STAGE_ENDS.fullmatch(operation.name):
+                parameters = sum(layer.count_params() for layer in current if isinstance(layer, keras.Layer))
+                shape = tuple(operation.output.shape[1:])
                 if parameters or not found or shape != found[-1].shape:
-                    found.append(Stage(level.name, _says(waiting), shape, parameters))
-                waiting = []
+                    found.append(Stage(level.name, _describe(current), shape, parameters))
+                current = []
     return found
 
 
-def _flat(model: keras.Model) -> list[keras.Operation]:
-    # Operations, not layers: scaling is none.
-    inside = [_flat(layer)[1:] if isinstance(layer, keras.Model) else [layer] for layer in model.operations]
+def _flatten(model: keras.Model) -> list[keras.Operation]:
+    """All operations of a model and of the models in it. Scaling is an operation, not a layer."""
+    inside = [_flatten(layer)[1:] if isinstance(layer, keras.Model) else [layer] for layer in model.operations]
     return sum(inside, [])
 
 
-def _says(some: list[keras.Operation]) -> str:
-    convolutions = [layer for layer in some if isinstance(layer, layers.Conv2D) and layer.kernel_size != (1, 1)]
-    if isinstance(some[-1], layers.InputLayer):
-        return "face"
+def _describe(operations: list[keras.Operation]) -> str:
+    last = operations[-1]
+    convolutions = [layer for layer in operations if isinstance(layer, layers.Conv2D) and layer.kernel_size != (1, 1)]
     if convolutions:
-        side = convolutions[0].kernel_size[0]
-        pooled = (
-            "\n+ pooling" if isinstance(some[-1], layers.MaxPooling2D) else "\n+ shortcut" if len(convolutions) > 1 else ""
-        )
-        return f"{'2 ' * (len(convolutions) > 1)}conv {side}×{side}{pooled}"
-    if some[-1].name.startswith("resize"):
-        return "scaled"
-    if any(isinstance(layer, layers.Dense) for layer in some):
-        return "softmax" if some[-1].name == "probability" else "dense"
-    return "averaged" if isinstance(some[-1], layers.GlobalAveragePooling2D) else "flat"
+        side, several = convolutions[0].kernel_size[0], len(convolutions) > 1
+        end = "\n+ pooling" if isinstance(last, layers.MaxPooling2D) else "\n+ shortcut" if several else ""
+        return f"{'2 ' if several else ''}conv {side}×{side}{end}"
+    if any(isinstance(layer, layers.Dense) for layer in operations):
+        return "softmax" if last.name == "probability" else "dense"
+    if isinstance(last, layers.InputLayer):
+        return _FACE
+    return "scaled" if last.name.startswith("resize") else "averaged" if "global" in str(type(last)).lower() else "flat"
 
 
 @styled
-def networks(drawn: dict[str, keras.Model], face: np.ndarray) -> Figure:
-    """Networks one above the other, each as blocks as high as its pictures and as deep as its channels.
-
-    drawn: title -> two-level network. face: uint8 (h, w, 3), RGB, the picture that goes in.
-    """
-    figure, panels = plt.subplots(len(drawn), 1, figsize=(WIDTH, 2.75 * len(drawn)), squeeze=False)
-    for axes, (title, model) in zip(panels.flat, drawn.items(), strict=True):
-        _network(axes, title, model, face)
+def networks(models: dict[str, keras.Model], face: npt.NDArray[np.uint8]) -> Figure:
+    """Draws two-level networks by title, with a face (RGB) as input; the size of a block grows with its maps and channels."""
+    figure, panels = plt.subplots(len(models), 1, figsize=(_WIDTH, 2.75 * len(models)), squeeze=False)
+    for axes, (title, model) in zip(panels.flat, models.items(), strict=True):
+        _draw_network(axes, title, model, face)
     return figure
 
 
-def _network(axes: Axes, title: str, model: keras.Model, face: np.ndarray) -> None:
-    axes.set(xlim=(0, WIDTH), ylim=(-0.62, 2.13), aspect="equal")
+def _draw_network(axes: plt.Axes, title: str, model: keras.Model, face: npt.NDArray[np.uint8]) -> None:
+    axes.set(xlim=(0, _WIDTH), ylim=(-0.62, 2.13), aspect="equal")
     axes.axis("off")
-    steps, mirrored = stages(model), any(layer.name == "mean_of_both" for layer in model.get_layer("level_one").layers)
-    axes.text(0, 2.06, title, weight="bold", fontsize=10.5, color=INK, va="center")
-    axes.text(WIDTH, 2.06, f"{model.count_params():,} parameters", fontsize=9, color=SOFT, ha="right", va="center")
-    spaces = [max(_width(stage), 0.5) for stage in steps]
-    gap = (WIDTH - 0.1 - sum(spaces)) / (len(steps) - 1)
-    places, x = [], 0.0
-    for space in spaces:
-        places.append(x + space / 2)
-        x += space + gap
-    for stage, place in zip(steps, places, strict=True):
-        _stage(axes, stage, place, face, mirrored)
+    axes.text(0, 2.06, title, weight="bold", fontsize=10.5, va="center")
+    axes.text(_WIDTH, 2.06, f"{model.count_params():,} parameters", fontsize=9, color=GREY, ha="right", va="center")
+    steps = stages(model)
+    mirrored = any(layer.name == "mean_of_both" for layer in model.get_layer("level_one").layers)
+    places = 0.5 + np.arange(len(steps)) * (_WIDTH - 0.8) / (len(steps) - 1)
+    for stage, x in zip(steps, places):
+        text, top = stage.text, _draw_stage(axes, stage, x, face)
+        if text == _FACE and mirrored:
+            text = "face and\nmirror image"
+        if stage.parameters:
+            axes.text(x, top + 0.04, _short(stage.parameters), ha="center", va="bottom", fontsize=7.2, color=GREY)
+        axes.text(x, -0.06, "×".join(map(str, stage.shape)), ha="center", va="top", fontsize=7.4, weight="bold")
+        axes.text(x, -0.23, text, ha="center", va="top", fontsize=7.2, color="#666666")
     for level, colour in (("level_one", BLUE), ("level_two", GREEN)):
-        mine = [i for i, stage in enumerate(steps) if stage.level == level and stage.says != "face"]
-        left, right = places[mine[0]] - spaces[mine[0]] / 2, places[mine[-1]] + spaces[mine[-1]] / 2
+        mine = [i for i, stage in enumerate(steps) if stage.level == level and stage.text != _FACE]
+        left, right = places[mine[0]] - 0.25, places[mine[-1]] + 0.25
         axes.plot([left, right], [1.72, 1.72], color=colour, lw=2.2, solid_capstyle="butt")
-        count = sum(steps[i].parameters for i in mine)
-        text = f"{level.replace('_', ' ')}  ·  {count:,}"
-        style: dict = {"va": "bottom", "fontsize": 8.6, "color": _shade(colour), "weight": "bold"}
-        short = right - left < 1.2  # than its words, which then end where the line does
-        axes.text(right if short else (left + right) / 2, 1.77, text, ha="right" if short else "center", **style)
+        text = f"{level.replace('_', ' ')}  ·  {sum(steps[i].parameters for i in mine):,}"
+        x, side = (left, "left") if level == "level_one" else (right, "right")
+        axes.text(x, 1.77, text, ha=side, va="bottom", fontsize=8.6, color=colour, weight="bold")
 
 
-def _width(stage: Stage) -> float:
-    return 0.95 if stage.says == "face" else 0.022 * math.sqrt(stage.shape[-1]) if len(stage.shape) == 3 else 0.13
-
-
-def _stage(axes: Axes, stage: Stage, x: float, face: np.ndarray, mirrored: bool) -> None:
-    """One block with its words: what it does and its shape below, its parameters above."""
-    middle, colour = 0.78, {"level_one": BLUE, "level_two": GREEN}[stage.level]
-    if stage.says == "face":
-        top = _pictures(axes, x, middle, face, mirrored)
-    elif len(stage.shape) == 3:
-        top = _slab(axes, x, middle, _width(stage), 0.118 * math.sqrt(stage.shape[0]), colour)
+def _draw_stage(axes: plt.Axes, stage: Stage, x: float, face: npt.NDArray[np.uint8]) -> float:
+    """Draws one block and returns the height of its upper edge."""
+    if len(stage.shape) == 3:
+        height, width = 0.118 * math.sqrt(stage.shape[0]), 0.022 * math.sqrt(stage.shape[-1])
     else:
-        colour = ORANGE if stage.says == "softmax" else PURPLE if stage.level == "level_one" else colour
-        height = 0.14 * math.log2(stage.shape[0]) + 0.05
-        axes.add_patch(Polygon(_rectangle(x, middle, 0.13, height), fc=_tint(colour, 0.55), ec=_shade(colour), lw=0.8))
-        top = middle + height / 2
-    if stage.parameters:
-        axes.text(x, top + 0.04, _short(stage.parameters), ha="center", va="bottom", fontsize=7.2, color=SOFT)
-    what = ("face and\nmirror image" if mirrored else "face") if stage.says == "face" else stage.says
-    axes.text(x, -0.06, "×".join(map(str, stage.shape)), ha="center", va="top", fontsize=7.4, color=INK, weight="bold")
-    axes.text(x, -0.23, what, ha="center", va="top", fontsize=7.2, color=SOFT, linespacing=1.15)
-
-
-def _pictures(axes: Axes, x: float, middle: float, face: np.ndarray, mirrored: bool) -> float:
-    side = 0.95
-    shown = [(face[:, ::-1], 0.12), (face, -0.0)] if mirrored else [(face, 0.0)]
-    for picture, shift in shown:
-        left, low = x - side / 2 + shift, middle - side / 2 + shift
-        axes.imshow(picture, extent=(left, left + side, low, low + side), zorder=2)
-        axes.add_patch(
-            Polygon(_rectangle(left + side / 2, low + side / 2, side, side), fill=False, ec="white", lw=1.2, zorder=2)
-        )
-    return middle + side / 2
-
-
-def _slab(axes: Axes, x: float, middle: float, width: float, side: float, colour: str) -> float:
-    """A block seen from the front right; gives the height of its upper edge."""
-    slant = np.array([0.16, 0.16]) * side
-    front = _rectangle(x - slant[0] / 2, middle - slant[1] / 2, width, side)
-    roof = [front[2], front[3], front[3] + slant, front[2] + slant]
-    wall = [front[1], front[2], front[2] + slant, front[1] + slant]
-    for corners, share in ((front, 0.42), (roof, 0.25), (wall, 0.62)):
-        axes.add_patch(Polygon(corners, fc=_tint(colour, share), ec=_shade(colour), lw=0.7, joinstyle="round"))
-    return float(middle + side / 2 + slant[1] / 2)
-
-
-def _rectangle(x: float, y: float, width: float, height: float) -> np.ndarray:
-    return np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * (width / 2, height / 2) + (x, y)
+        height, width = 0.14 * math.log2(stage.shape[0]) + 0.05, 0.13
+    bottom = 0.78 - height / 2
+    if stage.text == _FACE:
+        height = width = 0.85
+        bottom = 0.78 - height / 2
+        axes.imshow(face, extent=(x - width / 2, x + width / 2, bottom, bottom + height), zorder=2)
+    else:
+        colour = ORANGE if stage.text == "softmax" else BLUE if stage.level == "level_one" else GREEN
+        axes.add_patch(Rectangle((x - width / 2, bottom), width, height, facecolor=(colour, 0.45), edgecolor=colour))
+    return bottom + height
 
 
 def _short(count: int) -> str:
     return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.0f} k" if count >= 1e3 else str(count)
 
 
-def _tint(colour: str, share: float) -> tuple:
-    return tuple(1 - share * (1 - part) for part in matplotlib.colors.to_rgb(colour))
-
-
-def _shade(colour: str) -> tuple:
-    return tuple(0.72 * part for part in matplotlib.colors.to_rgb(colour))
-
-
-def drawn_face(size: int = 256) -> np.ndarray:
-    """An aligned face of nobody: uint8 (size, size, 3), RGB."""
+def drawn_face(size: int = 256) -> npt.NDArray[np.uint8]:
+    """An aligned face of a drawn person, RGB (size, size, 3)."""
     rng, space = np.random.default_rng(config.SEED), FaceModel.load()
-    while True:  # until dlib finds what was drawn, which is nearly always at once
-        person = new_person(space, 4, "female", rng)
-        picture, _ = scene.snapshot(space, [person], (480, 480), 300, rng)
-        if found := find_faces(picture):
-            return align(picture, found[0].landmarks, Alignment(size=size))
+    picture, _ = scene.snapshot(space, [new_person(space, 4, "female", rng)], (480, 480), 300, rng)
+    return align(picture, find_faces(picture)[0].landmarks, Alignment(size=size))
 
 
 def save(figure: Figure, target: Path, dpi: int = 160) -> None:
-    """Writes a figure whole; the same figure gives the same file."""
+    """Writes a figure atomically. The same figure gives the same file."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    nothing = {".svg": {"Date": None}, ".png": {"Software": None}}.get(target.suffix)
+    metadata = {".svg": {"Date": None}, ".png": {"Software": None}}.get(target.suffix)
     with atomic_write(target) as new, matplotlib.rc_context({"svg.hashsalt": target.name}):
-        figure.savefig(new, dpi=dpi, facecolor="white", metadata=nothing)
+        figure.savefig(new, dpi=dpi, facecolor="white", metadata=metadata)
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Runs the command and returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.diagrams", description="Draws the diagrams.")
     parser.add_argument("--to", type=Path, default=TARGET, metavar="FOLDER")
     folder = parser.parse_args(arguments).to
@@ -339,8 +245,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     plain = two_level_cnn(len(config.AGE_GROUPS["adience"].names))
-    drawn = {"Released model (age)": released, "Plain two-level CNN of notebooks 1 and 2 (eight age groups)": plain}
-    for name, figure in (("system", system()), ("network", networks(drawn, drawn_face()))):
+    models = {"Released model (age)": released, "Plain two-level CNN of notebooks 1 and 2 (eight age groups)": plain}
+    for name, figure in (("system", pipelines()), ("network", networks(models, drawn_face()))):
         for suffix in ("svg", "png"):
             save(figure, folder / f"{name}.{suffix}", dpi=200)
             print(folder / f"{name}.{suffix}")

@@ -1,4 +1,4 @@
-"""Markdown to PDF by way of Typst, which comes as a wheel with its own fonts: nothing of the system's is needed."""
+"""Converts Markdown to PDF with Typst, a wheel that includes its fonts."""
 
 import json
 from pathlib import Path
@@ -36,18 +36,22 @@ PAGE = """
 
 
 def write(text: str, folder: Path, target: Path) -> None:
-    """Writes Markdown as a PDF, whole or not at all.
+    """Writes Markdown as PDF, atomically.
 
-    text: CommonMark with tables. folder: where the paths of its pictures begin. Raises ValueError for what can't be set.
+    Args:
+        text: CommonMark with tables.
+        folder: The folder that the paths of pictures are relative to.
+        target: The PDF file.
+
+    Raises:
+        ValueError: The text holds something that cannot be converted, or a picture is missing.
     """
     try:
-        made: bytes = typst.compile(  # type: ignore[type-var]  # its types want source and root to be of one kind
-            source(text).encode(), root=str(folder), ignore_system_fonts=True
-        )
+        content = typst.compile(source(text).encode(), root=str(folder), ignore_system_fonts=True)  # type: ignore[type-var]
     except typst.TypstError as error:
-        raise ValueError(f"the report can't be set as PDF: {error}") from error
+        raise ValueError(f"the report cannot be converted to PDF: {error}") from error
     with atomic_write(target) as new:
-        new.write_bytes(made)
+        new.write_bytes(content)
 
 
 def source(text: str) -> str:
@@ -62,14 +66,18 @@ def _plain(node: SyntaxTreeNode) -> str:
 
 
 def _all(node: SyntaxTreeNode) -> str:
-    return "".join(map(_set, node.children))
+    return "".join(map(_convert, node.children))
 
 
-def _set(node: SyntaxTreeNode) -> str:
-    """One piece of Markdown in Typst. Text goes in as strings, so that nothing in it is taken for markup."""
+def _convert(node: SyntaxTreeNode) -> str:
+    """One node of Markdown in Typst. Text becomes string literals, so that it is never read as markup."""
     kind = node.type
-    if kind in ("text", "code_inline", "fence", "code_block"):
-        return _literal(node)
+    if kind == "text":
+        return f"#{_quoted(node.content)};"
+    if kind == "code_inline":
+        return f"#raw({_quoted(node.content)});"
+    if kind in ("fence", "code_block"):
+        return f"#raw({_quoted(node.content.rstrip())}, block: true);\n"
     if kind == "heading":
         return f"\n#heading(level: {node.tag[1:]})[{_all(node)}]\n"
     if kind == "paragraph":
@@ -90,25 +98,16 @@ def _set(node: SyntaxTreeNode) -> str:
         return " " if kind == "softbreak" else " \\ "
     if kind == "inline":
         return _all(node)
-    raise ValueError(f"the report's Markdown holds {kind}, for which there is no rule in {Path(__file__).name}")
-
-
-def _literal(node: SyntaxTreeNode) -> str:
-    if node.type == "text":
-        return f"#{_quoted(node.content)};"
-    block = node.type != "code_inline"
-    return f"#raw({_quoted(node.content.rstrip())}, block: {str(block).lower()});" + "\n" * block
+    raise ValueError(f"the report's Markdown holds {kind}, which tools/pdf.py cannot convert")
 
 
 def _table(node: SyntaxTreeNode) -> str:
     rows = [row for part in node.children for row in part.children]
     sides = ["right" if "right" in str(cell.attrs.get("style")) else "left" for cell in rows[0].children]
-    cells = [", ".join(f"[{_all(cell)}]" for cell in row.children) for row in rows]
-    header = f"table.header({cells[0]})"
-    sides_text, many = ", ".join(sides), len(sides) > 5
-    columns = f"(2fr, {'1fr, ' * (len(sides) - 1)})" if many else len(sides)
-    inside = f"columns: {columns}, align: ({sides_text}), {', '.join([header, *cells[1:]])}"
-    return f"\n#align(center, block(breakable: false, table({inside})))\n"
+    header, *body = (", ".join(f"[{_all(cell)}]" for cell in row.children) for row in rows)
+    columns = f"(2fr, {'1fr, ' * (len(sides) - 1)})" if len(sides) > 5 else len(sides)
+    content = ", ".join([f"columns: {columns}, align: ({', '.join(sides)}), table.header({header})", *body])
+    return f"\n#align(center, block(breakable: false, table({content})))\n"
 
 
 def _quoted(text: str) -> str:

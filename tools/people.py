@@ -1,14 +1,15 @@
-"""A composed video of drawn people who walk past each other, and who is who in it. Before `demonstration`."""
+"""A video of drawn people who walk past each other, for the demonstration."""
 
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from src.config import SEED
-from src.faces.detect import MOVING
+from src.faces.detect import VIDEO_DETECTOR
 from src.predict import video
 from src.predict.predictor import Predictor
 from src.sample import scene
@@ -21,17 +22,17 @@ LENGTH = 12.0  # seconds
 
 
 class Walker(NamedTuple):
-    """Somebody who walks. x: from and to, shares of the width. line: height of the eyes. size: as in `portrait`."""
+    """A walking person; age group, gender and size are those of `sample.person`."""
 
     age_group: int
     gender: str
-    x: tuple[float, float]
-    line: float
+    x: tuple[float, float]  # start and end, shares of the width
+    line: float  # height of the eyes, a share of the height
     size: int
     begins: float = 0.0  # seconds
 
 
-# From back to front: whoever comes later hides those before.
+# From back to front.
 WALKERS = (
     Walker(5, "male", (0.86, 0.16), 0.30, 225),
     Walker(2, "female", (0.08, 0.42), 0.52, 215, 0.5),
@@ -40,8 +41,8 @@ WALKERS = (
 )
 
 
-def walk(fps: int) -> list[np.ndarray]:
-    """The video's frames: uint8 (664, 1280, 3), RGB."""
+def walk(fps: int) -> list[npt.NDArray[np.uint8]]:
+    """The frames of the video, uint8 RGB (664, 1280, 3)."""
     rng, space = np.random.default_rng(SEED + 4), FaceModel.load()
     width, height = SHAPE
     room = scene.backdrop(width, height, rng)
@@ -52,7 +53,7 @@ def walk(fps: int) -> list[np.ndarray]:
         top = height * walker.line - EYE_LINE * unit
         figures.append((draw_person(space, person, walker.size, rng, (height - top) / unit + 0.2), unit, top))
     frames = []
-    for i in range(round(LENGTH * fps) + 1):  # one more: a frame at which faces are looked for comes last
+    for i in range(round(LENGTH * fps) + 1):  # the last frame is one on which faces are detected
         frame, second = room.copy(), i / fps
         for walker, (figure, unit, top) in zip(WALKERS, figures, strict=True):
             share = np.clip((second - walker.begins) / (LENGTH - 1 - walker.begins), 0, 1)
@@ -63,11 +64,10 @@ def walk(fps: int) -> list[np.ndarray]:
     return frames
 
 
-def followed(frames: list[np.ndarray], fps: int) -> list[pd.DataFrame]:
-    """For each frame the rows that `annotate` draws, as `python -m src.predict VIDEO` would draw them."""
+def track(frames: list[npt.NDArray[np.uint8]], fps: int) -> list[pd.DataFrame]:
+    """The predictions of each frame, as `python -m src.predict VIDEO` makes them."""
     with tempfile.TemporaryDirectory() as folder:
         film = Path(folder) / "walk.mp4"
-        video.write(frames, SHAPE, fps, film)
-        watched = video.track_people(film, Predictor(detector=MOVING), progress=False)
-    rows = video.as_rows(watched.frames)
+        video.write_video(frames, SHAPE, fps, film)
+        rows = video.track_people(film, Predictor(detector=VIDEO_DETECTOR), progress=False).frames
     return [rows[rows["frame"] == number] for number in range(len(frames))]

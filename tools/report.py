@@ -2,8 +2,8 @@
 
     python -m tools.report [--pdf docs/report.pdf]
 
-The words stand in docs/report.template.md, the figures and numbers in docs/results and in the models' cards. Nothing is
-written where a result file is missing, unless it is one of OPTIONAL: then the section says so in one line.
+The text is in docs/report.template.md, the numbers are in docs/results and in the models' cards. If a result file is missing,
+the command writes nothing, unless the file is one of OPTIONAL_FILES. Then its section says so.
 """
 
 import argparse
@@ -19,12 +19,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import released, result_plots, results
+from experiments import release, result_plots, results, train_residual
 from experiments.result_plots import titled
-from experiments.results import ResultsMissing, format_result, read_results
+from experiments.results import ResultsMissing, format_result, markdown_table, read_results
 from src import config, data
 from src.data.table import Loaded
-from src.evaluation import calibration, plots
+from src.evaluation import calibration, plots, subgroups
+from src.evaluation.metrics import format_number
+from src.evaluation.subgroups import CALIBRATION_ERRORS, Grouping, Metric
 from src.faces import duplicates
 from src.files import write_text
 from src.models import multitask
@@ -36,125 +38,122 @@ DOCS = config.ROOT / "docs"
 TEMPLATE, TARGET, README = DOCS / "report.template.md", DOCS / "report.md", config.ROOT / "README.md"
 FIGURES = DOCS / "figures" / "report"
 BEGIN, END = "<!-- results: written by make report -->", "<!-- /results -->"
-_KEPT = "it comes with the repository"
+_INCLUDED = "it is part of the repository"
 _HISTORY, _RELEASE = results.FILES["released_history"]
 FILES = results.FILES | {
     "released_history": ((*_HISTORY, "seconds"), _RELEASE),
     "funnels": (
         ("dataset", "step", "rows"),
-        "`python benchmarks/funnels.py NAME=FOLDER … --csv docs/results/funnels.csv` makes it",
+        "`python -m benchmarks.funnels NAME=FOLDER … --csv docs/results/funnels.csv` writes it",
     ),
-    "published": (("method", "gender", "eight_exact", "eight_one_off", "four_exact", "labels", "note"), _KEPT),
-    "published_utkface": (("method", "gender", "years_off", "note"), _KEPT),
+    "published": (("method", "gender", "eight_exact", "eight_one_off", "four_exact", "labels", "note"), _INCLUDED),
+    "published_utkface": (("method", "gender", "years_off", "note"), _INCLUDED),
 }
-# What the report can do without, and the command that makes it.
-OPTIONAL = {
-    "held_out": "`python benchmarks/held_out.py FOLDER --csv docs/results/held_out.csv`",
-    "ablations": "`python benchmarks/ablations.py DATA --csv docs/results/ablations.csv`",
+OPTIONAL_FILES = {  # with the command that writes each of them
+    "held_out": "`python -m benchmarks.held_out FOLDER --csv docs/results/held_out.csv`",
+    "ablations": "`python -m experiments.ablations DATA --csv docs/results/ablations.csv`",
     "label_limits": "`python -m benchmarks.label_limits FOLDER --csv docs/results/label_limits.csv`",
     "scale": "`python -m benchmarks.scale FOLDER --faces 100000 --csv docs/results/scale.csv --plot docs/figures/scale.png`",
-    "other_seed": "`python -m experiments.released --data FOLDER --seed 2`, then copy its `results/released_results.csv`",
-    "protocol": "`make protocol IMDB_WIKI=… ADIENCE=…`, whose `runs/protocol/protocol.csv` is put there",
+    "other_seed": "`python -m experiments.train_residual --data FOLDER --seed 2`, as its `results/released_results.csv`",
+    "protocol": "`make protocol IMDB_WIKI=… ADIENCE=…`, as `runs/protocol/protocol.csv`",
 }
-ONE_SET = ("only UTKFace", "only FairFace")  # variants of the ablations that learn from one data set
-COMPARED = ("gender accuracy", "gender accuracy of children", "absolute error", "nine ranges exact")  # of the variants
-# The rows of the table of results: the measure in the files, and how it is called.
-HEADLINE = {
-    "gender accuracy": "gender",
-    "absolute error": "age in years, mean absolute error",
-    "within five years": "within five years",
-    "eight groups exact": "eight age groups, exact",
-    "eight groups 1-off": "eight age groups, at most one off",
-    "nine ranges exact": "nine age ranges, exact",
-    "nine ranges 1-off": "nine age ranges, at most one off",
-    "90% interval covers": "the 90% age interval holds the labelled age",
-    "gender calibration error": "calibration error, gender",
-    "age group calibration error": "calibration error, age groups",
+_ONE_DATA_SET = ("only UTKFace", "only FairFace")  # variants of the ablations
+_ABLATION_METRICS = (
+    Metric.GENDER_ACCURACY, "gender accuracy of children", Metric.ABSOLUTE_ERROR, Metric.NINE_RANGES_EXACT,
+)  # fmt: skip
+HEADLINE = {  # the rows of the table of results
+    Metric.GENDER_ACCURACY: "gender",
+    Metric.ABSOLUTE_ERROR: "age in years, mean absolute error",
+    Metric.WITHIN_FIVE_YEARS: "within five years",
+    Metric.EIGHT_GROUPS_EXACT: "eight age groups, exact",
+    Metric.EIGHT_GROUPS_ONE_OFF: "eight age groups, at most one off",
+    Metric.NINE_RANGES_EXACT: "nine age ranges, exact",
+    Metric.NINE_RANGES_ONE_OFF: "nine age ranges, at most one off",
+    Metric.INTERVAL_COVERAGE: "the 90% age interval holds the labelled age",
+    Metric.GENDER_CALIBRATION: "calibration error, gender",
+    Metric.AGE_CALIBRATION: "calibration error, age groups",
 }
-COLUMN_NAMES = {
+_COLUMN_TITLES = {
     "gender": "gender, %", "eight_exact": "eight groups, %", "eight_one_off": "one off, %", "four_exact": "four groups, %",
-    "years_off": "years off", "note": "what to know",
+    "years_off": "years off", "note": "what to know", "dataset": "data set", "measure": "measure", "faces": "n",
 }  # fmt: skip
 
 
-def table(frame: pd.DataFrame) -> str:
-    """A frame as a Markdown table, without its index; what is missing is a dash, columns of numbers stand to the right."""
-    texts = frame.apply(lambda column: column.map(lambda cell: "–" if pd.isna(cell) else str(cell)))
-    rules = ["---:" if pd.api.types.is_numeric_dtype(frame[name]) else "---" for name in frame]
-    rows = [[str(name).replace("\n", " ") for name in frame], rules, *texts.to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def best_agreement(difference):
+    """The share of labels (0-1) that an error-free judge agrees with, if two labels of a face differ in this share of cases.
 
-
-def agreed_at_best(differ: float) -> float:
-    """With how many labels (0-1) a judge who is never wrong agrees, where two labels of one face differ in a share of cases.
-
-    If labels are wrong at random in a share e, they differ in 2 e (1 - e).
+    If a share e of the labels is wrong at random, two labels differ in 2 e (1 - e) of the cases.
     """
-    return (1 + np.sqrt(1 - 2 * differ)) / 2
+    return (1 + np.sqrt(1 - 2 * difference)) / 2
 
 
-class Words:
-    """What the template can call; each method gives Markdown, or values to put into it."""
+class Sections:
+    """The functions that the template calls. Each returns Markdown, or values for it.
+
+    Args:
+        models: The released models by task.
+        folder: The folder of the result files; "" is docs/results.
+    """
 
     def __init__(self, models: dict[str, TrainedModel], folder: str | Path = ""):
         self.models, self.folder = models, Path(folder or config.RESULTS)
         self.files = {name: read_results(name, folder, FILES) for name in FILES}
         self.results = self.files["released_results"]
+        self._overall = self.results[self.results["by"] == Grouping.ALL]
 
-    def all(self) -> dict[str, Any]:
-        """Every public method by its name."""
-        names = [name for name in vars(Words) if not name.startswith("_") and name != "all"]
-        return {name: getattr(self, name) for name in names}
+    def functions(self) -> dict[str, Any]:
+        """The public methods by name."""
+        return {name: getattr(self, name) for name in vars(Sections) if not name.startswith("_")}
 
     def value(self, dataset: str, measure: str) -> str:
-        """A measure over all faces of a data set with its interval, in per cent or, without the word, in years."""
-        mine = self.results.query("dataset == @dataset and measure == @measure and by == 'all'")
-        if mine.empty:
-            raise ResultsMissing(f"released_results.csv has no {measure} of {dataset}: {FILES['released_results'][1]}")
-        return format_result(mine.iloc[0])
+        """A metric over all faces of a data set with its interval, in per cent, or in years without the unit."""
+        rows = self._overall.query("dataset == @dataset and measure == @measure")
+        if rows.empty:
+            raise ResultsMissing(f"released_results.csv has no {measure} of {dataset}: {_RELEASE}")
+        return format_result(rows.iloc[0])
 
     def headline(self) -> str:
-        whole = self.results[self.results["by"] == "all"]
-        names = list(dict.fromkeys(whole["dataset"]))
-        faces = whole.groupby("dataset")["n"].max()
-        rows = []
-        for measure, title in HEADLINE.items():
-            mine = {row["dataset"]: row for _, row in whole[whole["measure"] == measure].iterrows()}
-            rows.append(
-                [
-                    title,
-                    *(re.sub(r"^([\d.%]+)", r"**\1**", format_result(mine[name])) if name in mine else "–" for name in names),
-                ]
-            )
-        head = ["released models, on test faces that they never saw (95% interval)"]
-        return table(pd.DataFrame(rows, columns=[*head, *(f"{titled(name)}, n = {faces[name]:,}" for name in names)]))
+        """The table of results: a row for each metric, a column for each data set."""
+        rows = self._overall[self._overall["measure"].isin(HEADLINE)]
+        bold = rows.apply(format_result, axis=1).str.replace(r"^([\d.%]+)", r"**\1**", regex=True)
+        wide = rows.assign(text=bold).pivot(index="measure", columns="dataset", values="text")
+        wide = wide.reindex(index=list(HEADLINE), columns=rows["dataset"].unique()).rename(index=HEADLINE)
+        faces = rows.groupby("dataset")["n"].max()
+        wide = wide.rename(columns=lambda name: f"{titled(name)}, n = {faces[name]:,}")
+        return markdown_table(
+            wide.rename_axis("released models, on test faces that they never saw (95% interval)").reset_index()
+        )
 
     def beside(self) -> str:
+        """The released models beside other models."""
         compared = results.compare_models(self.results, self.files["plain"], self.files["others"])
-        return table(results.comparison_table(compared).rename_axis("model").reset_index())
+        return markdown_table(results.comparison_table(compared).rename_axis("model").reset_index())
 
-    def funnels(self) -> list[dict]:
+    def funnels(self) -> list[dict[str, str]]:
+        """For each data set: its name, and the numbers of rows read, dropped by reason, and kept."""
         rows = []
-        for name, mine in self.files["funnels"].groupby("dataset", sort=False):
-            counts = dict(zip(mine["step"], mine["rows"]))
-            read, kept = counts.pop("read"), counts.pop("kept")
-            dropped = ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
-            rows.append({"name": titled(name), "read": f"{read:,}", "dropped": dropped or "–", "kept": f"{kept:,}"})
+        for name, steps in self.files["funnels"].groupby("dataset", sort=False):
+            counts = dict(zip(steps["step"], steps["rows"].map("{:,}".format)))
+            row = {"name": titled(name), "read": counts.pop("read"), "kept": counts.pop("kept")}
+            rows.append(row | {"dropped": ", ".join(f"{reason} {count}" for reason, count in counts.items()) or "–"})
         return rows
 
     def faces_of_training(self) -> dict[str, dict[str, str]]:
+        """The number of faces by data set and part of the split."""
         faces = self.models["age"].card["trained_on"]["faces"]
         return {titled(name): {part: f"{count:,}" for part, count in parts.items()} for name, parts in faces.items()}
 
     def all_faces(self, part: str) -> str:
+        """The number of faces in a part of the split."""
         return f"{sum(parts[part] for parts in self.models['age'].card['trained_on']['faces'].values()):,}"
 
-    def stages(self, which: str) -> list[dict]:
+    def stages(self, which: str) -> list[dict[str, str]]:
+        """The steps of the "released" or the "plain" network: level, says, shape, parameters."""
         model = self.models["age"].model if which == "released" else two_level_cnn(len(config.AGE_GROUPS["adience"].names))
         return [
             {
                 "level": stage.level.replace("_", " "),
-                "says": stage.says.replace("\n", " "),
+                "says": stage.text.replace("\n", " "),
                 "shape": " × ".join(map(str, stage.shape)),
                 "parameters": f"{stage.parameters:,}",
             }
@@ -162,169 +161,159 @@ class Words:
         ]
 
     def history(self) -> pd.DataFrame:
+        """The training history, one row an epoch."""
         return self.files["released_history"]
 
     def unsure(self, task: str) -> str:
+        """The probability below which a prediction is unsure."""
         return f"{results.calibration_of(self.models[task]).unsure_below:.0%}"
 
     def seeds(self) -> str:
         """The released models' results beside those of a training with another seed."""
-        return self.optional("other_seed", lambda other: self._compared(other, ("as released", "another seed")))
+        return self.optional("other_seed", lambda other: self._compare(other, ("as released", "another seed")))
 
     def from_photos(self) -> str:
-        """The released models' results from prepared faces beside those from the photo files."""
-        return self.optional("held_out", lambda other: self._compared(other, ("prepared faces", "photo files")))
+        """The released models' results from prepared faces beside those from photo files."""
+        return self.optional("held_out", lambda other: self._compare(other, ("prepared faces", "photo files")))
 
     def faceless(self) -> str:
-        """On how many photo files of the test part no face was found."""
+        """A sentence with the share of photo files in which no face was detected."""
 
-        def said(measured: pd.DataFrame) -> str:
+        def sentence(measured: pd.DataFrame) -> str:
             rows = measured[measured["measure"] == "no face found"].set_index("dataset")
             names = [name for name in self.results["dataset"].unique() if name in rows.index]
             shares = ", ".join(f"{titled(name)} {format_result(rows.loc[name])}" for name in names)
             return f"Photos on which no face was found: {shares}."
 
-        return self.optional("held_out", said)
-
-    def _compared(self, other: pd.DataFrame, names: tuple[str, str]) -> str:
-        """The released models' results, and others of the same measures, a column each."""
-        told = [
-            some[some["by"] == "all"].set_index(["dataset", "measure"]).apply(format_result, axis=1)
-            for some in (self.results, other)
-        ]
-        both = pd.concat(told, axis=1, join="inner", keys=names)
-        both = both[both.index.isin(HEADLINE, level="measure")].rename(HEADLINE, level="measure").reset_index()
-        return table(both.assign(dataset=both["dataset"].map(titled)).rename(columns={"dataset": "data set"}))
+        return self.optional("held_out", sentence)
 
     def ablations(self) -> str:
-        return self.optional("ablations", lambda trained: self._variants(trained[~trained["variant"].isin(ONE_SET)]))
+        """The variants of the training, except those on one data set."""
+        return self.optional("ablations", lambda rows: self._variants(rows[~rows["variant"].isin(_ONE_DATA_SET)]))
 
     def cross(self) -> str:
-        return self.optional("ablations", lambda trained: self._variants(trained[trained["variant"].isin(ONE_SET)]))
-
-    def _variants(self, trained: pd.DataFrame) -> str:
-        """Each training's values and their differences to what it is compared with; a second seed is a row of its own."""
-        trained = trained[trained["measure"].isin(COMPARED)]
-        rows: dict[tuple, dict[str, str]] = {}
-        for row in trained.to_dict("records"):
-            scale, digits = (100, 1) if row["unit"] == "share" else (1, 2)
-            text = f"{row['value'] * scale:.{digits}f}"
-            if pd.notna(row["difference"]):
-                text += f" ({row['difference'] * scale:+.{digits}f})".replace("-", "−")
-            against = row["against"] if isinstance(row["against"], str) else "–"
-            name = row["variant"] if row["seed"] == config.SEED else f"{row['variant']}, seed {row['seed']}"
-            rows.setdefault((name, against), {})[f"{titled(row['dataset'])} {row['measure']}"] = text
-        if not rows:
-            return self._missing("ablations")
-        frame = pd.DataFrame([{"variant": key[0], "against": key[1], **texts} for key, texts in rows.items()])
-        return table(frame)
-
-    def optional(self, name: str, shown: Callable[[pd.DataFrame], str] = table) -> str:
-        """A result file, as a table unless `shown` in another way, or one line on what is missing."""
-        file = self.folder / f"{name}.csv"
-        if not file.is_file():
-            return self._missing(name)
-        return shown(pd.read_csv(file))
-
-    def _missing(self, name: str) -> str:
-        return f"*Not measured yet: `docs/results/{name}.csv` is missing; it comes from {OPTIONAL[name]}.*"
+        """The variants that were trained on one data set."""
+        return self.optional("ablations", lambda rows: self._variants(rows[rows["variant"].isin(_ONE_DATA_SET)]))
 
     def scale(self) -> str:
+        """The measurements of a large preparation, with their figure."""
         plot = "![the processor's time and the memory of the preparation, face by face](figures/scale.png)"
-        return self.optional("scale", lambda rows: f"{table(rows)}\n\n{plot}")
+        return self.optional("scale", lambda rows: f"{markdown_table(rows)}\n\n{plot}")
 
     def label_limits(self) -> str:
-        """How far the labels of one picture differ where it stands in a data set twice, a row for each band of ages."""
-        return self.optional("label_limits", self._label_limits)
+        """The differences between two labels of the same picture, a row for each age band."""
 
-    def _label_limits(self, measured: pd.DataFrame) -> str:
-        rows: dict[tuple, dict[str, str]] = {}
-        for row in measured.to_dict("records"):
-            texts = rows.setdefault((row["dataset"], row["ages"]), {"pairs": f"{row['n']:,}"})
-            texts[row["measure"]] = format_result(row)
-            if row["measure"] == "other gender":
-                texts["gender, at best"] = f"{agreed_at_best(row['value']):.1%}"
-        return table(
-            pd.DataFrame([{"data set": titled(name), "ages": ages, **texts} for (name, ages), texts in rows.items()])
-        )
+        def by_band(rows: pd.DataFrame) -> str:
+            rows = rows.assign(text=rows.apply(format_result, axis=1), pairs=rows["n"].map("{:,}".format))
+            gender = rows[rows["measure"] == "other gender"]
+            best = gender.assign(measure="gender, at best", text=best_agreement(gender["value"]).map("{:.1%}".format))
+            order = ["other gender", "gender, at best", "years apart"]
+            index = ["dataset", "ages", "pairs"]
+            wide = pd.concat([rows, best]).pivot(index=index, columns="measure", values="text").reindex(columns=order)
+            wide = wide.reindex(pd.MultiIndex.from_frame(rows[index].drop_duplicates())).reset_index()
+            return markdown_table(wide.assign(dataset=wide["dataset"].map(titled)).rename(columns=_COLUMN_TITLES))
+
+        return self.optional("label_limits", by_band)
 
     def worst(self) -> list[str]:
-        measures = {"utkface": ("gender accuracy", "absolute error"), "fairface": ("gender accuracy", "nine ranges exact")}
-        asked = [(name, measure, by) for name, some in measures.items() for measure in some for by in ("age", "race")]
-        return [results.worst_words(self.results, *one) for one in asked]
+        """A sentence about the worst age band and race for each important metric."""
+        age_metric = {"utkface": Metric.ABSOLUTE_ERROR, "fairface": Metric.NINE_RANGES_EXACT}
+        asked = [(name, measure) for name, age in age_metric.items() for measure in (Metric.GENDER_ACCURACY, age)]
+        groupings = (Grouping.AGE, Grouping.RACE)
+        return [results.describe_worst_group(self.results, *which, by) for which in asked for by in groupings]
 
     def worst_interval(self) -> str:
-        return results.worst_words(self.results, "utkface", "90% interval covers", "age")
+        """A sentence about the age band with the worst coverage."""
+        return results.describe_worst_group(self.results, "utkface", Metric.INTERVAL_COVERAGE, Grouping.AGE)
 
     def calibration_errors(self) -> str:
-        whole = self.results[(self.results["by"] == "all") & self.results["measure"].str.endswith("calibration error")]
-        gaps = ", ".join(
-            f"{row['value']:.1%} for {row['measure'][:-18]} on {titled(row['dataset'])}" for _, row in whole.iterrows()
-        )
-        return f"The expected calibration error, the mean gap between confidence and accuracy, is {gaps}."
+        """A sentence with the calibration error of each task and data set."""
+        names = {metric: "age group" if task == "age" else task for task, metric in CALIBRATION_ERRORS.items()}
+        rows = self._overall[self._overall["measure"].isin(names)].to_dict("records")
+        errors = ", ".join(f"{row['value']:.1%} for {names[row['measure']]} on {titled(row['dataset'])}" for row in rows)
+        return f"The expected calibration error, the mean gap between confidence and accuracy, is {errors}."
 
     def speed(self, model: str) -> str:
-        mine = self.files["speed"].query("model == @model and batch == 1")
-        return f"{mine['ms a face'].min():.1f}" if len(mine) else "–"
+        """The shortest time of a model for one face, in milliseconds."""
+        return f"{self.files['speed'].query('model == @model and batch == 1')['ms a face'].min():.1f}".replace("nan", "–")
 
     def speed_table(self) -> str:
-        frame = self.files["speed"].assign(column=lambda some: some["model"] + ", " + some["batch"].astype(str) + " at once")
-        wide = frame.pivot(index="way", columns="column", values="ms a face")
-        wide = wide.reindex(index=list(dict.fromkeys(frame["way"])), columns=list(dict.fromkeys(frame["column"])))
-        wide["file, MB"] = frame.groupby("way")["MB"].min()
-        return table(wide.map(lambda cell: "" if pd.isna(cell) else f"{cell:.1f}").rename_axis("run by").reset_index())
+        """The time for a face by model, batch size and runtime."""
+        return markdown_table(results.speed_table(self.files["speed"]))
 
     def published(self, name: str) -> str:
-        """A table of others' figures, with no more digits than they wrote down."""
+        """A table of published results, with as many digits as were published."""
         frame = pd.read_csv(self.folder / f"{name}.csv", dtype=str)
-        return table(frame.assign(note=frame["note"].fillna("")).rename(columns=COLUMN_NAMES))
+        return markdown_table(frame.assign(note=frame["note"].fillna("")).rename(columns=_COLUMN_TITLES))
+
+    def optional(self, name: str, show: Callable[[pd.DataFrame], str] = markdown_table) -> str:
+        """A file of OPTIONAL_FILES as text, or a sentence that it is missing."""
+        file = self.folder / f"{name}.csv"
+        if not file.is_file():
+            return f"*Not measured yet: `docs/results/{name}.csv` is missing; it comes from {OPTIONAL_FILES[name]}.*"
+        return show(pd.read_csv(file))
+
+    def _compare(self, other: pd.DataFrame, names: tuple[str, str]) -> str:
+        """The released models' results and others, one column each."""
+        overall = (self._overall, other[other["by"] == Grouping.ALL])
+        texts = [rows.set_index(["dataset", "measure"]).apply(format_result, axis=1) for rows in overall]
+        both = pd.concat(texts, axis=1, join="inner", keys=names).reset_index()
+        both = both[both["measure"].isin(HEADLINE)].replace({"measure": dict(HEADLINE)})
+        return markdown_table(both.assign(dataset=both["dataset"].map(titled)).rename(columns=_COLUMN_TITLES))
+
+    def _variants(self, rows: pd.DataFrame) -> str:
+        """Each variant's values and, in brackets, their differences to the variant that it is compared with."""
+        table: dict[tuple[str, str], dict[str, str]] = {}
+        for row in rows[rows["measure"].isin(_ABLATION_METRICS)].to_dict("records"):
+            text = format_number(row["value"], row["unit"])
+            if pd.notna(row["difference"]):
+                text += f" ({format_number(row['difference'], row['unit'], '+')})".replace("-", "−")
+            variant = row["variant"] if row["seed"] == config.SEED else f"{row['variant']}, seed {row['seed']}"
+            against = row["against"] if pd.notna(row["against"]) else "–"
+            table.setdefault((variant, against), {})[f"{titled(row['dataset'])} {row['measure']}"] = text
+        return markdown_table(pd.DataFrame([{"variant": key[0], "against": key[1], **cells} for key, cells in table.items()]))
 
 
-def rendered(words: Words, template: Path = TEMPLATE) -> str:
+def render(sections: Sections, template: Path = TEMPLATE) -> str:
     """The report in Markdown."""
     jinja = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    modules = {
-        module.__name__.split(".")[-1]: module for module in (calibration, config, duplicates, results, multitask, released)
-    }
-    text = jinja.from_string(template.read_text(encoding="utf-8")).render(modules | words.all())
+    modules = (calibration, config, duplicates, multitask, release, subgroups, train_residual)
+    names = {module.__name__.split(".")[-1]: module for module in modules} | sections.functions()
+    text = jinja.from_string(template.read_text(encoding="utf-8")).render(names)
     return re.sub(r"\n{3,}", "\n\n", text).lstrip()
 
 
-def with_results(readme: str, headline: str) -> str:
-    """The README's text with the table of results anew; ValueError where its marks are not there."""
+def replace_results(readme: str, headline: str) -> str:
+    """Replaces the table of results in the README's text; ValueError if the lines around it are missing."""
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise ValueError(f"README.md needs the lines {BEGIN} and {END} about its table of results")
+        raise ValueError(f"README.md must have the lines {BEGIN} and {END} around its table of results; add them")
     return f"{before}{BEGIN}\n{headline}\n{END}{after}"
 
 
-def figures(words: Words) -> dict[str, Callable[[], Figure]]:
-    """The report's figures by their file names, drawn when called."""
-    files = words.files
-    compared = results.compare_models(words.results, files["plain"], files["others"])
-    titles = {column: title for column, (title, *_) in results.COMPARED.items()}
+def figures(sections: Sections) -> dict[str, Callable[[], Figure]]:
+    """Functions that draw the report's figures, by file name."""
+    files = sections.files
+    compared = results.compare_models(sections.results, files["plain"], files["others"])
+    titles = {column: title for column, (title, *_) in results.COMPARISON.items()}
+    reliability = files["released_reliability"].groupby(["dataset", "task"], sort=False)
+    tasks = {f"{titled(name)}, {task}": rows for (name, task), rows in reliability}
     return {
-        "funnel.svg": lambda: plots.funnel(_loaded(files["funnels"], "imdb_wiki")),
+        "funnel.svg": lambda: plots.funnel(_as_loaded(files["funnels"], "imdb_wiki")),
         "sample.jpg": drawn_sample,
-        "curves.svg": lambda: result_plots.joint_curves(files["released_history"]),
+        "curves.svg": lambda: plots.curves(files["released_history"]),
         "models.svg": lambda: result_plots.model_comparison(compared, titles),
-        "groups.svg": lambda: result_plots.by_group(words.results, "gender accuracy"),
-        "calibration.svg": lambda: result_plots.reliability(_by_task(files["released_reliability"])),
+        "groups.svg": lambda: result_plots.by_group(sections.results, Metric.GENDER_ACCURACY),
+        "calibration.svg": lambda: result_plots.reliability(tasks),
     }
 
 
-def _loaded(funnels: pd.DataFrame, name: str) -> Loaded:
-    """As many rows as the funnel counts, for `plots.funnel`, which asks for no more."""
+def _as_loaded(funnels: pd.DataFrame, name: str) -> Loaded:
+    """A table and a ledger with as many rows as were counted, for `plots.funnel`."""
     counts = funnels[funnels["dataset"] == name].set_index("step")["rows"]
-    if counts.empty:
-        raise results.ResultsMissing(f"docs/results/funnels.csv lacks {name}: benchmarks/funnels.py counts it")
     reasons = counts.drop(["read", "kept"])
     return Loaded(pd.DataFrame(index=range(counts["kept"])), pd.DataFrame({"reason": np.repeat(reasons.index, reasons)}))
-
-
-def _by_task(curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    return {f"{titled(name)}, {task}": mine for (name, task), mine in curves.groupby(["dataset", "task"], sort=False)}
 
 
 def drawn_sample() -> Figure:
@@ -332,19 +321,20 @@ def drawn_sample() -> Figure:
     folder = data.resolve_folder("sample")
     faces = data.load("sample", folder).table.dropna(subset=["gender", "age_low"])
     shown = faces.groupby(["gender", "age_low"], sort=True).head(1).sort_values(["gender", "age_low"])
-    pictures = [matplotlib.image.imread(folder / path) for path in shown["path"]]
     titles = [f"{row.gender}, {row.age_low}–{row.age_high}" for row in shown.itertuples()]
-    return plots.gallery(pictures, titles)
+    return plots.gallery([matplotlib.image.imread(folder / path) for path in shown["path"]], titles)
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Runs the command and returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.report", description="Writes the report from result files.")
-    parser.add_argument("--pdf", type=Path, metavar="FILE", help="the report as a PDF too")
+    parser.add_argument("--pdf", type=Path, metavar="FILE", help="also write the report as PDF")
     options = parser.parse_args(arguments)
     try:
-        words = Words(results.load_released())
-        text, readme = rendered(words), with_results(README.read_text(encoding="utf-8"), words.headline())
-        for name, draw in figures(words).items():
+        sections = Sections(results.load_released())
+        text = render(sections)
+        readme = replace_results(README.read_text(encoding="utf-8"), sections.headline())
+        for name, draw in figures(sections).items():
             diagrams.save(draw(), FIGURES / name)
         if options.pdf:
             pdf.write(text, DOCS, options.pdf)

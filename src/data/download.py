@@ -1,153 +1,163 @@
-"""Downloads a large file over connections that break: resumed where it stopped, checked, and written whole.
+"""Downloads and unpacks a data set: `make data DATASET=imdb_wiki` or `python -m src.data.download DATASET [--to FOLDER]`.
 
-pooch (https://www.fatiando.org/pooch/) keeps and checks the file. It starts each download from the beginning, so the
-transfer itself is done here.
-
-Before it: `files`. After it: `fetch`.
+data/addresses.json lists the files of each data set. If the owners require an account or a form, the command says which
+files to download by hand; run it again to check and unpack them. Downloads stay in FOLDER/downloads.
 """
 
+import argparse
+import hashlib
 import json
 import os
 import shutil
-import time
+import sys
+import tarfile
+import tempfile
+import zipfile
+import zlib
 from pathlib import Path
 
 import pooch
 import requests
 from tqdm.auto import tqdm
 
-from src.files import resolve_links, write_text
+from src.config import DATA
+from src.files import HIDDEN, exclusive_lock, write_text
 
-TRIES = 5  # attempts in a row without a new byte
-PAUSE = 2.0  # seconds before the second try, twice as long before each further one
-SILENCE = 60  # seconds without a byte after which a connection counts as broken
-BLOCK = 1 << 16  # bytes; an incomplete block is lost when a connection breaks
-BROKEN = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+ADDRESSES = DATA / "addresses.json"
+UNPACKED = "unpacked.json"  # in the folder of downloads: each file's SHA-256 and the names of what it was unpacked to
+RETRIES = 9  # pooch waits 1, 2, … 9 seconds before them
+TIMEOUT = 60  # seconds without a byte after which a connection counts as broken
+DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError)
 
 
 class DownloadError(OSError):
-    """A file that cannot be downloaded; the message says why in one sentence."""
+    """A file that cannot be downloaded or unpacked."""
 
 
-def download(url: str, target: Path, at_most: int, sha256: str | None = None, pause: float = PAUSE) -> None:
-    """Downloads `url` to `target`, unless it is there already.
+def download(name: str, folder: Path, addresses: Path = ADDRESSES, retries: int = RETRIES) -> None:
+    """Downloads and unpacks a data set, except for files that are already unpacked.
 
-    What a broken download leaves is kept beside the target as NAME.part. The next run resumes it, as long as the server
-    confirms that the file is still the same.
+    A broken download is resumed, also by a later run. The owners publish no checksums, so the SHA-256 of a file's first
+    download is recorded, and a later download must match it. What a killed run leaves is never taken for complete.
 
     Args:
-        url: the address.
-        target: the file to write. Nothing is written there that is not complete and correct.
-        at_most: the most bytes that the file may have.
-        sha256: its checksum, where that is known.
-        pause: seconds before the second attempt; doubled before each further one.
+        name: The data set.
+        folder: Folder to unpack into; nothing is written outside it.
+        addresses: JSON file with the page and the files of each data set: URLs, or names of files to download by hand.
+        retries: Number of further attempts after a connection broke.
 
     Raises:
-        DownloadError: the file cannot be downloaded; the message says why.
+        ValueError: The name is unknown.
+        FileNotFoundError: Files have to be downloaded by hand; the message says how.
+        FileExistsError: A file or folder is in the way of what is to be unpacked.
+        DownloadError: A file cannot be downloaded, has another checksum, or is damaged.
     """
-    target = resolve_links(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    pooch.get_logger().setLevel("ERROR")
-    known = f"sha256:{sha256}" if sha256 else None
+    known = json.loads(addresses.read_text(encoding="utf-8"))
+    if name not in known:
+        raise ValueError(f"data set must be one of {', '.join(known)}, got {name!r}")
+    entry, downloads = known[name], folder / "downloads"
+    with exclusive_lock(folder / ".lock"):
+        downloads.mkdir(exist_ok=True)
+        record_file = downloads / UNPACKED
+        record = json.loads(record_file.read_text(encoding="utf-8")) if record_file.exists() else {}
+        urls = {file.rpartition("/")[2]: file for file in entry["files"]}  # by hand, the URL is only a file name
+        todo = [file for file in urls if not _is_unpacked(record.get(file), folder)]
+        missing = [file for file in todo if urls[file] == file and not (downloads / file).is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"{name} has to be downloaded by hand from {entry['page']}: {entry['by_hand']}, put {', '.join(missing)} "
+                f"into {downloads}/ and run this command again"
+            )
+        for file in todo:
+            archive, sha256 = downloads / file, record.get(file, {}).get("sha256")
+            if urls[file] != file:
+                _fetch(urls[file], archive, sha256, retries)
+            found = pooch.file_hash(str(archive))
+            if sha256 not in (None, found):
+                raise DownloadError(f"{archive} must have the SHA-256 {sha256}, got {found}: delete it and download it again")
+            record[file] = {"sha256": found, "unpacked": _unpack(archive, folder)}
+            write_text(record_file, json.dumps(record, indent=1) + "\n")
+
+
+def _is_unpacked(recorded: dict | None, folder: Path) -> bool:
+    return recorded is not None and all((folder / name).exists() for name in recorded["unpacked"])
+
+
+def _fetch(url: str, target: Path, sha256: str | None, retries: int) -> None:
+    source = pooch.create(target.parent, "", registry={target.name: sha256}, urls={target.name: url}, retry_if_failed=retries)
     try:
-        pooch.retrieve(url, known, target.name, target.parent, downloader=_Resuming(target, at_most, pause))
-    except ValueError as error:
-        if "hash" not in str(error).lower():
-            raise
-        raise DownloadError(f"{url} gave other bytes than expected: its SHA-256 is not {sha256}; nothing was kept") from error
-    except requests.RequestException as error:
-        raise DownloadError(f"{url} cannot be fetched: {_short(error)}") from error
+        source.fetch(target.name, downloader=_resume)
+    except (ValueError, requests.RequestException) as error:  # pooch raises a ValueError for a wrong checksum
+        reason = " ".join(str(error).split())
+        raise DownloadError(f"{url} cannot be downloaded ({reason}): run this command again to resume") from error
 
 
-class _Resuming:
-    """A downloader for pooch that resumes what is there."""
-
-    def __init__(self, target: Path, at_most: int, pause: float):
-        self.part, self.note = (target.with_name(f"{target.name}.part{end}") for end in ("", ".json"))
-        self.at_most, self.pause = at_most, pause
-
-    def __call__(self, url: str, output_file: str, _pooch) -> None:
-        tried = 0
-        while True:
-            before = self._size()
-            try:
-                self._transfer(url)
-                break
-            except BROKEN as error:
-                tried = 1 if self._size() > before else tried + 1
-                if tried == TRIES:
-                    kept = f"{self._size():,} bytes are kept, run again to go on"
-                    raise DownloadError(f"{url}: the connection broke {TRIES} times ({_short(error)}); {kept}") from error
-                time.sleep(self.pause * 2 ** (tried - 1))
-        os.replace(self.part, output_file)
-        self.note.unlink(missing_ok=True)
-
-    def _transfer(self, url: str) -> None:
-        """One connection: resumes the partial file, or starts again where the partial file is of no use."""
-        start, same = self._size(), self._validator(url)
-        headers = {"Accept-Encoding": "identity"}
-        if start and same:
-            headers |= {"Range": f"bytes={start}-", "If-Range": same}
-        with requests.get(url, headers=headers, stream=True, timeout=SILENCE) as response:
-            if url.startswith("https:") and not response.url.startswith("https:"):
-                raise DownloadError(f"{url} leads to {response.url}, which is not encrypted; it was not followed")
-            if response.status_code == 416 or (response.status_code == 206 and _first_byte(response) != start):
-                self.part.unlink(missing_ok=True)
-                raise requests.ConnectionError("the server gave another range than asked for")
-            if response.status_code >= 500:
-                raise requests.ConnectionError(f"the server answered {response.status_code}")
+def _resume(url: str, output_file: str, _pooch: object) -> None:
+    """Downloads to `output_file` for pooch, from where a partial file of the same version on the server ends."""
+    headers = {"Accept-Encoding": "identity"}
+    head = requests.head(url, headers=headers, allow_redirects=True, timeout=TIMEOUT)
+    if 400 <= head.status_code < 500:
+        raise DownloadError(f"{url} cannot be downloaded: the server answered {head.status_code} {head.reason}")
+    head.raise_for_status()
+    version = head.headers.get("ETag") or head.headers.get("Last-Modified", "")
+    partial = Path(output_file).with_name(f"{hashlib.sha256(f'{url} {version}'.encode()).hexdigest()[:16]}.part")
+    size = int(head.headers.get("Content-Length", 0))
+    start = partial.stat().st_size if version and partial.exists() else 0
+    if start:
+        headers |= {"Range": f"bytes={start}-", "If-Range": version}
+    if not size or start < size:
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
             response.raise_for_status()
-            start = start if response.status_code == 206 else 0
-            length = response.headers.get("Content-Length", "")
-            total = start + int(length) if length.isdigit() else None
-            self._check(url, total or 0, start)
-            self._remember(url, response)
-            self._write(url, response, start, total)
-
-    def _write(self, url: str, response, start: int, total: int | None) -> None:
-        with (
-            self.part.open("r+b" if start else "wb") as file,
-            tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=self.part.stem, mininterval=0.5) as bar,
-        ):
-            file.seek(start)
-            for block in response.iter_content(BLOCK):
-                file.write(block)
-                bar.update(len(block))
-                if file.tell() > self.at_most:
-                    self._check(url, file.tell(), file.tell())
-        if total is not None and self._size() < total:
-            raise requests.ConnectionError(f"{self._size():,} of {total:,} bytes came")
-
-    def _check(self, url: str, total: int, have: int) -> None:
-        if total > self.at_most:
-            self.part.unlink(missing_ok=True)
-            raise DownloadError(f"{url} is larger than announced: at most {self.at_most:,} bytes, got {total:,}")
-        free = shutil.disk_usage(self.part.parent).free
-        if total - have > free:
-            raise DownloadError(f"{url} needs {total - have:,} more bytes, {free:,} are free in {self.part.parent}")
-
-    def _size(self) -> int:
-        return self.part.stat().st_size if self.part.exists() else 0
-
-    def _validator(self, url: str) -> str | None:
-        try:
-            note = json.loads(self.note.read_text(encoding="utf-8"))
-            return note["same"] if note["url"] == url else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def _remember(self, url: str, response) -> None:
-        """Notes how the server identifies this file. A weak tag does not count: it does not guarantee equal bytes."""
-        tag = response.headers.get("ETag", "")
-        same = tag if tag.startswith('"') else response.headers.get("Last-Modified")
-        write_text(self.note, json.dumps({"url": url, "same": same}))
+            start = start if response.status_code == 206 else 0  # any other answer contains the whole file
+            bar = tqdm(total=size or None, initial=start, unit="B", unit_scale=True, mininterval=0.5)
+            with partial.open("ab" if start else "wb") as file, bar:
+                for block in response.iter_content(1 << 16):
+                    file.write(block)
+                    bar.update(len(block))
+    os.replace(partial, output_file)
 
 
-def _first_byte(response) -> int | None:
-    """The first byte of a partial response, or None where the response does not say."""
-    said = response.headers.get("Content-Range", "").removeprefix("bytes ").split("-")[0]
-    return int(said) if said.isdigit() else None
+def _unpack(archive: Path, folder: Path) -> list[str]:
+    """Unpacks an archive, or copies another file, into the folder. Returns the names of the new files and folders there."""
+    print(f"unpacking {archive.name}", flush=True)
+    new = Path(tempfile.mkdtemp(dir=folder, prefix=HIDDEN))  # after a kill, `exclusive_lock` removes it
+    try:
+        if archive.name.endswith((".tar", ".tar.gz", ".tgz")):
+            with tarfile.open(archive) as tar:
+                tar.extractall(new, filter="data")  # refuses names and links that lead outside
+        elif archive.name.endswith(".zip"):
+            with zipfile.ZipFile(archive) as source:
+                source.extractall(new)  # removes drives and ".." from names
+        else:
+            shutil.copy(archive, new)
+        names = sorted(path.name for path in new.iterdir())
+        existing = [name for name in names if (folder / name).exists()]
+        if existing:
+            raise FileExistsError(f"{folder / existing[0]} exists already: move it away, then run this command again")
+        for name in names:
+            os.replace(new / name, folder / name)
+        return names
+    except DAMAGED as error:
+        raise DownloadError(f"{archive} cannot be unpacked ({error}): delete it and download it again") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset")
+    parser.add_argument("--to", default="", metavar="FOLDER", help="the folder to unpack into (default: data/DATASET)")
+    options = parser.parse_args(arguments)
+    folder = Path(options.to).expanduser() if options.to else DATA / options.dataset
+    try:
+        download(options.dataset, folder)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{options.dataset} is in {folder}; next: make run DATASET={options.dataset} DATA={folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

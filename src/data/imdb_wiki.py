@@ -1,38 +1,32 @@
-"""IMDB-WIKI: half a million pictures of celebrities, with what imdb.mat and wiki.mat say of them.
+"""IMDB-WIKI: half a million images of celebrities, with their crawled metadata in imdb.mat and wiki.mat.
 
 Rothe, Timofte, Van Gool, "Deep expectation of real and apparent age from a single image without facial landmarks",
-IJCV 2018; https://data.vision.ee.ethz.ch/cvl/rrothe/imdb-wiki/
-
-The labels were crawled, not given by anybody: wrong years and film stills are among them, as the owners say themselves.
-
-Before it: `mat_file` and `disk`. After it: `pictures`, `prepare` and notebook 5.
+IJCV 2018; https://data.vision.ee.ethz.ch/cvl/rrothe/imdb-wiki/. The owners warn of wrong years and film stills.
 """
 
-import contextlib
 import os
-import unicodedata
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.io import loadmat
 
-from src.data import label_files, matlab
-from src.data.table import BOX_COLUMNS, Loaded, split_rejects
+from src.config import RUNS
+from src.data import label_files
+from src.data.table import BOX_COLUMNS, TABLE_COLUMNS, Loaded, check_table, split_rejects
+from src.files import atomic_write, write_text
 
 PARTS = ("imdb", "wiki")
-TEXTS, BOXES = ("full_path", "name"), ("face_location",)
-NUMBERS = ("dob", "photo_taken", "gender", "face_score", "second_face_score", "celeb_id")
 EXPECTED = "imdb.mat or wiki.mat, in the folder itself or in one of its folders, such as imdb_crop/, wiki_crop/ or imdb_meta/"
-
-PROBES = 1000  # pictures of a part that are looked for to find the folder they are in
-
-EPOCH = np.datetime64("1970-01-01", "D")
-EPOCH_NUMBER = 719529  # Matlab's date number of that day
-FIRST_NUMBER, LAST_NUMBER = 367, 3652425  # 1 January of year 1, 31 December of year 9999
-BIRTH_TEXT = r"_([0-9]{1,4})-([0-9]{1,2})-([0-9]{1,3})"  # a few days have a digit too many, as in 1929-10-012
-PHOTO_DAY = 701  # 1 July as month * 100 + day: when the owners say to take each picture as made
+NUMBERS = ("dob", "photo_taken", "gender", "face_score", "second_face_score")
+CLEANED_TABLE, CLEANED_LEDGER, CLEANED_FOLDER = "imdb_wiki_clean.csv", "imdb_wiki_ledger.csv", "imdb_wiki_folder.txt"
+TEXTS = ("full_path", "name")
+GENDERS = {0.0: "female", 1.0: "male"}  # NaN is unknown
+UNIX_EPOCH = 719529  # Matlab's date number of 1 January 1970
+FIRST_DATE, LAST_DATE = 367, 3652425  # Matlab's date numbers of 1 January 1 and 31 December 9999
+BIRTH_DATE = r"_([0-9]{1,4})-([0-9]{1,2})-([0-9]{1,3})"  # a few days have three digits, as in 1929-10-012
+PHOTO_DAY = 701  # 1 July as month * 100 + day: the owners say to assume this day for every photo
 
 
 def load(
@@ -46,267 +40,192 @@ def load(
 ) -> Loaded:
     """Loads the faces of IMDB-WIKI whose labels can be trusted, in the order of the records, IMDB first.
 
-    Ages are those on 1 July of the year of the photo; where the day or month of birth is unknown they may span two years.
-    Boxes are NA for cropped pictures, which are those in a folder with "crop" in its name. The subject is the celebrity's
-    name: all names under one celeb_id are one subject, and so is a celebrity who is in both parts (and so are namesakes);
-    where the name is empty, it is the number in the picture's name. `pictures.clean` checks the pictures themselves.
+    Ages are those on 1 July of the year of the photo; an age spans two years if the day or month of birth is unknown. Boxes
+    are NA for images in a folder with "crop" in its name. The subject is the celebrity's name, in both parts and for all
+    names of one celeb_id; without a name, it is the number in the file name.
 
     Args:
-        folder: the folder of imdb.mat and wiki.mat, or the folder of the crops; see `locate`.
-        min_score: drops faces that the owners' detector scored lower. Every picture with a second face is dropped too,
-            because nobody can say whose age it is.
-        max_age: in years, inclusive.
-        min_age: in years, inclusive.
-        check_images: False reads the labels alone.
+        folder: Folder of imdb.mat and wiki.mat or of the crops; data/README.md lists the layouts.
+        min_score: Lowest score of the owners' face detector. Images with a second face are always dropped.
+        max_age: Highest age in years, inclusive.
+        min_age: Lowest age in years, inclusive.
+        check_images: False reads the metadata without looking for the images.
         parts: "imdb", "wiki" or both.
-        known_gender: True drops records without a gender; otherwise they stay, with gender NA.
+        known_gender: True drops records without a gender; otherwise their gender is NA.
 
     Returns:
-        The table of faces and the ledger. Reasons in the ledger, in this order: path outside the folder, no face, second
-        face, low score, gender unknown (where asked for), impossible date, age out of range, image missing, duplicate image
-        (a second record for the same file).
+        The table of faces and the ledger, with these reasons in this order: path outside the folder, no face, second face,
+        low score, gender unknown (if asked for), impossible date, age out of range, image missing, duplicate image (an
+        earlier kept record names the same file).
 
     Raises:
-        ValueError: an option is unknown, or a .mat file has another form or no records.
-        FileNotFoundError: the .mat files or all pictures are missing.
+        ValueError: An option is invalid, or a .mat file is damaged or lacks a field.
+        FileNotFoundError: The .mat files or all images are missing.
     """
     rows = records(folder, parts)
     reasons = _reasons(rows, min_score, max_age, min_age, known_gender)
     if check_images:
-        root = Path(folder).expanduser()
-        where = f" (searched in {', '.join(f'{part}_crop/, {part}/' for part in parts)} and beside the .mat files)"
-        present = label_files.list_files(root, rows["path"])
-        reasons["image missing"] = label_files.find_missing(
-            root, rows["path"], present, rows["outside"].to_numpy(bool), where
-        )
-    reasons["duplicate image"] = _repeated(rows["path"], reasons)
+        reasons["image missing"] = label_files.find_missing(Path(folder).expanduser(), rows["path"], rows["outside"])
+    reasons["duplicate image"] = _is_duplicate(rows["path"], reasons)
     return split_rejects(rows, reasons, "imdb_wiki")
 
 
 def funnel(
-    folder: str | Path,
-    min_score: float = 1.0,
-    max_age: int = 100,
-    min_age: int = 0,
-    parts: tuple[str, ...] = PARTS,
-    known_gender: bool = False,
+    folder: str | Path, min_score: float = 1.0, max_age: int = 100, min_age: int = 0, known_gender: bool = False
 ) -> pd.DataFrame:
-    """How many records each step of `load` meets and leaves, pictures unchecked: one row a step.
+    """Counts the records that each step of `load` drops, without looking for the images; the arguments are those of `load`.
 
-    Columns: `step`; `records`, int: how many of all the records it fits; `dropped`: those that no earlier step fitted;
-    `left`: what remains after it. For wiki.mat, `records` gives the known numbers, all counted over all 62,328 records:
-    18,016 no face, 4,096 second face, 1,319 low score, 493 older than 100, 1,288 younger than 0. Most of these fit
-    several steps: only 44 of the 493 and 5 of the 1,288 have one face of score 1 or more.
+    Returns:
+        One row per step, with the columns `step`, `records` (all records that the step's reason fits), `dropped` (those
+        that no earlier reason fits) and `left` (those that remain).
     """
-    rows = records(folder, parts)
+    rows = records(folder)
     reasons = _reasons(rows, min_score, max_age, min_age, known_gender)
-    del reasons["age out of range"]  # told apart here
-    reasons[f"older than {max_age}"] = rows["age_high"] > max_age
-    reasons[f"younger than {min_age}"] = rows["age_low"] < min_age
-    reasons["duplicate image"] = _repeated(rows["path"], reasons)
-    table = [{"step": "all records", "records": len(rows), "dropped": 0, "left": len(rows)}]
-    left = np.full(len(rows), True)
-    for step, mask in reasons.items():
-        dropped = int((left & mask).sum())
-        left &= ~mask
-        table.append({"step": step, "records": int(mask.sum()), "dropped": dropped, "left": int(left.sum())})
-    return pd.DataFrame(table)
-
-
-def _reasons(rows: pd.DataFrame, min_score: float, max_age: int, min_age: int, known_gender: bool) -> dict[str, np.ndarray]:
-    if not 0 <= min_age <= max_age:
-        raise ValueError(f"ages must satisfy 0 <= min_age <= max_age, got min_age {min_age} and max_age {max_age}")
-    no_face = ~(rows["face_score"] > -np.inf)  # minus infinity: none was found, the box is the whole picture
-    reasons = {
-        "path outside the folder": rows["outside"].to_numpy(),
-        "no face": no_face.to_numpy(),
-        "second face": rows["second_face_score"].notna().to_numpy(),
-        "low score": (~no_face & (rows["face_score"] < min_score)).to_numpy(),
-        "gender unknown": rows["gender"].isna().to_numpy(),
-        "impossible date": rows["age_low"].isna().to_numpy(),
-        "age out of range": ((rows["age_low"] < min_age) | (rows["age_high"] > max_age)).to_numpy(),
-    }
-    if not known_gender:
-        del reasons["gender unknown"]
-    return reasons
-
-
-def _repeated(path: pd.Series, reasons: dict[str, np.ndarray]) -> np.ndarray:
-    """Boolean (n,): records that no reason fits and whose file an earlier such record names."""
-    good = np.flatnonzero(~np.logical_or.reduce(list(reasons.values())))
-    repeated = np.zeros(len(path), bool)
-    repeated[good] = path.iloc[good].duplicated()
-    return repeated
+    del reasons["age out of range"]
+    reasons |= {f"older than {max_age}": rows["age_high"] > max_age, f"younger than {min_age}": rows["age_low"] < min_age}
+    reasons["duplicate image"] = _is_duplicate(rows["path"], reasons)
+    masks = np.array(list(reasons.values()), bool)
+    is_first = masks & (masks.cumsum(axis=0) == 1)
+    steps = pd.DataFrame({"step": ["all records", *reasons], "records": [len(rows), *masks.sum(axis=1)]})
+    steps["dropped"] = [0, *is_first.sum(axis=1)]
+    steps["left"] = len(rows) - steps["dropped"].cumsum()
+    return steps
 
 
 def records(folder: str | Path, parts: tuple[str, ...] = PARTS) -> pd.DataFrame:
-    """Every record of the parts that are there: columns of the table of faces, the scores, and `outside`.
+    """Reads all records: columns of the table of faces, face_score, second_face_score, and `outside` (see `is_outside`).
 
     Raises:
-        ValueError: `parts` is unknown, or a .mat file has another form or no records.
-        FileNotFoundError: there is no .mat file.
+        ValueError: `parts` is invalid, or a .mat file is damaged or lacks a field.
+        FileNotFoundError: There is no .mat file.
     """
-    if isinstance(parts, str) or not parts or not set(parts) <= set(PARTS):
-        raise ValueError(f"parts must be a tuple of one or more of {', '.join(PARTS)}, got {parts!r}")
+    if not set(parts) <= set(PARTS):
+        raise ValueError(f"parts must be a tuple of {', '.join(PARTS)}, got {parts!r}")
     folder = label_files.open_folder(folder, EXPECTED)
-    files = {part: locate(folder, part) for part in parts}
-    found = [_part(folder, file, part) for part, file in files.items() if file is not None]
+    files = {part: [*folder.glob(f"{part}.mat"), *sorted(folder.glob(f"*/{part}.mat"))] for part in parts}
+    found = [_read_part(folder, files[part][0], part) for part in parts if files[part]]
     if not found:
         raise label_files.missing_data_error(folder, f"holds no {' or '.join(f'{part}.mat' for part in parts)}", EXPECTED)
-    rows = pd.concat(found, ignore_index=True)
-    rows["subject"] = _subjects(rows["path"], rows.pop("part"), rows.pop("name"), rows.pop("celeb_id"))
-    return rows
+    return pd.concat(found, ignore_index=True)
 
 
-def locate(folder: Path, part: str) -> Path | None:
-    """The part's .mat file: in `folder`, in PART_crop/, PART/ or another folder in it, or None.
-
-    Where `folder` is itself the folder of the part's pictures, by its name PART_crop or PART, the file may also lie beside it
-    or in a folder beside it whose name begins with PART, such as imdb_meta/.
-    """
-    places = [folder, folder / f"{part}_crop", folder / part, *_folders(folder)]
-    here = Path(os.path.abspath(folder))  # not resolved: beside a link is where the link lies
-    if here.name.lower() in (f"{part}_crop", part):
-        places += [here.parent, *(place for place in _folders(here.parent) if place.name.lower().startswith(part))]
-    files = [place / f"{part}.mat" for place in places]
-    return next((file for file in files if file.is_file()), None)
-
-
-def _folders(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(folder / entry.name for entry in entries if entry.is_dir())
-    except OSError:  # the folder above may be closed to this user
-        return []
+def _reasons(
+    rows: pd.DataFrame, min_score: float, max_age: int, min_age: int, known_gender: bool
+) -> dict[str, npt.ArrayLike]:
+    if not 0 <= min_age <= max_age:
+        raise ValueError(f"ages must satisfy 0 <= min_age <= max_age, got min_age {min_age} and max_age {max_age}")
+    has_face = rows["face_score"] > -np.inf  # without a face, the score is minus infinity and the box is the whole image
+    return {
+        "path outside the folder": rows["outside"],
+        "no face": ~has_face,
+        "second face": rows["second_face_score"].notna(),
+        "low score": has_face & (rows["face_score"] < min_score),
+        **({"gender unknown": rows["gender"].isna()} if known_gender else {}),
+        "impossible date": rows["age_low"].isna(),
+        "age out of range": (rows["age_low"] < min_age) | (rows["age_high"] > max_age),
+    }
 
 
-def _root(folder: Path, file: Path, part: str, path: pd.Series) -> Path:
-    """The folder that the part's paths are relative to: the first with pictures of the .mat file's own, PART_crop/, PART/ and
-    `folder` itself; without pictures, the first of them."""
-    places = [file.parent, folder / f"{part}_crop", folder / part, folder]
-    places = [place for place in places if place == folder or folder in place.parents]
-    names = path[~label_files.outside_folder(path)].to_list()
-    some = names[:: len(names) // PROBES + 1]
-    inner = {name.rpartition("/")[0] for name in names} - {""}
-    for exists, wanted in ((os.path.isfile, some), (os.path.isdir, inner)):  # folders tell where most pictures are absent
-        for place in places:
-            if any(exists(place / name) for name in wanted):
-                return place
-    return places[0]
+def _is_duplicate(path: pd.Series, reasons: dict[str, npt.ArrayLike]) -> npt.NDArray[np.bool_]:
+    """Marks records that no reason fits and whose file an earlier such record names."""
+    kept = ~np.logical_or.reduce(list(reasons.values()))
+    return kept & path.where(kept).duplicated().to_numpy()
 
 
-def _part(folder: Path, file: Path, part: str) -> pd.DataFrame:
-    record = matlab.read_struct(file, part, TEXTS, BOXES, NUMBERS, optional=("celeb_id",))
-    if not record["full_path"]:
-        raise ValueError(f"{file}: expected at least one record, found none; replace it with the complete original")
-    path = label_files.forward_slashes(pd.Series(record["full_path"], dtype="str"))
-    low, high = _ages(record["dob"], record["photo_taken"], record["full_path"])
-    place = _root(folder, file, part, path)
-    before = label_files.prefix(folder, place)
+def _read_part(folder: Path, file: Path, part: str) -> pd.DataFrame:
+    record = _read_mat(file, part)
+    path = record["full_path"].str.replace("\\", "/")
+    outside = label_files.is_outside(path)
+    # The images are in the first of these subfolders that holds a folder named in the paths.
+    tops = path[~outside].str.split("/").str[0].unique()
+    subfolders = [file.parent.relative_to(folder).as_posix(), f"{part}_crop", part, "."]
+    inner = next((name for name in subfolders if any(os.path.exists(folder / name / top) for top in tops)), subfolders[0])
+    is_crop = "crop" in f"{(folder / inner).absolute().name} {(folder / inner).resolve().name}".lower()
+    age_low, age_high = _age_range(record["dob"], record["photo_taken"], path)
     rows = pd.DataFrame(
         {
-            "path": before + path if before else path,
-            "outside": label_files.outside_folder(path),
-            "part": part,
-            "name": record["name"],
-            "celeb_id": record.get("celeb_id", np.nan),
-            # NaN is unknown; comparing, not casting, keeps it from becoming a 0
-            "gender": pd.Series(record["gender"]).map({0.0: "female", 1.0: "male"}).astype("string"),
-            "age_low": low,
-            "age_high": high,
-            "face_score": record["face_score"],
-            "second_face_score": record["second_face_score"],
+            "path": f"{inner}/".removeprefix("./") + path,
+            "outside": outside,
+            "subject": _subjects(record["name"], record.get("celeb_id"), path, part),
+            "gender": record["gender"].map(GENDERS),
+            "age_low": age_low,
+            "age_high": age_high,
+            "left": (record["left"] - 1).clip(0),  # Matlab counts pixels from 1 and includes the last one
+            "top": (record["top"] - 1).clip(0),
+            **record[["right", "bottom", "face_score", "second_face_score"]],
         }
     )
-    # The name as given counts too: a link may lead to a store whose folders have names of their own.
-    names = {Path(os.path.abspath(place)).name.lower(), place.resolve().name.lower()}
-    rows[BOX_COLUMNS] = np.nan if any("crop" in name for name in names) else _pixels(record["face_location"])
+    has_box = (rows["right"] > rows["left"]) & (rows["bottom"] > rows["top"]) & (not is_crop)
+    rows[BOX_COLUMNS] = rows[BOX_COLUMNS].where(has_box)
     return rows
 
 
-def _pixels(boxes: np.ndarray) -> np.ndarray:
-    """Matlab boxes (from 1, the last pixel inside) as left, top, right, bottom from 0, right and bottom exclusive."""
-    pixels = np.column_stack([np.maximum(boxes[:, :2] - 1, 0), boxes[:, 2:]])
-    sound = np.isfinite(pixels).all(axis=1) & (pixels[:, 2:] > pixels[:, :2]).all(axis=1)
-    return np.where(sound[:, None], pixels, np.nan)
+def _read_mat(file: Path, part: str) -> pd.DataFrame:
+    """One row per record. A text is "" where its cell is empty; a box is NaN where its cell does not hold four numbers."""
+    numbers = NUMBERS if part == "wiki" else (*NUMBERS, "celeb_id")
+    try:
+        struct = loadmat(file)[part].flat[0]
+        fields = {name: struct[name].ravel().astype(float) for name in numbers}
+        for name in TEXTS:
+            fields[name] = pd.Series([cell.item(0) if cell.size else "" for cell in struct[name].ravel()], dtype="str")
+        boxes = [cell.ravel() if cell.size == 4 else np.full(4, np.nan) for cell in struct["face_location"].ravel()]
+        fields |= dict(zip(BOX_COLUMNS, np.array(boxes, float).reshape(-1, 4).T))
+        return pd.DataFrame(fields)
+    except Exception as error:  # a damaged file makes loadmat raise many kinds of errors
+        raise ValueError(
+            f"{file}: expected a Matlab struct {part} with the fields {', '.join((*numbers, *TEXTS, 'face_location'))}, but "
+            f"reading it failed ({error!r}): download the original again"
+        ) from error
 
 
-def _ages(dob: np.ndarray, photo_taken: np.ndarray, path: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The lowest and highest age in years on 1 July of the photo's year, float (n,), NaN where a date is impossible.
+def _age_range(dob: pd.Series, photo_taken: pd.Series, path: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """The lowest and the highest age in years on 1 July of the photo's year, NaN where a date is impossible.
 
-    dob: Matlab date numbers; photo_taken: years; path: names that carry the date of birth as text too. The number
-    counts, except where the text has a month or day of 00: Matlab made the month before out of it. A month of 13 or
-    more became a month of the next year: nobody knows what was meant, so the date is impossible.
+    The Matlab date number `dob` gives the birth, except where the date in the path has a month or day of 00: Matlab
+    converted this to the month before. It converted a month above 12 to one of the next year, so that date is impossible.
     """
-    text_year, text_month, text_day = _odd_births(path)
-    vague = (text_month == 0) | (text_day == 0)
-    number = np.floor(dob)
-    real = (number >= FIRST_NUMBER) & (number <= LAST_NUMBER)
-    date = EPOCH + (np.where(real, number, EPOCH_NUMBER) - EPOCH_NUMBER).astype("int64").astype("timedelta64[D]")
-    month = date.astype("datetime64[M]")
-    year = date.astype("datetime64[Y]").astype("int64") + 1970
-    day_of_year = (month.astype("int64") % 12 + 1) * 100 + (date - month).astype("int64") + 1  # as month * 100 + day
-
-    first = np.maximum(text_month, 1) * 100 + np.maximum(text_day, 1)
-    last = np.where(text_month == 0, 1231, text_month * 100 + np.where(text_day == 0, 31, text_day))
-    year, first, last = np.where(vague, [text_year, first, last], [year, day_of_year, day_of_year])
-    possible = (
-        np.where(vague, text_year >= 1, real)
-        & ~((text_month > 12) | (text_day > 31))
-        & (photo_taken >= 1)
-        & (photo_taken <= 9999)
-    )
-    ages = [np.floor(photo_taken) - year - (birthday > PHOTO_DAY) for birthday in (last, first)]
-    low, high = np.where(possible, ages, np.nan)
-    return low, high
+    text = path.str.extract(BIRTH_DATE).astype(float).set_axis(["year", "month", "day"], axis=1)
+    is_vague = (text["month"] == 0) | (text["day"] == 0)
+    is_date = dob.between(FIRST_DATE, LAST_DATE + 1, inclusive="left")
+    days = np.floor(dob.where(is_date, UNIX_EPOCH)).to_numpy("int64") - UNIX_EPOCH
+    born = pd.Series(days.astype("datetime64[D]").astype("datetime64[s]")).dt
+    birthday = born.month * 100 + born.day
+    first = birthday.where(~is_vague, text["month"].clip(1) * 100 + text["day"].clip(1))
+    last = birthday.where(~is_vague, text["month"].replace(0, 12) * 100 + text["day"].replace(0, 31))
+    last = last.mask(text["month"] == 0, 1231)
+    years = np.floor(photo_taken) - born.year.where(~is_vague, text["year"])
+    possible = is_date.where(~is_vague, text["year"] >= 1) & photo_taken.between(1, 9999)
+    possible &= ~(text["month"] > 12) & ~(text["day"] > 31)
+    return (years - (last > PHOTO_DAY)).where(possible), (years - (first > PHOTO_DAY)).where(possible)
 
 
-def _odd_births(path: list[str]) -> np.ndarray:
-    """Year, month and day of birth as the names give them: float (3, n), NaN where there is nothing odd about them.
+def _subjects(name: pd.Series, celeb_id: pd.Series | None, path: pd.Series, part: str) -> pd.Series:
+    """The celebrity's name in one spelling or, where it is empty, the number in the file name."""
+    subject = name.str.normalize("NFKC").str.casefold().str.split().str.join(" ").replace("", None)
+    if celeb_id is not None:
+        subject = subject.groupby(celeb_id).transform("first").fillna(subject)
+    return subject.fillna(f"{part}:" + path.str.extract(r"([^/_]+)[^/]*$", expand=False))
 
-    Odd is a number after a dash that is 0, above 31, of three digits, or above 12 where another dash follows: a month. All
-    names are looked through at once for these few, which are then read closely.
+
+def save_cleaned(loaded: Loaded, folder: str | Path, target: Path = RUNS / "imdb_wiki") -> list[Path]:
+    """Writes a cleaned table of faces and its ledger as CSV files, and the data set's folder beside them.
+
+    Returns:
+        The two CSV files.
     """
-    ends = np.cumsum(np.fromiter(map(len, path), int, len(path)) + 1)
-    letters = np.frombuffer("\n".join([*path, "", "", ""]).encode("latin-1", "replace"), np.uint8)
-    dash = np.flatnonzero(letters == ord("-"))
-    first, second, third = (letters[dash + k] - ord("0") for k in (1, 2, 3))  # what is no digit becomes more than 9
-    two = second <= 9
-    value = np.where(two, 10 * first + second, first)
-    month = letters[dash + 2 + two] == ord("-")
-    odd = (value == 0) | two & ((value > 31) | (third <= 9)) | month & (value > 12)
-    odd = np.unique(np.searchsorted(ends, dash[odd & (first <= 9)], side="right"))
-    births = np.full((3, len(path)), np.nan)
-    if len(odd):
-        texts = pd.Series([path[place] for place in odd], dtype="str")
-        births[:, odd] = texts.str.extract(BIRTH_TEXT).astype(float).to_numpy().T
-    return births
+    target.mkdir(parents=True, exist_ok=True)
+    files = [target / CLEANED_TABLE, target / CLEANED_LEDGER]
+    for file, rows in zip(files, loaded, strict=True):
+        with atomic_write(file) as path:
+            rows.to_csv(path, index=False)
+    write_text(target / CLEANED_FOLDER, f"{Path(folder).expanduser().resolve()}\n")
+    return files
 
 
-def _subjects(path: pd.Series, part: pd.Series, name: pd.Series, celeb_id: pd.Series) -> np.ndarray:
-    """Who each record is about: object (n,); names that share a celeb_id are one, as are spellings of one name."""
-    spelling, spellings = pd.factorize(name)
-    known, names = pd.factorize(np.array(list(map(_normal, spellings.to_numpy(object))), object))
-    code = known[spelling]
-    has = celeb_id.notna().to_numpy() & (names != "")[code]
-    ids, celebrities = pd.factorize(celeb_id[has])
-    pairs = np.unique(code[has] * np.int64(len(celebrities) + 1) + ids)
-    one, other = np.divmod(pairs, len(celebrities) + 1)
-    size = len(names) + len(celebrities)
-    links = coo_array((np.ones(len(pairs), bool), (one, len(names) + other)), shape=(size, size))
-    group = connected_components(links, directed=False)[1][: len(names)]
-    first = pd.Series(names).groupby(group).transform("first").to_numpy(object)  # of a person's names
-    subject = first[code]
-    nameless = subject == ""
-    number = path[nameless].str.extract(r"([^/_]+)[^/]*$", expand=False)
-    subject[nameless] = part[nameless] + ":" + number
-    return subject
-
-
-def _normal(name: str) -> str:
-    """A name however it was typed: one case, one kind of space and accent, and UTF-8 that was taken for Latin-1 mended."""
-    if not name.isascii():
-        with contextlib.suppress(UnicodeError):
-            name = name.encode("latin-1").decode("utf-8")
-        name = unicodedata.normalize("NFKC", name)
-    return " ".join(name.casefold().split())
+def read_cleaned(folder: str | Path, target: Path = RUNS / "imdb_wiki") -> Loaded | None:
+    """Reads what `save_cleaned` wrote for the same folder of the data set; None if it wrote nothing for it."""
+    source = target / CLEANED_FOLDER
+    if not source.exists() or source.read_text(encoding="utf-8").strip() != str(Path(folder).expanduser().resolve()):
+        return None
+    table = pd.read_csv(target / CLEANED_TABLE, dtype=TABLE_COLUMNS)
+    return Loaded(check_table(table), pd.read_csv(target / CLEANED_LEDGER, dtype="string"))

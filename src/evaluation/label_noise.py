@@ -1,38 +1,42 @@
-"""Labels that are likely wrong: how much a model that never saw a face doubts what its data set says of it.
+"""Finds labels that are probably wrong: labels that contradict a model that was not trained on the face.
 
-Before it: `train.predict`, with models of which these faces were no part of the training: the released models for any set
-but UTKFace and FairFace, or out-of-fold models. What is found is a column to look at, never a reason to drop a row unseen.
+Suitable models are the released ones, for any data set but UTKFace and FairFace, or out-of-fold models.
 """
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from src.config import GENDERS, YEARS
+from src.data.table import age_bounds, encode_gender
 
-UNLIKELY = 0.98  # the doubt from which a label is flagged; benchmarks/label_noise.py measures what that finds
+UNLIKELY = 0.98  # labels with at least this doubt are suspect; benchmarks/label_noise.py measures what this finds
 
 
-def label_doubts(table: pd.DataFrame, gender: np.ndarray, age: np.ndarray, unlikely: float = UNLIKELY) -> pd.DataFrame:
-    """How much each face's labels are doubted: the columns gender_doubt, age_doubt (0-1, NaN where unknown), suspect (bool).
+def label_doubts(table: pd.DataFrame, gender: npt.NDArray, age: npt.NDArray, unlikely: float = UNLIKELY) -> pd.DataFrame:
+    """Computes how strongly a model contradicts the labels of each face.
 
-    table: a table of faces. gender: probabilities (n, 2), in the order of `config.GENDERS`; age: probabilities of the
-    years 0 to 100, (n, 101). gender_doubt is the probability of the other gender, by which confident learning ranks two
-    classes too (Northcutt, Jiang, Chuang, JAIR 2021). age_doubt says how far out in the tails of the model's distribution
-    of years the label lies: 0 at its median, 1 where it has no weight beyond the label. suspect: one of them is `unlikely`.
-    Raises ValueError for probabilities of other shapes.
+    Args:
+        table: A table of faces (n rows).
+        gender: Predicted probabilities of female and male, floats (n, 2).
+        age: Predicted probabilities of the years 0-100, floats (n, 101).
+        unlikely: The doubt from which a label is suspect, 0-1.
+
+    Returns:
+        gender_doubt: The probability of the other gender, as in confident learning (Northcutt, Jiang, Chuang, JAIR 2021).
+        age_doubt: The position of the label in the tails of the predicted distribution: 0 at the median, 1 at its ends.
+        suspect: Whether a doubt is at least `unlikely`. Doubts are 0-1, and NaN for unknown labels.
     """
     gender, age = np.asarray(gender, float), np.asarray(age, float)
-    wanted = (len(table), len(GENDERS)), (len(table), YEARS)
-    if (gender.shape, age.shape) != wanted:
-        raise ValueError(f"gender and age must have the shapes {wanted[0]} and {wanted[1]}, got {gender.shape}, {age.shape}")
-    label = pd.Categorical(table["gender"], categories=GENDERS).codes
-    rows = np.arange(len(table))
+    n = len(table)
+    if (gender.shape, age.shape) != ((n, len(GENDERS)), (n, YEARS)):
+        raise ValueError(f"gender and age must have the shapes {(n, 2)} and {(n, YEARS)}, got {gender.shape}, {age.shape}")
+    rows, label = np.arange(n), encode_gender(table["gender"])
     gender_doubt = np.where(label >= 0, 1 - gender[rows, label], np.nan)
-    low, high = (table[name].to_numpy(float, na_value=np.nan) for name in ("age_low", "age_high"))
-    known = ~np.isnan(low)
-    first, last = (np.clip(np.where(known, years, 0), 0, YEARS - 1).astype(int) for years in (low, high))
-    up_to = np.cumsum(age, axis=1)
-    younger, older = up_to[rows, last], 1 - up_to[rows, first] + age[rows, first]
-    age_doubt = np.where(known, np.clip(1 - 2 * np.minimum(younger, older), 0, 1), np.nan)
+    low, high = age_bounds(table)
+    first, last = (np.nan_to_num(years).clip(0, YEARS - 1).astype(int) for years in (low, high))
+    cumulative = age.cumsum(axis=1)
+    up_to_label, from_label = cumulative[rows, last], 1 - cumulative[rows, first] + age[rows, first]
+    age_doubt = np.where(np.isnan(low), np.nan, np.clip(1 - 2 * np.minimum(up_to_label, from_label), 0, 1))
     suspect = (gender_doubt >= unlikely) | (age_doubt >= unlikely)
     return pd.DataFrame({"gender_doubt": gender_doubt, "age_doubt": age_doubt, "suspect": suspect}, index=table.index)

@@ -1,248 +1,255 @@
-"""How good the answers are: scores of each face, their means with 95% intervals, and tables by class, group and fold.
+"""Scores of single faces, means with 95% intervals, and tables by class, by group and by fold.
 
-Every function takes plain arrays, whichever model or data set they came from:
+All functions take plain arrays. These arguments mean the same everywhere:
 
-- truth: integers (n,), the right class of each face, from 0;
-- probability: floats (n, classes), each row summing to 1;
-- years: floats (n,), the exact age of each face, NaN where only a range or nothing is known;
-- centre_years: floats (classes,), the mean age of each class among the training faces;
-- subjects: (n,), who each face is, NA where that is not known.
-
-Before it: `train`. After it: `calibrate` and `assess`.
+- truth: The correct class of each face, integers (n,), from 0.
+- probability: The predicted probability of each class, floats (n, classes). Each row sums to 1.
+- ordered: Whether the classes have an order, as age groups have; see `decode`.
+- subjects: The person in each picture, shape (n,), NA where unknown.
 """
 
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from src.config import SEED
 
 RESAMPLES = 2000
-BATCH_NUMBERS = 4_000_000  # of a bootstrap held in memory at once: 32 MB
+CONFIDENCE_LEVEL = 0.95  # of every interval
+_BATCH_NUMBERS = 4_000_000  # numbers that the bootstrap holds in memory at once: 32 MB
 
 
-class Measure(NamedTuple):
-    """A mean over `n` faces with its interval; `unit` is "share" (0-1, printed in per cent) or "years"."""
+class Unit(StrEnum):
+    """The unit of a value: a share of faces (0-1, shown in per cent), or years."""
+
+    SHARE = "share"
+    YEARS = "years"
+
+
+def format_number(value: float, unit: str, sign: str = "") -> str:
+    """A value as text without its unit, for example 0.9512 as "95.1" and 4.6 years as "4.60"; `sign` "+" shows plus signs."""
+    return f"{value * 100:{sign}.1f}" if unit == Unit.SHARE else f"{value:{sign}.2f}"
+
+
+def format_value(value: float, unit: str, sd: float = np.nan) -> str:
+    """A value as text with its unit, for example "95.1%" or "4.60 years", and with ± its standard deviation if given."""
+    spread = "" if np.isnan(sd) else f" ± {format_number(sd, unit)}"
+    return f"{format_number(value, unit)}{spread}{'%' if unit == Unit.SHARE else ' years'}"
+
+
+class Estimate(NamedTuple):
+    """A mean over `n` faces with its 95% interval from `low` to `high`, which are NaN where there is no interval."""
 
     value: float
     low: float
     high: float
     n: int
-    unit: str = "share"
+    unit: str = Unit.SHARE
 
     def __str__(self) -> str:
-        scale, digits, sign = (100, 1, "%") if self.unit == "share" else (1, 2, " years")
         if self.n == 0:
             return "– (n = 0)"
-        value, low, high = (f"{number * scale:.{digits}f}" for number in self[:3])
+        low, high = (format_number(number, self.unit) for number in (self.low, self.high))
         interval = "" if np.isnan(self.low) else f"{low}–{high}, "
-        return f"{value}{sign} ({interval}n = {self.n:,})"
+        return f"{format_value(self.value, self.unit)} ({interval}n = {self.n:,})"
 
 
-def decode(probability, ordered: bool = False) -> np.ndarray:
-    """The class that each row of probabilities answers; int64 (n,).
+def decode(probability: npt.ArrayLike, ordered: bool = False) -> npt.NDArray[np.int64]:
+    """The predicted class of each face, int64 (n,).
 
-    It is the likeliest class or, where the classes are `ordered` as ages are, the median one: the first at which the
-    probabilities add up to a half. That is the answer that is the fewest classes off on average; where young and old are
-    about as likely, it lies between them.
+    This is the most probable class. For ordered classes it is the median class: the first one at which the cumulative
+    probability reaches one half. The median has the smallest expected distance to the truth.
     """
-    probability = _checked_probability(probability)
+    probability = _check_probability(probability)
     return (probability.cumsum(axis=1) < 0.5).sum(axis=1) if ordered else probability.argmax(axis=1)
 
 
-def exact_match(truth, probability, ordered: bool = False) -> np.ndarray:
-    """1.0 for each face whose `answer` is the right class, else 0.0; float64 (n,)."""
-    truth, probability = _checked(truth, probability)
+def prediction_confidence(probability: npt.ArrayLike, ordered: bool = False) -> npt.NDArray[np.float64]:
+    """The probability of each face's predicted class (see `decode`), float64 (n,)."""
+    probability = _check_probability(probability)
+    return np.take_along_axis(probability, decode(probability, ordered)[:, None], axis=1)[:, 0]
+
+
+def exact_match(truth: npt.ArrayLike, probability: npt.ArrayLike, ordered: bool = False) -> npt.NDArray[np.float64]:
+    """1.0 for each face whose predicted class is correct, else 0.0; float64 (n,)."""
+    truth, probability = _check(truth, probability)
     return (decode(probability, ordered) == truth).astype(float)
 
 
-def one_off(truth, probability) -> np.ndarray:
-    """1.0 for each face whose `answer` (classes ordered) is the right class or next to it, else 0.0; float64 (n,)."""
-    truth, probability = _checked(truth, probability)
+def one_off(truth: npt.ArrayLike, probability: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """1.0 for each face whose predicted class (ordered) is correct or next to the correct one, else 0.0; float64 (n,)."""
+    truth, probability = _check(truth, probability)
     return (np.abs(decode(probability, ordered=True) - truth) <= 1).astype(float)
 
 
-def expected_years(probability, centre_years) -> np.ndarray:
-    """The age in years that each row of probabilities expects: the mean of the classes' ages, weighted; float64 (n,).
+def expected_years(probability: npt.ArrayLike, centre_years: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """The expected age of each face in years, float64 (n,); centre_years: the mean age of each class, floats (classes,).
 
-    Source: the expected value of DEX (Rothe et al. 2018), here over age groups instead of single years.
+    Source: DEX (Rothe et al. 2018), here over age groups instead of single years.
     """
-    probability = _checked_probability(probability)
-    centre_years = np.asarray(centre_years, float)
+    probability, centre_years = _check_probability(probability), np.asarray(centre_years, float)
     if centre_years.shape != probability.shape[1:] or not np.isfinite(centre_years).all():
-        raise ValueError(
-            f"centre_years must be {probability.shape[1]} finite numbers, one for each class, got {centre_years}"
-        )
+        raise ValueError(f"centre_years must be {probability.shape[1]} finite numbers, one a class, got {centre_years}")
     return probability @ centre_years
 
 
-def absolute_error(years, probability, centre_years) -> np.ndarray:
-    """How many years the expected age is off, for each face; float64 (n,), NaN where the exact age is not known."""
-    expected = expected_years(probability, centre_years)
-    return np.abs(expected - _of_length("years", np.asarray(years, float), len(expected)))
+def bootstrap_mean(scores: npt.ArrayLike, subjects=None, unit: str = Unit.SHARE, seed: int = SEED) -> Estimate:
+    """The mean score of the faces with its percentile bootstrap interval from 2,000 resamples.
 
+    The pictures of one subject are not independent, so whole subjects are resampled (cluster bootstrap). A face without
+    a known subject counts as a subject of its own. If all shares are 0 or all are 1, a bootstrap sees no spread. The interval
+    is then the exact binomial one (Clopper and Pearson), counted over subjects.
 
-def bootstrap_mean(scores, subjects=None, unit: str = "share", confidence: float = 0.95, seed: int = SEED) -> Measure:
-    """The mean of the faces' scores with its percentile bootstrap interval of 2,000 resamples.
-
-    scores: floats (n,), one a face. Where `subjects` are given, whole subjects are resampled (cluster bootstrap),
-    because faces of one subject are not independent; a face with no subject stands for itself.
-
-    Where all faces (or none) are right, a bootstrap sees no spread: those shares get the exact binomial interval
-    (Clopper and Pearson), counted over subjects. Low and high are NaN where the years of one face or subject are all
-    there is; the value is NaN too where there is no face. Raises ValueError for NaN scores.
+    Args:
+        scores: One number a face, shape (n,), without NaN.
+        subjects: The person in each picture; None if all faces are of different people.
+        unit: The unit of the scores.
+        seed: The seed of the resampling.
     """
-    from scipy.stats import binomtest, bootstrap  # here: whoever only predicts should not wait for it
+    from scipy.stats import binomtest, bootstrap  # slow to import, and not needed for predictions
 
     scores = np.asarray(scores, float)
     if scores.ndim != 1 or np.isnan(scores).any():
-        raise ValueError(f"scores must be numbers of shape (n,), none of them NaN, got shape {scores.shape}")
+        raise ValueError(f"scores must be numbers of shape (n,) without NaN, got shape {scores.shape}")
     if len(scores) == 0:
-        return Measure(np.nan, np.nan, np.nan, 0, unit)
-    who = _numbered(subjects, len(scores))
-    sums, counts = np.bincount(who, scores), np.bincount(who)
+        return Estimate(np.nan, np.nan, np.nan, 0, unit)
+    index = _subject_index(subjects, len(scores))
+    sums, counts = np.bincount(index, scores), np.bincount(index)
     value = float(scores.mean())
-    if unit == "share" and value in (0, 1):
-        low, high = binomtest(int(value) * len(sums), len(sums)).proportion_ci(confidence)
+    if unit == Unit.SHARE and value in (0, 1):
+        low, high = binomtest(int(value) * len(sums), len(sums)).proportion_ci(CONFIDENCE_LEVEL)
     elif len(sums) == 1:
         low = high = np.nan
     else:
         low, high = bootstrap(
             (sums, counts),
-            _ratio,
+            lambda sums, counts, axis=-1: sums.sum(axis=axis) / counts.sum(axis=axis),
             n_resamples=RESAMPLES,
-            batch=max(1, BATCH_NUMBERS // len(sums)),
+            batch=max(1, _BATCH_NUMBERS // len(sums)),
             vectorized=True,
             paired=True,
-            confidence_level=confidence,
+            confidence_level=CONFIDENCE_LEVEL,
             method="percentile",
             rng=np.random.default_rng(seed),
         ).confidence_interval
-    return Measure(value, float(low), float(high), len(scores), unit)
+    return Estimate(value, float(low), float(high), len(scores), unit)
 
 
 def headline_metrics(task: str, truth, probability, years=None, centre_years=None, subjects=None) -> pd.DataFrame:
-    """The few numbers that a task is judged by, each with its 95% interval.
+    """The main metrics of a task with their 95% intervals.
 
-    task: "gender" or "age". Rows: `accuracy`; for age `one-off accuracy` too and, where `years` hold any exact age,
-    `mean absolute error` over those faces. Columns: those of `Measure`, so `str(Measure(*row))` prints a row.
+    Args:
+        task: "gender" or "age".
+        years: The exact age of each face, floats (n,), NaN where unknown.
+        centre_years: The mean age of each class, floats (classes,).
+
+    Returns:
+        The fields of `Estimate` as columns. Rows: "accuracy"; for age also "one-off accuracy" and, if there are exact ages,
+        "mean absolute error".
     """
-    if task not in ("gender", "age"):
-        raise ValueError(f"task must be gender or age, got {task!r}")
-    measures = {"accuracy": bootstrap_mean(exact_match(truth, probability, ordered=task == "age"), subjects)}
-    if task == "age":
-        measures["one-off accuracy"] = bootstrap_mean(one_off(truth, probability), subjects)
-    if task == "age" and years is not None:
-        error = absolute_error(years, probability, centre_years)
+    ordered = task == "age"
+    estimates = {"accuracy": bootstrap_mean(exact_match(truth, probability, ordered), subjects)}
+    if ordered:
+        estimates["one-off accuracy"] = bootstrap_mean(one_off(truth, probability), subjects)
+    if ordered and years is not None:
+        error = np.abs(expected_years(probability, centre_years) - np.asarray(years, float))
         known = ~np.isnan(error)
         if known.any():
-            who = _numbered(subjects, len(error))[known]
-            measures["mean absolute error"] = bootstrap_mean(error[known], who, unit="years")
-    return _frame(measures)
+            index = _subject_index(subjects, len(error))
+            estimates["mean absolute error"] = bootstrap_mean(error[known], index[known], Unit.YEARS)
+    return _to_frame(estimates)
 
 
-def confusion_matrix(truth, probability, ordered: bool = False) -> np.ndarray:
-    """Counts of faces, int64 (classes, classes): rows are the truth, columns the answers."""
-    truth, probability = _checked(truth, probability)
-    classes = probability.shape[1]
-    cells = truth * classes + decode(probability, ordered)
-    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
+def confusion_matrix(truth: npt.ArrayLike, probability: npt.ArrayLike, ordered: bool = False) -> npt.NDArray[np.int64]:
+    """Counts of faces, int64 (classes, classes): rows are the true classes, columns the predicted ones."""
+    from sklearn import metrics
+
+    truth, probability = _check(truth, probability)
+    return metrics.confusion_matrix(truth, decode(probability, ordered), labels=range(probability.shape[1]))
 
 
-def per_class(truth, probability, names, ordered: bool = False) -> pd.DataFrame:
-    """Of each class: precision, recall and F1 (0-1, NaN where there is no face to count), and n, its faces."""
-    matrix = confusion_matrix(truth, probability, ordered)
-    table = pd.DataFrame(index=pd.Index(_of_length("names", list(names), len(matrix)), name="class"))
-    right, n, answered = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
-    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is meant
-        return table.assign(precision=right / answered, recall=right / n, f1=2 * right / (n + answered), n=n)
+def per_class(truth, probability, names: Sequence[str], ordered: bool = False) -> pd.DataFrame:
+    """Precision, recall and F1 (0-1, NaN if undefined) and the number of faces `n` of each class, in the order of `names`."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    truth, probability = _check(truth, probability)
+    predicted = decode(probability, ordered)
+    scores = precision_recall_fscore_support(truth, predicted, labels=range(len(names)), zero_division=np.nan)
+    columns = dict(zip(("precision", "recall", "f1", "n"), scores))
+    return pd.DataFrame(columns, index=pd.Index(list(names), name="class"))
 
 
-def metric_by_group(values, scores, order=None, subjects=None) -> pd.DataFrame:
-    """The mean score of each group of faces, with its 95% interval and n.
+def metric_by_group(values, scores, order: Sequence[str] | None = None, subjects=None) -> pd.DataFrame:
+    """The mean score of each group of faces with its 95% interval.
 
-    values: (n,), each face's group, such as its gender or age group; NA goes to a last row, "unknown". scores: floats
-    0-1 (n,). order: the groups in the order wanted, otherwise sorted; one that no face is in gets n = 0. Columns: those
-    of `Measure`. Raises ValueError for a group that `order` lacks.
+    Args:
+        values: The group of each face, shape (n,), for example its gender. NA counts as the group "unknown".
+        scores: One share (0-1) a face, floats (n,).
+        order: All groups, in the order of the rows; by default those present, sorted. A group may have no face.
+
+    Returns:
+        One row a group, with the fields of `Estimate` as columns.
     """
-    scores = np.asarray(scores, float)
-    values = pd.Series(_of_length("values", np.asarray(values, object), len(scores)))
-    who = _numbered(subjects, len(scores))
-    found = sorted(values.dropna().unique())
-    order = found if order is None else list(order)
-    if set(found) - set(order):
-        raise ValueError(f"groups must be among {order}, got {sorted(set(found) - set(order))}")
-    masks = {name: (values == name).to_numpy(bool) for name in order}
-    if values.isna().any():
-        masks["unknown"] = values.isna().to_numpy()
-    return _frame({name: bootstrap_mean(scores[mask], who[mask]) for name, mask in masks.items()})
+    scores, values = np.asarray(scores, float), pd.Series(np.asarray(values, object))
+    index = _subject_index(subjects, len(scores))
+    present = sorted(values.dropna().unique())
+    order = present if order is None else list(order)
+    if set(present) - set(order):
+        raise ValueError(f"groups must be among {order}, got {sorted(set(present) - set(order))}")
+    names = [*order, "unknown"] if values.isna().any() else order
+    values = values.fillna("unknown").to_numpy(object)
+    return _to_frame({name: bootstrap_mean(scores[values == name], index[values == name]) for name in names})
 
 
-def mean_over_folds(headlines) -> pd.DataFrame:
-    """Each measure's mean and standard deviation (n - 1 below the line) over folds.
+def mean_over_folds(headlines: Mapping) -> pd.DataFrame:
+    """The mean and the sample standard deviation of each metric over folds.
 
-    headlines: one frame of `headline` a fold, in a list or a dict. Columns: mean, sd (NaN for one fold), folds (how
-    many have this measure), unit, text ("50.7 ± 5.1%").
+    Args:
+        headlines: The result of `headline_metrics` of each fold.
+
+    Returns:
+        One row a metric: mean, sd (NaN for one fold), folds (how many have this metric), unit, text ("50.7 ± 5.1%").
     """
-    frames = list(headlines.values()) if isinstance(headlines, dict) else list(headlines)
-    if not frames:
-        raise ValueError("there must be at least one fold, got none")
-    rows = pd.concat(frames).groupby(level=0, sort=False)
+    rows = pd.concat(headlines.values()).groupby(level=0, sort=False)
     table = rows["value"].agg(mean="mean", sd="std", folds="count").join(rows["unit"].first())
-    return table.assign(text=[_spread(*row) for row in table[["mean", "sd", "unit"]].itertuples(index=False)])
+    return table.assign(text=[format_value(row.mean, row.unit, row.sd) for row in table.itertuples()])
 
 
-def _spread(mean: float, sd: float, unit: str) -> str:
-    scale, digits, sign = (100, 1, "%") if unit == "share" else (1, 2, " years")
-    spread = "" if np.isnan(sd) else f" ± {sd * scale:.{digits}f}"
-    return f"{mean * scale:.{digits}f}{spread}{sign}"
+def _to_frame(estimates: dict[str, Estimate]) -> pd.DataFrame:
+    return pd.DataFrame(list(estimates.values()), index=list(estimates), columns=Estimate._fields)
 
 
-def _frame(measures: dict[str, Measure]) -> pd.DataFrame:
-    return pd.DataFrame(list(measures.values()), index=list(measures), columns=Measure._fields)
-
-
-def _ratio(sums, counts, axis=-1):
-    """The mean over faces, from the sums and counts of subjects."""
-    return sums.sum(axis=axis) / counts.sum(axis=axis)
-
-
-def _numbered(subjects, n: int) -> np.ndarray:
-    """A number for each subject, int64 (n,); faces of no known subject get one each."""
+def _subject_index(subjects, n: int) -> npt.NDArray[np.int64]:
+    """A number for each subject, int64 (n,). Each face without a known subject gets a number of its own."""
     if subjects is None:
         return np.arange(n)
-    numbers, names = pd.factorize(_of_length("subjects", np.asarray(subjects, object), n))
-    alone = numbers < 0
-    numbers[alone] = len(names) + np.arange(alone.sum())
-    return numbers
+    if len(subjects) != n:
+        raise ValueError(f"subjects must have {n} entries, one a face, got {len(subjects)}")
+    index, names = pd.factorize(np.asarray(subjects, object))
+    return np.where(index < 0, len(names) + np.cumsum(index < 0) - 1, index)
 
 
-def _of_length(name: str, values, n: int):
-    if len(values) != n:
-        raise ValueError(f"{name} must have {n} entries, got {len(values)}")
-    return values
-
-
-def _checked(truth, probability) -> tuple[np.ndarray, np.ndarray]:
-    probability = _checked_probability(probability)
-    truth = np.asarray(truth)
-    if truth.shape != probability.shape[:1]:
-        raise ValueError(f"truth must have shape ({len(probability)},) as probability has, got {truth.shape}")
-    classes = probability.shape[1]
-    if truth.size and not (np.issubdtype(truth.dtype, np.integer) and truth.min() >= 0 and truth.max() < classes):
-        raise ValueError(f"truth must be integers from 0 to {classes - 1}, got {truth[:12]} ({truth.dtype})")
+def _check(truth, probability) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    truth, probability = np.asarray(truth), _check_probability(probability)
+    n, classes = probability.shape
+    valid = truth.shape == (n,) and (n == 0 or np.issubdtype(truth.dtype, np.integer))
+    if not valid or ((truth < 0) | (truth >= classes)).any():
+        raise ValueError(f"truth must be {n} integers from 0 to {classes - 1}, got {truth.dtype} {truth.shape}: {truth[:12]}")
     return truth.astype(int), probability
 
 
-def _checked_probability(probability) -> np.ndarray:
+def _check_probability(probability) -> npt.NDArray[np.float64]:
     probability = np.asarray(probability, float)
-    # One column is a lone sigmoid, whose argmax would always be class 0.
+    # A single column would be a sigmoid, whose argmax is always class 0.
     if probability.ndim != 2 or probability.shape[1] < 2:
         raise ValueError(f"probability must have shape (n, classes), two classes or more, got {probability.shape}")
-    # Written so that NaN fails too; half-precision networks miss 1 by up to 0.001 or so.
-    wrong = ~((np.abs(probability.sum(axis=1) - 1) < 0.01) & (probability >= 0).all(axis=1))
-    if wrong.any():
-        row = wrong.argmax()
+    # NaN fails this comparison too. Sums of half-precision networks differ from 1 by up to about 0.001.
+    valid = (np.abs(probability.sum(axis=1) - 1) < 0.01) & (probability >= 0).all(axis=1)
+    if not valid.all():
+        row = valid.argmin()
         raise ValueError(f"each row of probability must be 0 or more and sum to 1, got {probability[row]} in row {row}")
     return probability

@@ -1,28 +1,31 @@
-"""Figures of the notebooks, and their style. Each function gives a closed matplotlib Figure, a cell's value or to be saved.
+"""The figures of the notebooks, and the style of all figures. Each function returns a closed matplotlib figure.
 
-Colours are Okabe and Ito's, which people with any colour vision can tell apart (https://jfly.uni-koeln.de/color/).
-
-Before it: the tables that the other modules give.
+The colours are those of Okabe and Ito, which people with any colour vision can distinguish (https://jfly.uni-koeln.de/color/).
+A thing has the same colour in every figure.
 """
 
 import functools
 import io
 import itertools
 import textwrap
+from collections.abc import Callable, Mapping, Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from IPython.display import Image, display
-from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from src.config import FACE_COLOURS, AgeGroups
-from src.data.table import SPLITS, Loaded
-from src.evaluation.metrics import mean_over_folds
+from src.data.table import SPLITS, Loaded, age_bounds
+from src.evaluation.metrics import Unit, format_number, mean_over_folds
 
-BLUE, ORANGE, GREEN, SKY, PURPLE, GREY = ["#0072B2", "#E69F00", "#009E73", "#56B4E9", "#CC79A7", "#999999"]
+BLACK, GREY, LIGHT_GREY = "#222222", "#888888", "#bbbbbb"
+ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
 GENDER_COLOURS = {"female": ORANGE, "male": BLUE, "unknown": GREY}
-LINES = (BLUE, ORANGE, GREEN, PURPLE)  # one a task, in turn
+SPLIT_COLOURS = {"train": SKY, "validation": VERMILLION, "test": PURPLE}
+REMOVED, KEPT = LIGHT_GREY, GREEN  # rows that a loader drops and keeps
 WIDTH = 9  # inches, of a notebook's output
 PHOTO_WIDTH = 6.8  # inches: large enough to read the labels, small enough for a notebook of many photos
 STYLE = {
@@ -31,30 +34,45 @@ STYLE = {
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#888888",
+    "axes.edgecolor": GREY,
     "axes.axisbelow": True,
     "grid.color": "#dddddd",
     "legend.frameon": False,
     "xtick.color": "#444444",
     "ytick.color": "#444444",
 }
+# The columns of a training history that have a panel, with their titles and units.
+_CURVES = {
+    "loss": ("Loss", ""),
+    "accuracy": ("Accuracy", Unit.SHARE),
+    "gender_accuracy": ("Gender accuracy", Unit.SHARE),
+    "absolute_error": ("Absolute error of the age, years", Unit.YEARS),
+}
 
 
-def styled(draw):
-    """Draws in the project's style, and closes the figure so that a notebook neither shows it twice nor piles it up."""
+def styled(draw: Callable[..., plt.Figure]) -> Callable[..., plt.Figure]:
+    """Decorator: draws in the project's style and closes the figure, so that a notebook does not show it twice."""
 
     @functools.wraps(draw)
-    def in_style(*args, **kwargs):
+    def draw_in_style(*args, **kwargs):
         with plt.rc_context(STYLE):
             figure = draw(*args, **kwargs)
         plt.close(figure)
         return figure
 
-    return in_style
+    return draw_in_style
+
+
+def draw_estimates(axes: plt.Axes, rows: pd.DataFrame, places, colours) -> None:
+    """Draws a dot for each `value` and a line for its interval from `low` to `high`, at heights `places`."""
+    axes.hlines(places, rows["low"], rows["high"], color=colours, alpha=0.45, linewidth=3)
+    axes.scatter(rows["value"], places, 24, colours)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
 
 
 def as_photo(figure: plt.Figure) -> Image:
-    """A figure of photographs for a notebook, as JPEG: a fifth of the size that it has as PNG."""
+    """Converts a figure of photos to JPEG for a notebook, a fifth of its size as PNG."""
     content = io.BytesIO()
     figure.savefig(content, format="jpeg", pil_kwargs={"quality": 85})
     return Image(content.getvalue(), format="jpeg")
@@ -62,85 +80,68 @@ def as_photo(figure: plt.Figure) -> Image:
 
 @styled
 def funnel(loaded: Loaded) -> plt.Figure:
-    """Rows read, rows dropped for each reason (the commonest first), faces kept."""
-    dropped = loaded.ledger["reason"].value_counts()
-    read, kept = len(loaded.table) + len(loaded.ledger), len(loaded.table)
-    names = ["read", *(textwrap.fill(reason, 36) for reason in dropped.index), "kept"]
-    counts = [read, *dropped, kept]
-    starts = [0, *(read - dropped.cumsum()), 0]
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.8 + 0.42 * len(names)))
-    colours = [GREY, *[ORANGE] * len(dropped), GREEN]
-    axes.barh(range(len(names)), counts, left=starts, height=0.65, color=colours, edgecolor=colours)
-    for row, (count, start) in enumerate(zip(counts, starts)):
-        sign = "−" if 0 < row < len(names) - 1 else ""
-        share = f" ({count / read:.1%})" if row and read else ""
-        text = f"{sign}{count:,}{share}".replace("(0.0%)", "(<0.1%)" if count else "(0%)")
-        axes.annotate(text, (start + count, row), (5, 0), textcoords="offset points", va="center")
-    axes.set(yticks=range(len(names)), yticklabels=names, xlim=(0, max(read, 1) * 1.2), xticks=[])
-    axes.invert_yaxis()
-    axes.spines["bottom"].set_visible(False)
+    """Draws the number of rows read, of rows dropped for each reason, the most frequent first, and of faces kept."""
+    dropped, kept = loaded.ledger["reason"].value_counts(), len(loaded.table)
+    read = kept + dropped.sum()
+    counts = np.array([read, *dropped, kept])
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.8 + 0.42 * len(counts)))
+    colours = [GREY, *[REMOVED] * len(dropped), KEPT]
+    bars = axes.barh(range(len(counts)), counts, left=[0, *(read - dropped.cumsum()), 0], color=colours, edgecolor=colours)
+    shares = [f" ({count / read:.1%})".replace("(0.0%)", "(<0.1%)") if count else "" for count in counts[1:]]
+    axes.bar_label(bars, [f"{count:,}{share}" for count, share in zip(counts, ["", *shares])], padding=5)
+    _rows_of_bars(axes, ["read", *(textwrap.fill(reason, 36) for reason in dropped.index), "kept"], max(read, 1) * 1.2)
     axes.set_title("From rows read to faces kept")
     return figure
 
 
 @styled
 def distribution(table: pd.DataFrame, groups: AgeGroups) -> plt.Figure:
-    """Faces by age group and gender, with a bar for unknown ages and one for ranges that touch several groups."""
-    low, high = (table[name].to_numpy(float, na_value=np.nan) for name in ("age_low", "age_high"))
-    names = np.array([*groups.names, "several\ngroups", "unknown"], object)
-    index = np.where(np.isnan(low), len(names) - 1, groups.index(low, high))
-    age = names[np.where(index < 0, len(names) - 2, index)]
+    """Draws the number of faces by age group and gender, with bars for unknown ages and for ranges over several groups."""
+    low, high = age_bounds(table)
+    names = np.array([*groups.names, "unknown", "several\ngroups"], object)
+    age = names[np.where(np.isnan(low), len(groups.names), groups.index(low, high))]
     counts = pd.crosstab(age, table["gender"].fillna("unknown").to_numpy(object))
-    shown = [name for name in names if name in groups.names or name in counts.index]
-    counts = counts.reindex(index=shown, columns=list(GENDER_COLOURS), fill_value=0)
+    counts = counts.reindex(index=[name for name in names if name in groups.names or name in counts.index], fill_value=0)
+    counts = counts.reindex(columns=[gender for gender in GENDER_COLOURS if gender in counts] or ["unknown"], fill_value=0)
+    labelled = counts.rename(columns=lambda gender: f"{gender} ({counts[gender].sum():,})")
+    colours = [GENDER_COLOURS[gender] for gender in counts]
     figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
-    bottom = np.zeros(len(counts))
-    for gender in counts.columns[counts.sum() > 0]:
-        label = f"{gender} ({counts[gender].sum():,})"
-        axes.bar(range(len(counts)), counts[gender], bottom=bottom, color=GENDER_COLOURS[gender], label=label)
-        bottom += counts[gender].to_numpy()
-    for place, total in enumerate(bottom):
-        axes.annotate(f"{total:,.0f}", (place, total), (0, 3), textcoords="offset points", ha="center")
-    axes.set(xticks=range(len(counts)), xticklabels=counts.index, xlim=(-0.6, len(counts) - 0.4), ylabel="faces")
-    axes.set_ylim(0, max(bottom.max(), 1) * 1.12)
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.set_title(f"{len(table):,} faces")
-    if len(table):
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0)
+    labelled.plot.bar(ax=axes, stacked=True, color=colours, width=0.8, rot=0, xlabel="age group, years", ylabel="faces")
+    axes.bar_label(axes.containers[-1], [f"{total:,}" for total in counts.sum(axis=1)], padding=3)
+    axes.set_ylim(0, max(counts.sum(axis=1).max(), 1) * 1.12)
+    _count_axis(axes)
+    axes.set_title(f"Age and gender of {len(table):,} faces")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0)
     return figure
 
 
 @styled
-def split_counts(table: pd.DataFrame, part, names) -> plt.Figure:
-    """Faces of each class in each part.
+def split_counts(table: pd.DataFrame, part: npt.NDArray[np.object_], names: Sequence[str]) -> plt.Figure:
+    """Draws the number of faces of each class in each part of the split.
 
-    table: with the class index in `label`; part: "train", "validation" or "test" (n,); names: of the classes, in order.
+    Args:
+        table: The n labelled faces, with the class index in the column `label`.
+        part: "train", "validation" or "test" for each face, shape (n,).
+        names: The names of the classes.
     """
-    part, label = np.asarray(part, object), table["label"].to_numpy()
     figure, panels = plt.subplots(1, len(SPLITS), figsize=(WIDTH, 0.9 + 0.32 * len(names)), sharey=True)
-    for axes, split, colour in zip(panels, SPLITS, (BLUE, SKY, ORANGE)):
-        counts = np.bincount(label[part == split], minlength=len(names))
-        axes.barh(range(len(names)), counts, color=colour, height=0.7)
-        for row, count in enumerate(counts):
-            share = f" ({count / counts.sum():.0%})" if count else ""
-            text = f"{count:,}{share}"
-            axes.annotate(text, (count, row), (4, 0), textcoords="offset points", va="center", fontsize=9)
-        axes.set(xlim=(0, max(counts.max(), 1) * 1.55), xticks=[], yticks=range(len(names)), yticklabels=names)
-        axes.spines["bottom"].set_visible(False)
+    for axes, split in zip(panels, SPLITS):
+        counts = np.bincount(table["label"].to_numpy()[np.asarray(part) == split], minlength=len(names))
+        bars = axes.barh(range(len(names)), counts, color=SPLIT_COLOURS[split])
+        axes.bar_label(bars, [f"{n:,} ({n / max(counts.sum(), 1):.0%})" for n in counts], padding=4, fontsize=9)
+        _rows_of_bars(axes, names, max(counts.max(), 1) * 1.6)
         axes.set_title(f"{split}: {counts.sum():,} faces")
-    panels[0].invert_yaxis()
     return figure
 
 
 @styled
-def gallery(pictures, titles=None, columns: int = 8) -> plt.Figure:
-    """Faces in a grid, with a small caption over each: uint8 RGB (n, h, w, 3), or a list of (h, w, 3). n may be 0."""
+def gallery(pictures, titles: Sequence[str] | None = None, columns: int = 8) -> plt.Figure:
+    """Draws faces in a grid: uint8 RGB (n, h, w, 3) or a list of (h, w, 3), each with a small title; n may be 0."""
     titles = [""] * len(pictures) if titles is None else list(titles)
     if len(titles) != len(pictures):
         raise ValueError(f"titles must be as many as pictures, {len(pictures)}, got {len(titles)}")
     side = WIDTH / columns
-    letters = int(side * 72 / 4.4)  # what one line of a caption holds at 7 points
+    letters = int(side * 72 / 4.4)  # of a title of 7 points in one line
     titles = ["\n".join(textwrap.fill(line, letters) for line in str(title).split("\n")) for title in titles]
     lines = max((title.count("\n") + 1 for title in titles if title), default=0)
     rows = max(1, -(-len(pictures) // columns))
@@ -157,126 +158,116 @@ def gallery(pictures, titles=None, columns: int = 8) -> plt.Figure:
 
 @styled
 def curves(history: pd.DataFrame, epochs: int | None = None) -> plt.Figure:
-    """Loss and accuracy of training and validation, with the epoch of the lowest validation loss marked.
+    """Draws training and validation curves, and marks the epoch with the lowest validation loss.
 
-    history: one row an epoch, with epoch, loss, val_loss, accuracy, val_accuracy. epochs: how many there will be, so
-    that the axis stands still while a history grows; otherwise as many as there are.
+    Args:
+        history: One row an epoch, with `epoch`, `loss`, `val_loss` and other metrics, each also as `val_METRIC`.
+        epochs: The number of epochs on the axis; by default those in the history.
     """
-    epoch = history["epoch"]
     best = history.loc[history["val_loss"].fillna(np.inf).idxmin()]
-    figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 3.4))
-    for axes, name in zip(panels, ("loss", "accuracy")):
+    shown = {name: curve for name, curve in _CURVES.items() if name in history}
+    figure, panels = plt.subplots(1, len(shown), figsize=(WIDTH, 3.4))
+    for axes, (name, (title, unit)) in zip(panels, shown.items()):
+        for column, split in ((name, "train"), (f"val_{name}", "validation")):
+            axes.plot(history["epoch"], history[column], color=SPLIT_COLOURS[split], marker="o", markersize=3, label=split)
+        axes.plot(best["epoch"], best[f"val_{name}"], "o", color=SPLIT_COLOURS["validation"], markersize=9, fillstyle="none")
         axes.axvline(best["epoch"], color=GREY, linestyle=":", label=f"best epoch: {best['epoch']:.0f}")
-        axes.plot(epoch, history[name], color=GREY, marker="o", markersize=4, label="training")
-        axes.plot(epoch, history[f"val_{name}"], color=BLUE, marker="o", markersize=4, label="validation")
-        axes.plot(best["epoch"], best[f"val_{name}"], color=BLUE, marker="o", markersize=9, fillstyle="none")
-        axes.set(xlabel="epoch", xlim=(0.5, max(epochs or 0, epoch.max()) + 0.5))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        value = format_number(best[f"val_{name}"], unit) + "%" * (unit == Unit.SHARE)
+        axes.set_title(f"{title}\n{value} in validation", fontsize=10)
+        axes.set(xlabel="epoch", xlim=(0.5, max(epochs or 0, history["epoch"].max()) + 0.5))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
         axes.grid(axis="y")
-    panels[0].set_title(f"loss: {best['val_loss']:.3f} on validation at best")
-    panels[1].set_title(f"accuracy: {best['val_accuracy']:.1%} on validation then")
-    panels[1].yaxis.set_major_formatter(PercentFormatter(1))
+        if unit == Unit.SHARE:
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
     panels[0].legend()
     return figure
 
 
-def live_curves(epochs: int):
-    """A figure in the notebook that grows while a network trains: hand what this gives to `train.fit` as `on_epoch`."""
+def live_curves(epochs: int) -> Callable[[pd.DataFrame], None]:
+    """Shows a figure in the notebook that grows during training; pass the result to `train.fit` as `on_epoch`."""
     handle = display(display_id=True)
     return lambda history: handle.update(curves(history, epochs)) if handle else None
 
 
 @styled
-def confusion(matrix, names) -> plt.Figure:
-    """Counts of faces (classes, classes), rows the truth: each cell's count, and its share of the row as its colour."""
+def confusion(matrix: npt.NDArray[np.int64], names: Sequence[str]) -> plt.Figure:
+    """Draws a confusion matrix (classes, classes) with counts, coloured by the share of each true class (row)."""
     matrix = np.asarray(matrix)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     figure, axes = plt.subplots(figsize=(min(WIDTH, 2.6 + 0.75 * len(names)), 1.6 + 0.56 * len(names)))
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row, column in np.ndindex(matrix.shape):
-        colour = "white" if share[row, column] > 0.55 else "#222222"
         text = f"{share[row, column]:.0%}\n{matrix[row, column]:,}" if matrix[row, column] else "0"
+        colour = "white" if share[row, column] > 0.55 else BLACK
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
-    axes.set(xticks=range(len(names)), yticks=range(len(names)), xlabel="answer", ylabel="truth")
-    tilt = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 8 else {}
-    axes.set_xticklabels(names, **tilt)
-    axes.set_yticklabels(names)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xticks(range(len(names)), names, rotation=35 if max(map(len, names)) > 8 else 0)
+    axes.set(xlabel="predicted", ylabel="true")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    figure.colorbar(image, format=PercentFormatter(1), label="share of the row").outline.set_visible(False)
-    axes.set_title(f"{np.trace(matrix):,} of {matrix.sum():,} faces right")
+    figure.colorbar(image, format=PercentFormatter(1), label="share of the true class").outline.set_visible(False)
+    axes.set_title(f"{np.trace(matrix):,} of {matrix.sum():,} faces correct")
     return figure
 
 
 @styled
 def accuracy_by(frame: pd.DataFrame) -> plt.Figure:
-    """Accuracy of each group as a dot, with its 95% interval and n; frame: as `evaluate.by` gives it."""
+    """Draws the accuracy of each group with its 95% interval and n, from `metrics.metric_by_group`."""
     figure, axes = plt.subplots(figsize=(WIDTH * 0.8, 0.9 + 0.36 * len(frame)))
-    rows = range(len(frame))
-    axes.hlines(rows, frame["low"], frame["high"], color=SKY, linewidth=3)
-    axes.plot(frame["value"], rows, "o", color=BLUE)
+    draw_estimates(axes, frame, range(len(frame)), [GENDER_COLOURS.get(name, BLACK) for name in frame.index])
     for row, (value, n) in enumerate(zip(frame["value"], frame["n"])):
-        text = f"n = {n:,}" if n == 0 else f"{value:.1%}   n = {n:,}"
+        text = f"{value:.1%}   n = {n:,}" if n else "n = 0"
         axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center")
     lowest = np.nanmin([0.9, *frame["low"], *frame["value"]])
-    axes.set(xlim=(max(0, np.floor(lowest * 10) / 10) - 0.01, 1.01), yticks=rows, yticklabels=frame.index)
+    axes.set(xlim=(max(0, np.floor(lowest * 10) / 10) - 0.01, 1.01), yticks=range(len(frame)), yticklabels=frame.index)
     axes.set_ylim(len(frame) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.grid(axis="x")
     axes.set_title("Accuracy with its 95% interval")
     return figure
 
 
 @styled
-def fold_scores(headlines) -> plt.Figure:
-    """Each fold's measures with their intervals, and their mean ± standard deviation over folds as a line and a band.
-
-    headlines: one frame of `evaluate.headline` a fold; a list (folds from 0) or a dict (its keys name the folds).
-    """
-    folds = headlines if isinstance(headlines, dict) else dict(enumerate(headlines))
-    summary = mean_over_folds(folds)
-    figure, panels = plt.subplots(1, len(summary), figsize=(WIDTH, 3.2), squeeze=False)
+def fold_scores(headlines: Mapping[object, pd.DataFrame]) -> plt.Figure:
+    """Draws `metrics.headline_metrics` of each fold, and their mean ± standard deviation as a line and a band."""
+    summary, folds = mean_over_folds(headlines), pd.concat(headlines)
+    figure, panels = plt.subplots(1, len(summary), figsize=(WIDTH, 1.4 + 0.3 * len(headlines)), squeeze=False, sharey=True)
     for axes, (name, spread) in zip(panels.flat, summary.iterrows()):
-        axes.axhline(spread["mean"], color=GREY)
-        low, high = spread["mean"] - spread["sd"], spread["mean"] + spread["sd"]
-        axes.axhspan(low, high, color=GREY, alpha=0.2, linewidth=0)
-        for place, frame in enumerate(folds.values()):
-            if name in frame.index:
-                axes.vlines(place, frame.at[name, "low"], frame.at[name, "high"], color=SKY, linewidth=3)
-                axes.plot(place, frame.at[name, "value"], "o", color=BLUE)
-        axes.set(xlabel="fold", xticks=range(len(folds)), xticklabels=folds, xlim=(-0.6, len(folds) - 0.4))
+        axes.axvline(spread["mean"], color=GREY)
+        axes.axvspan(spread["mean"] - spread["sd"], spread["mean"] + spread["sd"], color=GREY, alpha=0.2, linewidth=0)
+        rows = folds.xs(name, level=1)
+        draw_estimates(axes, rows, [list(headlines).index(fold) for fold in rows.index], BLACK)
+        axes.set(yticks=range(len(headlines)), yticklabels=[f"fold {fold}" for fold in headlines])
         axes.set_title(f"{name}\n{spread['text']}")
-        if spread["unit"] == "share":
-            axes.yaxis.set_major_formatter(PercentFormatter(1))
+        if spread["unit"] == Unit.SHARE:
+            axes.xaxis.set_major_formatter(PercentFormatter(1))
         else:
-            axes.set_ylabel(spread["unit"])
+            axes.set_xlabel(spread["unit"])
+    panels[0, 0].invert_yaxis()
     return figure
 
 
 @styled
-def ages_before_after(before, after) -> plt.Figure:
-    """Ages in years (any shape (n,), NaN left out) before and after cleaning; impossible ones stand at the edges."""
+def ages_before_after(before: npt.ArrayLike, after: npt.ArrayLike) -> plt.Figure:
+    """Draws the ages in years, shape (n,), before and after cleaning; impossible ages are in the outermost bars."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.4))
-    for ages, name, colour in ((before, "before", "#bbbbbb"), (after, "after", BLUE)):
-        ages = np.asarray(ages, float)
-        ages = ages[~np.isnan(ages)]
-        edges = np.arange(-10, 122, 2)
-        axes.hist(np.clip(ages, -10, 119), edges, color=colour, label=f"{name} cleaning: {len(ages):,} ages")
-    ticks = np.arange(0, 101, 20)
-    axes.set(xlabel="age in years", ylabel="faces", xticks=[-9, *ticks, 119])
-    axes.set_xticklabels(["below −8", *ticks, "above 118"])
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.yaxis.set_major_formatter("{x:,.0f}")
+    for ages, name, colour in ((before, "before", REMOVED), (after, "after", KEPT)):
+        ages = pd.Series(ages, dtype=float).dropna().clip(-10, 119)
+        axes.hist(ages, np.arange(-10, 122, 2), color=colour, label=f"{name} cleaning: {len(ages):,} ages")
+    axes.set_xticks([-9, 0, 20, 40, 60, 80, 100, 119], ["below −8", 0, 20, 40, 60, 80, 100, "above 118"])
+    axes.set(xlabel="age in years", ylabel="faces")
+    _count_axis(axes)
     axes.legend()
     axes.set_title("Ages before and after cleaning")
     return figure
 
 
 @styled
-def landmarks(photo, faces) -> plt.Figure:
-    """The photo (uint8 RGB) with each face's box and 68 landmarks; faces: of `faces.find_faces`."""
-    figure, axes = plt.subplots(figsize=(PHOTO_WIDTH, PHOTO_WIDTH * photo.shape[0] / photo.shape[1]))
-    axes.imshow(photo)
+def photo(pixels: npt.NDArray[np.uint8], faces=()) -> plt.Figure:
+    """Shows a photo, uint8 RGB (h, w, 3), with the box and the 68 landmarks of each of `faces` (see `align.find_faces`)."""
+    height, width = pixels.shape[:2]
+    scale = min(PHOTO_WIDTH / width, 5.5 / height)
+    figure, axes = plt.subplots(figsize=(width * scale, height * scale))
+    axes.imshow(pixels)
     for face, colour in zip(faces, itertools.cycle(FACE_COLOURS)):
         left, top, right, bottom = face.box
         axes.add_patch(plt.Rectangle((left, top), right - left, bottom - top, fill=False, color=colour, linewidth=2))
@@ -286,28 +277,24 @@ def landmarks(photo, faces) -> plt.Figure:
 
 
 @styled
-def probabilities(face, probability, names, answer: int) -> plt.Figure:
-    """One aligned face (uint8 RGB) beside the probability (0-1) of each class, that of index `answer` brought out."""
+def probabilities(face: npt.NDArray[np.uint8], probability: npt.NDArray, names: Sequence[str], predicted: int) -> plt.Figure:
+    """Draws an aligned face, uint8 RGB (h, w, 3), beside the probability of each class; the class `predicted` stands out."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.8), width_ratios=(1, 2.4))
     left.imshow(face)
     left.axis("off")
-    colours = [ORANGE if row == answer else SKY for row in range(len(names))]
-    right.barh(range(len(names)), probability, color=colours, height=0.7)
-    for row, share in enumerate(probability):
-        right.annotate(f"{share:.1%}", (share, row), (4, 0), textcoords="offset points", va="center")
-    right.set(yticks=range(len(names)), yticklabels=names, xlim=(0, 1.15), xticks=[])
-    right.invert_yaxis()
-    right.spines["bottom"].set_visible(False)
-    right.set_title("probability of each class")
+    colours = [BLACK if row == predicted else LIGHT_GREY for row in range(len(names))]
+    right.bar_label(right.barh(range(len(names)), probability, color=colours), fmt="{:.1%}", padding=4)
+    _rows_of_bars(right, names, 1.15)
+    right.set_title(f"Prediction: {names[predicted]}")
     return figure
 
 
-@styled
-def photo(pixels) -> plt.Figure:
-    """A photo, uint8 RGB (height, width, 3), such as an annotated one, as large as a notebook shows it."""
-    height, width = pixels.shape[:2]
-    scale = min(PHOTO_WIDTH / width, 5.5 / height)
-    figure, axes = plt.subplots(figsize=(width * scale, height * scale))
-    axes.imshow(pixels)
-    axes.axis("off")
-    return figure
+def _rows_of_bars(axes: plt.Axes, names: Sequence[str], right: float) -> None:
+    """Labels horizontal bars from top to bottom and hides the axis of their lengths, which are written beside them."""
+    axes.set(yticks=range(len(names)), yticklabels=names, xlim=(0, right), ylim=(len(names) - 0.4, -0.6), xticks=[])
+    axes.spines["bottom"].set_visible(False)
+
+
+def _count_axis(axes: plt.Axes) -> None:
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_formatter("{x:,.0f}")

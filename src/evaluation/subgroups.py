@@ -1,144 +1,158 @@
-"""The honest judgement of a gender and an age model on faces that neither was trained or chosen on.
+"""Results of a gender and an age model on test faces: over all faces and by age band, gender and race."""
 
-Every figure is a row with its 95% interval and n, overall and by age band, gender and race. Before it: `evaluate`,
-`calibrate`. Used by: `released`, notebook 6.
-"""
-
+from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from src.config import AGE_GROUPS, GENDERS, YEARS, AgeGroups
+from src.config import AGE_GROUPS, YEARS, AgeGroups
 from src.data import AGE_GROUPS_OF, fairface
-from src.data.table import exact_years
+from src.data.table import age_bounds, exact_years, task_labels
 from src.evaluation.calibration import Calibration, expected_calibration_error, prediction_interval, sum_to_groups
-from src.evaluation.metrics import Measure, bootstrap_mean, decode, exact_match, one_off
+from src.evaluation.metrics import Estimate, Unit, bootstrap_mean, decode, exact_match, one_off
 
-AGE_BANDS = ((0, 6), (7, 12), (13, 19), (20, 29), (30, 39), (40, 49), (50, 59), (60, 69), (70, 100))
+_YEARS = ((0, 6), (7, 12), (13, 19), (20, 29), (30, 39), (40, 49), (50, 59), (60, 69), (70, 100))
+AGE_BANDS = AgeGroups(_YEARS, tuple(low for low, _ in _YEARS), tuple(f"{low}-{high}" for low, high in _YEARS))
 UTKFACE_RACES = ("White", "Black", "Asian", "Indian", "Other")
-YEARS_OF_CLASSES = [(year, year) for year in range(YEARS)]
-FEWEST_PER_GROUP = 30  # faces of a group that `worst` looks at
-RESULT_COLUMNS = ("dataset", "measure", "by", "group", *Measure._fields)
+FEWEST_PER_GROUP = 30  # smaller groups are never named as the worst
+RESULT_COLUMNS = ("dataset", "measure", "by", "group", *Estimate._fields)
+
+
+class Metric(StrEnum):
+    """The values of the column `measure` in result files."""
+
+    GENDER_ACCURACY = "gender accuracy"
+    EIGHT_GROUPS_EXACT = "eight groups exact"
+    EIGHT_GROUPS_ONE_OFF = "eight groups 1-off"
+    NINE_RANGES_EXACT = "nine ranges exact"
+    NINE_RANGES_ONE_OFF = "nine ranges 1-off"
+    ABSOLUTE_ERROR = "absolute error"
+    WITHIN_FIVE_YEARS = "within five years"
+    INTERVAL_COVERAGE = "90% interval covers"
+    INTERVAL_WIDTH = "90% interval width"
+    GENDER_CALIBRATION = "gender calibration error"
+    AGE_CALIBRATION = "age group calibration error"
+
+
+class Grouping(StrEnum):
+    """The values of the column `by` in result files. The only group of ALL has the same name."""
+
+    ALL = "all"
+    AGE = "age"
+    GENDER = "gender"
+    RACE = "race"
+
+
+LOWER_IS_BETTER = {Metric.ABSOLUTE_ERROR, Metric.INTERVAL_WIDTH, Metric.GENDER_CALIBRATION, Metric.AGE_CALIBRATION}
+CALIBRATION_ERRORS = {"gender": Metric.GENDER_CALIBRATION, "age": Metric.AGE_CALIBRATION}  # by task
+GROUP_METRICS = {  # by the name of the age groups: exact, at most one group off
+    "adience": (Metric.EIGHT_GROUPS_EXACT, Metric.EIGHT_GROUPS_ONE_OFF),
+    "fairface": (Metric.NINE_RANGES_EXACT, Metric.NINE_RANGES_ONE_OFF),
+}
+
+
+class LabelledPredictions(NamedTuple):
+    """The predictions for the m faces that have a label for a task."""
+
+    rows: npt.NDArray[np.int64]  # (m,), places in the table of faces
+    truth: npt.NDArray[np.int64]  # (m,), the correct classes
+    probability: npt.NDArray[np.float64]  # (m, classes)
+    ordered: bool  # whether the classes have an order; see `metrics.decode`
+
+
+def labelled_predictions(table: pd.DataFrame, task: str, probability: npt.NDArray) -> LabelledPredictions:
+    """Selects the faces with a label for a task, and sums the years to the age groups of their data set.
+
+    Args:
+        table: A table of faces (n rows) of one data set.
+        task: "gender" or "age".
+        probability: Floats (n, 2) of female and male, or (n, 101) of the years 0-100.
+    """
+    groups = AGE_GROUPS[AGE_GROUPS_OF[table["dataset"].iloc[0]]]
+    labelled = task_labels(table.reset_index(drop=True), task, groups).table
+    probability = sum_to_groups(probability, groups) if task == "age" else np.asarray(probability, float)
+    rows = labelled.index.to_numpy()
+    return LabelledPredictions(rows, labelled["label"].to_numpy(), probability[rows], ordered=task == "age")
 
 
 def evaluate_subgroups(
-    table: pd.DataFrame, gender: np.ndarray, age: np.ndarray, calibration: Calibration, race: np.ndarray
+    table: pd.DataFrame, gender: npt.NDArray, age: npt.NDArray, calibration: Calibration, race: npt.NDArray
 ) -> pd.DataFrame:
-    """All figures of one data set's faces, as rows of `COLUMNS`; `by` and `group` are "all" for the whole.
+    """Computes each `Metric` that a data set has labels for, over all faces and for each group.
 
-    table: a table of faces, of one data set. gender: floats (n, 2), probabilities of female and male. age: floats (n, 101),
-    of the years 0-100. calibration: of the age model. race: (n,), as the data set names it, NA where it does not.
+    Args:
+        table: A table of faces (n rows) of one data set.
+        gender: Probabilities of female and male, floats (n, 2).
+        age: Probabilities of the years 0-100, floats (n, 101).
+        calibration: The calibration of the age model.
+        race: The race label of each face, shape (n,), None where there is none; see `load_races`.
+
+    Returns:
+        The columns RESULT_COLUMNS. Calibration errors have no interval and are computed over all faces only.
     """
     dataset = table["dataset"].iloc[0]
-    scores = _scores(table, gender, age, calibration, AGE_GROUPS[AGE_GROUPS_OF[dataset]])
+    bands = AGE_GROUPS["fairface"] if dataset == "fairface" else AGE_BANDS  # FairFace's labels are ranges
+    middle = np.mean(age_bounds(table), axis=0)
+    groups = {
+        Grouping.ALL: np.full(len(table), Grouping.ALL, object),
+        Grouping.AGE: np.array([*bands.names, None], object)[bands.index(middle, middle)],
+        Grouping.GENDER: table["gender"].fillna("").to_numpy(object),
+        Grouping.RACE: np.asarray(race, object),
+    }
+    names = {by: sorted(set(filter(None, values))) for by, values in groups.items()} | {Grouping.AGE: bands.names}
     subjects = table["subject"].to_numpy(object)
-    bands = (
-        AGE_GROUPS["fairface"].years if dataset == "fairface" else AGE_BANDS
-    )  # its labels are ranges, and can't be cut anew
-    parts = {
-        "all": np.full(len(table), "all"),
-        "age": _bands(table, bands),
-        "gender": table["gender"].to_numpy(object),
-        "race": race,
-    }
-    rows = []
-    for measure, (values, unit) in scores.items():
-        for by, groups in parts.items():
-            groups = pd.Series(groups, dtype=object)
-            for group in _names(bands) if by == "age" else sorted(set(groups.dropna())):
-                mask = (groups == group).to_numpy(bool) & np.isfinite(values)
-                if mask.any():
-                    rows.append((dataset, measure, by, group, *bootstrap_mean(values[mask], subjects[mask], unit)))
-    return pd.DataFrame(rows + _calibration_rows(dataset, table, gender, age), columns=list(RESULT_COLUMNS))
+    results = []
+    for metric, rows, scores, unit in _face_scores(table, gender, age, calibration):
+        for by, values in groups.items():
+            for name in names[by]:
+                mine = values[rows] == name
+                if mine.any():
+                    results.append((dataset, metric, by, name, *bootstrap_mean(scores[mine], subjects[rows[mine]], unit)))
+    for task, metric in CALIBRATION_ERRORS.items():
+        labelled = labelled_predictions(table, task, {"gender": gender, "age": age}[task])
+        if n := len(labelled.rows):
+            error = expected_calibration_error(labelled.probability, labelled.truth, ordered=labelled.ordered)
+            results.append((dataset, metric, Grouping.ALL, Grouping.ALL, *Estimate(error, np.nan, np.nan, n)))
+    return pd.DataFrame(results, columns=list(RESULT_COLUMNS)).astype({"measure": str, "by": str, "group": str, "unit": str})
 
 
-def _scores(table, gender, age, calibration, groups) -> dict[str, tuple[np.ndarray, str]]:
-    """Each measure's score of each face, NaN where the face has no label for it, and its unit."""
-    truth, group = _truths(table, groups)
-    scores = {
-        "gender accuracy": (_where_known(truth, lambda known: exact_match(truth[known].astype(int), gender[known])), "share")
-    }
-    summed = sum_to_groups(age, YEARS_OF_CLASSES, groups)
-    name = {8: "eight groups", 9: "nine ranges"}[len(groups.names)]
-    scores[f"{name} exact"] = (
-        _where_known(group, lambda known: exact_match(group[known].astype(int), summed[known], ordered=True)),
-        "share",
-    )
-    scores[f"{name} 1-off"] = (_where_known(group, lambda known: one_off(group[known].astype(int), summed[known])), "share")
+def _face_scores(table, gender, age, calibration) -> Iterator[tuple[Metric, npt.NDArray, npt.NDArray, Unit]]:
+    """For each metric: the rows of the faces that it applies to, their scores, and the unit."""
+    rows, truth, probability, _ = labelled_predictions(table, "gender", gender)
+    yield Metric.GENDER_ACCURACY, rows, exact_match(truth, probability), Unit.SHARE
+    rows, truth, probability, ordered = labelled_predictions(table, "age", age)
+    exact, at_most_one_off = GROUP_METRICS[AGE_GROUPS_OF[table["dataset"].iloc[0]]]
+    yield exact, rows, exact_match(truth, probability, ordered), Unit.SHARE
+    yield at_most_one_off, rows, one_off(truth, probability), Unit.SHARE
     years = exact_years(table)
-    if np.isfinite(years).any():
-        error = np.abs(decode(age, ordered=True) - years)
-        low, high = prediction_interval(age, calibration.quantiles, calibration.bands).T
-        inside = (low <= years) & (np.minimum(years, YEARS - 1) <= high)
-        scores["absolute error"] = (error, "years")
-        scores["within five years"] = (np.where(np.isfinite(years), error <= 5, np.nan), "share")
-        scores["90% interval covers"] = (np.where(np.isfinite(years), inside, np.nan), "share")
-        scores["90% interval width"] = (np.where(np.isfinite(years), high - low + 1.0, np.nan), "years")
-    return scores
+    rows = np.flatnonzero(~np.isnan(years))
+    years, age = years[rows], np.asarray(age, float)[rows]
+    error = np.abs(decode(age, ordered=True) - years)
+    yield Metric.ABSOLUTE_ERROR, rows, error, Unit.YEARS
+    yield Metric.WITHIN_FIVE_YEARS, rows, error <= 5, Unit.SHARE
+    low, high = prediction_interval(age, calibration.quantiles, calibration.bands).T
+    covered = (low <= years) & (np.minimum(years, YEARS - 1) <= high)
+    yield Metric.INTERVAL_COVERAGE, rows, covered, Unit.SHARE
+    yield Metric.INTERVAL_WIDTH, rows, high - low + 1, Unit.YEARS
 
 
-def _truths(table: pd.DataFrame, groups: AgeGroups) -> tuple[np.ndarray, np.ndarray]:
-    """Each face's gender and age group as class indices, float (n,), NaN where not known."""
-    gender = table["gender"].map({name: i for i, name in enumerate(GENDERS)}).astype(float).to_numpy()
-    group = groups.index(*(table[name].to_numpy(float, na_value=np.nan) for name in ("age_low", "age_high"))).astype(float)
-    group[group < 0] = np.nan
-    return gender, group
-
-
-def _calibration_rows(dataset, table, gender, age) -> list[tuple]:
-    groups = AGE_GROUPS[AGE_GROUPS_OF[dataset]]
-    truth, group = _truths(table, groups)
-    rows = []
-    summed = sum_to_groups(age, YEARS_OF_CLASSES, groups)
-    for name, known, probability, right, ordered in (
-        ("gender calibration error", np.isfinite(truth), gender, truth, False),
-        ("age group calibration error", np.isfinite(group), summed, group, True),
-    ):
-        if known.any():
-            error = expected_calibration_error(probability[known], right[known].astype(int), ordered=ordered)
-            rows.append((dataset, name, "all", "all", error, np.nan, np.nan, int(known.sum()), "share"))
-    return rows
-
-
-def _where_known(truth: np.ndarray, score) -> np.ndarray:
-    known = np.isfinite(truth)
-    values = np.full(len(truth), np.nan)
-    if known.any():
-        values[known] = score(known)
-    return values
-
-
-def _bands(table: pd.DataFrame, bands) -> np.ndarray:
-    """Each face's age band, "0-6"; of a range its middle's, None where the age is unknown."""
-    middle = ((table["age_low"] + table["age_high"]) / 2).to_numpy(float, na_value=np.nan)
-    names = np.array(_names(bands), object)
-    place = np.searchsorted([low for low, _ in bands], np.nan_to_num(middle), side="right") - 1
-    return np.where(np.isfinite(middle), names[place], None)
-
-
-def _names(bands) -> list[str]:
-    return [f"{low}-{high}" for low, high in bands]
-
-
-def load_races(table: pd.DataFrame, folder: Path) -> np.ndarray:
-    """Each face's race as its data set names it, None where it does not; object (n,)."""
-    race = np.full(len(table), None, object)
-    digits = table["path"].str.extract(r"(?:^|/)\d+_[01]_([0-4])_\d+[^/]*$")[0].astype(float)
-    ours = ((table["dataset"] == "utkface") & digits.notna()).to_numpy(bool)
-    race[ours] = np.array(UTKFACE_RACES, object)[digits[ours].astype(int)]
-    theirs = (table["dataset"] == "fairface").to_numpy(bool)
-    if theirs.any():
-        race[theirs] = fairface.races(folder, table["path"][theirs])
+def load_races(table: pd.DataFrame, folder: Path) -> npt.NDArray[np.object_]:
+    """The race label of each face as UTKFace or FairFace names it, None where there is none; shape (n,)."""
+    digits = table["path"].str.extract(r"(?:^|/)\d+_[01]_([0-4])_\d+[^/]*$")[0].where(table["dataset"] == "utkface")
+    race = np.array([None if pd.isna(digit) else UTKFACE_RACES[int(digit)] for digit in digits], object)
+    is_fairface = (table["dataset"] == "fairface").to_numpy(bool)
+    if is_fairface.any():
+        race[is_fairface] = fairface.races(folder, table["path"][is_fairface])
     return race
 
 
 def worst_group(results: pd.DataFrame, measure: str, by: str) -> pd.Series:
-    """The row of the group that a measure is worst for; of at least `FEWEST` faces, since fewer say little.
-
-    Errors and widths are worst where they are largest. Raises ValueError where no group is large enough.
-    """
+    """The row of the group with the worst value, of at least FEWEST_PER_GROUP faces; ValueError if there is none."""
     rows = results[(results["measure"] == measure) & (results["by"] == by) & (results["n"] >= FEWEST_PER_GROUP)]
     if rows.empty:
         raise ValueError(f"{measure} has no group by {by} of at least {FEWEST_PER_GROUP} faces")
-    return rows.loc[rows["value"].idxmax() if measure.endswith(("error", "width")) else rows["value"].idxmin()]
+    return rows.loc[rows["value"].idxmax() if measure in LOWER_IS_BETTER else rows["value"].idxmin()]

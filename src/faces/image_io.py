@@ -1,7 +1,4 @@
-"""Reads a photo file of any supported format, depth and colour mode into upright RGB pixels, and lists photo files.
-
-Before it: nothing but the file. After it: `faces`.
-"""
+"""Reads photo files of any supported format, depth and colour mode into upright RGB pixels, and lists photo files."""
 
 import functools
 import glob
@@ -9,7 +6,7 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -20,250 +17,199 @@ from PIL import ExifTags, Image, ImageCms
 
 from src.config import IMAGE_SUFFIXES
 
-MAX_PIXELS = 200_000_000  # a photo of 16,000 x 12,500; 600 MB once decoded
-LARGE = 50_000_000  # pixels: `read_scaled_photo` reduces photos of more
-FACTORS = (1, 2, 4, 8)  # by which it reduces them; what JPEG's decoders offer
-STRIP = 4_000_000  # pixels that are converted at a time: only the decoded picture and the result are in memory as a whole
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "HEIF", "AVIF", "PPM")  # of Pillow's; its EPS runs programs
-Image.MAX_IMAGE_PIXELS = None  # our own limit above is checked instead, before anything is decoded
+MAX_PIXELS = 200_000_000  # larger photos are refused; 600 MB once decoded
+LARGE_PHOTO = 50_000_000  # pixels above which `read_scaled_photo` reduces a photo
+SCALES = (1, 2, 4, 8)  # possible reductions; the ones that JPEG decoders offer
+STRIP_PIXELS = 4_000_000  # pixels that are converted at a time, so that no second copy of the whole photo is in memory
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "HEIF", "AVIF", "PPM")  # not EPS, for which Pillow runs a program
+Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked instead, before anything is decoded
 pillow_heif.register_heif_opener()
-NO_MATCH = "no file matches this pattern"
 
+REASONS = {
+    FileNotFoundError: "no such file",
+    PermissionError: "no permission to read the file",
+    MemoryError: "too large for this machine's memory",
+    Image.UnidentifiedImageError: "not a picture in a format that can be read",
+}
 
-PhotoFile: TypeAlias = str | Path | bytes | Image.Image
+PhotoFile: TypeAlias = str | Path | bytes | Image.Image  # a file's path or content, or a PIL image
 
 
 class UnreadablePhoto(ValueError):
-    """A file that is not a picture in a supported format. The text says why in one sentence."""
+    """The photo cannot be read; the text is the reason in one sentence."""
 
 
 class ScaledPhoto(NamedTuple):
-    """A photo, perhaps reduced.
+    """A photo, perhaps reduced: each pixel is the mean of `scale` x `scale` pixels, fewer at the right and lower edge.
 
-    Pixel (x, y) of `pixels` is the mean of `scale` x `scale` pixels of the photo: box edges times `scale` are edges in the
-    photo, and (x + 0.5) * scale - 0.5 is the place of a pixel's centre. At the right and lower border a pixel may reach
-    over the photo's edge.
+    Edges of boxes, times `scale`, are edges in the photo.
     """
 
     pixels: npt.NDArray[np.uint8]  # (height, width, 3), RGB, 0-255, upright
-    scale: int  # of `FACTORS`; 1: as it is
-    size: tuple[int, int]  # width and height of the upright photo in its own pixels
+    scale: int  # one of `SCALES`
+    size: tuple[int, int]  # width and height of the upright photo before the reduction
 
 
-def read_photo(photo: PhotoFile, most: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Reads a photo at its full size.
+def read_photo(photo: PhotoFile, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """Reads a photo at full size.
 
-    Grey, palette, CMYK and 16-bit pictures become RGB. Pictures with a colour profile become sRGB. Transparent pixels are
-    blended with white. Of an animation the first frame is read.
+    Grey, palette, CMYK and 16-bit images become RGB, and colour profiles are converted to sRGB. Transparent pixels are
+    blended with white. An animation gives its first frame.
 
     Args:
-        photo: the file's path, its content, or a PIL image.
-        most: the largest number of pixels that is read; it is checked before anything is decoded.
+        photo: Path or content of a file, or a PIL image.
+        max_pixels: Largest number of pixels that is read, checked before anything is decoded.
 
     Returns:
-        uint8 (height, width, 3), RGB, 0-255, turned upright by the photo's EXIF orientation.
+        uint8 (height, width, 3), RGB, 0-255, upright by the photo's EXIF orientation.
 
     Raises:
-        UnreadablePhoto: the file is missing, damaged, no picture in a supported format, or too large.
+        UnreadablePhoto: The file is missing, damaged, too large, or not an image in a supported format.
     """
-    return _read(photo, most, most).pixels
+    return read_scaled_photo(photo, max_pixels, max_pixels).pixels
 
 
-def read_scaled_photo(photo: PhotoFile, most: int = MAX_PIXELS, enough: int = LARGE) -> ScaledPhoto:
-    """Reads a photo as `read_photo` does, but one of more than `enough` pixels reduced by 2, 4 or 8.
+def read_scaled_photo(photo: PhotoFile, max_pixels: int = MAX_PIXELS, large: int = LARGE_PHOTO) -> ScaledPhoto:
+    """Reads a photo like `read_photo`, but reduces one of more than `large` pixels by 2, 4 or 8.
 
-    It takes the smallest of these factors that leaves at most `enough` pixels. JPEG files are decoded at the reduced size,
-    which needs a fraction of the memory (for progressive files less is saved); others are decoded as a whole first.
+    The scale is the smallest that leaves at most `large` pixels. JPEG files are decoded at the reduced size, which needs a
+    fraction of the memory; other formats are decoded at full size first.
     """
-    return _read(photo, most, enough)
-
-
-def _read(photo: PhotoFile, most: int, enough: int) -> ScaledPhoto:
-    path = photo if isinstance(photo, (str, Path)) else ""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd EXIF or palette data: Pillow reads on, and so do we
+            warnings.simplefilter("ignore")  # Pillow reads on after unusual EXIF or palette data
             if isinstance(photo, Image.Image):
-                return _decoded(photo, most, enough, draft=False)  # which would change the caller's image
-            with Image.open(_checked(photo), formats=FORMATS) as image:
-                return _decoded(image, most, enough)
+                return _decode(photo, max_pixels, large, draft=False)  # a draft would change the caller's image
+            with Image.open(_openable(photo), formats=FORMATS) as image:
+                return _decode(image, max_pixels, large, draft=True)
     except UnreadablePhoto:
         raise
-    except FileNotFoundError:
-        raise UnreadablePhoto(NO_MATCH if glob.has_magic(str(path)) else "no such file") from None
-    except IsADirectoryError:
-        raise UnreadablePhoto("a folder, not a photo") from None
-    except PermissionError:
-        raise UnreadablePhoto("no permission to read the file") from None
-    except MemoryError:
-        raise UnreadablePhoto("too large for this machine's memory") from None
-    except Image.UnidentifiedImageError:
-        empty = not photo if isinstance(photo, bytes) else Path(path).stat().st_size == 0
-        raise UnreadablePhoto("the file is empty" if empty else "not a picture in a format that can be read") from None
-    except Exception as error:  # Pillow's decoders raise many kinds on damaged data; all mean the same here
-        raise UnreadablePhoto(f"damaged picture ({str(error) or type(error).__name__})") from None
+    except Exception as error:  # Pillow's decoders raise many types on damaged data
+        damaged = f"damaged picture ({str(error) or type(error).__name__})"
+        raise UnreadablePhoto(REASONS.get(type(error), damaged)) from None
 
 
-def _checked(photo: str | Path | bytes) -> str | Path | io.BytesIO:
-    """What Pillow can open; UnreadablePhoto or OSError for what it should not try to open."""
-    if isinstance(photo, bytes):
-        return io.BytesIO(photo)
-    if glob.has_magic(str(photo)) and not os.path.lexists(photo):  # Windows would call the name invalid
-        raise UnreadablePhoto(NO_MATCH)
-    if not stat.S_ISREG(os.stat(photo).st_mode) and not os.path.isdir(photo):
-        raise UnreadablePhoto("not a file that can be read as a photo")  # a pipe or device could be waited for for ever
-    return photo
+def _openable(photo: str | Path | bytes) -> str | Path | io.BytesIO:
+    """Returns what Pillow can open; raises UnreadablePhoto or OSError for anything else."""
+    if not isinstance(photo, bytes):
+        if glob.has_magic(str(photo)) and not os.path.lexists(photo):
+            raise UnreadablePhoto("no file matches this pattern")
+        mode = os.stat(photo).st_mode
+        if stat.S_ISDIR(mode):
+            raise UnreadablePhoto("a folder, not a photo")
+        if not stat.S_ISREG(mode):
+            raise UnreadablePhoto("not a file that can be read as a photo")  # a pipe or device might never end
+    if not (len(photo) if isinstance(photo, bytes) else os.path.getsize(photo)):
+        raise UnreadablePhoto("the file is empty")
+    return io.BytesIO(photo) if isinstance(photo, bytes) else photo
 
 
-def _decoded(image: Image.Image, most: int, enough: int, draft: bool = True) -> ScaledPhoto:
+def _decode(image: Image.Image, max_pixels: int, large: int, draft: bool) -> ScaledPhoto:
     width, height = image.size
-    if width * height > most:
-        raise UnreadablePhoto(f"at most {most:,} pixels are read, got {width:,} x {height:,}")
-    factor = next((one for one in FACTORS if width * height <= enough * one**2), FACTORS[-1])
-    if factor > 1 and draft:  # only has an effect on JPEG
-        image.draft(None, (max(1, width // factor), max(1, height // factor)))
-    decoded = round(max(width, height) / max(image.size))  # the factor by which the decoder reduces
+    if width * height > max_pixels:
+        raise UnreadablePhoto(f"at most {max_pixels:,} pixels are read, got {width:,} x {height:,}")
+    scale = next((one for one in SCALES if width * height <= large * one**2), SCALES[-1])
+    if scale > 1 and draft:  # only has an effect on JPEG
+        image.draft(None, (max(1, width // scale), max(1, height // scale)))
+    decoder_scale = round(max(width, height) / max(image.size))
     image.load()
-    full = (width, height) if decoded > 1 else image.size  # TIFF files are turned upright by `load`
-    return _upright(image, full, decoded, max(1, factor // decoded))
+    size = (width, height) if decoder_scale > 1 else image.size  # `load` turns TIFF files upright
+    orientation = _orientation(image)
+    pixels = _to_rgb(image, max(1, scale // decoder_scale), orientation)
+    return ScaledPhoto(pixels, max(scale, decoder_scale), size[::-1] if orientation >= 5 else size)
 
 
-def list_photos(places: list[str | Path]) -> list[Path]:
-    """Lists photo files.
-
-    Args:
-        places: names of files and folders, and patterns with `*`, `?`, `[…]` or `**` (folders at any depth), which the
-            Windows command line does not expand. A file whose own name looks like a pattern is that file.
-
-    Returns:
-        The files in the order given. A folder gives the pictures in it and below it (known by `IMAGE_SUFFIXES`), sorted,
-        without hidden ones; so does a pattern, for the files and folders that it matches. Any other name is kept as it is,
-        also that of a missing file and a pattern without a match, so that the table of predictions has a row for it.
-
-    Raises:
-        ValueError: a name is empty.
-    """
-    found = []
-    for place in places:
-        if not str(place):
-            raise ValueError("expected the name of a photo or a folder, got an empty name; the current folder is called .")
-        path = Path(os.path.expanduser(place))  # leaves a file called ~name alone
-        if _is(Path.is_dir, path):
-            found += sorted(_pictures(path))
-        elif glob.has_magic(str(path)) and not os.path.lexists(path):
-            found += _matches(str(path)) or [path]
-        else:
-            found.append(path)
-    return found
-
-
-def _matches(pattern: str) -> list[Path]:
-    """The pictures that a pattern matches, and those in folders that it matches, each once, sorted."""
-    try:
-        matched = [Path(name) for name in glob.glob(pattern, recursive=True)]
-    except (OSError, ValueError):  # a name that no file can have
-        return []
-    found = set()
-    for path in matched:
-        if _is(Path.is_dir, path):
-            found.update(_pictures(path))
-        elif path.suffix.lower() in IMAGE_SUFFIXES and _is(Path.is_file, path):
-            found.add(path)
-    return sorted(found)
-
-
-def _pictures(folder: Path) -> Iterator[Path]:
-    """Also of a folder that changes meanwhile: what is gone before it is looked into is left out."""
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            path = Path(place, name)
-            if not name.startswith(".") and path.suffix.lower() in IMAGE_SUFFIXES and _is(Path.is_file, path):
-                yield path
-
-
-def _is(kind: Callable[[Path], bool], path: Path) -> bool:
-    try:
-        return kind(path)
-    except (OSError, ValueError):  # a name that no file can have, or a folder that may not be looked into
-        return False
-
-
-def _upright(image: Image.Image, size: tuple[int, int], decoded: int, factor: int) -> ScaledPhoto:
-    """The pixels of a decoded picture, which was reduced by `decoded` and is to be reduced by `factor` more.
-
-    size: width and height of the whole picture as it is stored. Works in strips and writes each to its place in the upright
-    result, so that no other copy of the whole picture is made.
-    """
-    orientation, top = _orientation(image), _brightest(image)
-    stored_shape = tuple(-(-side // factor) for side in (image.height, image.width))
-    pixels = np.empty((*(stored_shape[::-1] if orientation >= 5 else stored_shape), 3), np.uint8)
-    stored = _as_stored(pixels, orientation)
-    rows = max(1, STRIP // image.width // factor) * factor
+def _to_rgb(image: Image.Image, scale: int, orientation: int) -> npt.NDArray[np.uint8]:
+    """Converts a decoded image to upright RGB pixels, reduced by `scale`, in strips."""
+    white = 65535.0  # 16-bit integers; floats range from 0 to 1, or to their maximum if that is more
+    if image.mode == "F":
+        white = float(np.fmax.reduce(np.asarray(image), axis=None, initial=1.0))  # ignores NaN
+    shape = tuple(-(-side // scale) for side in (image.height, image.width))
+    upright = np.empty((*(shape[::-1] if orientation >= 5 else shape), 3), np.uint8)
+    stored = upright[::-1] if orientation in (3, 4, 7, 8) else upright  # a view in the file's order of rows and columns
+    stored = stored[:, ::-1] if orientation in (2, 3, 6, 7) else stored
+    stored = stored.swapaxes(0, 1) if orientation >= 5 else stored
+    rows = max(1, STRIP_PIXELS // image.width // scale) * scale
     for start in range(0, image.height, rows):
         strip = image
         if rows < image.height:
             strip = image.crop((0, start, image.width, min(start + rows, image.height)))
-        strip = _srgb(strip, top)
-        if factor > 1:
-            strip = strip.reduce(factor)
-        stored[start // factor : start // factor + strip.height] = np.asarray(strip)
-    return ScaledPhoto(pixels, decoded * factor, size[::-1] if orientation >= 5 else size)
+        strip = _to_srgb(strip, white)
+        if scale > 1:
+            strip = strip.reduce(scale)
+        stored[start // scale : start // scale + strip.height] = np.asarray(strip)
+    return upright
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8 by EXIF's definition; 1, upright, where there is none."""
+    """Returns the EXIF orientation, 1 to 8; 1 (upright) where it is missing or damaged."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # EXIF data that is damaged in any way: the pixels are there, as they are stored
+    except Exception:
         return 1
     return orientation if orientation in range(1, 9) else 1
 
 
-def _as_stored(upright: np.ndarray, orientation: int) -> np.ndarray:
-    """A view of upright pixels, (height, width, 3), in the order of rows and columns in which the file stores them."""
-    if orientation in (3, 4, 7, 8):
-        upright = upright[::-1]
-    if orientation in (2, 3, 6, 7):
-        upright = upright[:, ::-1]
-    return upright.swapaxes(0, 1) if orientation >= 5 else upright
-
-
-def _srgb(image: Image.Image, top: float) -> Image.Image:
-    """RGB for the screen; a profile that is damaged or of another kind than the pixels is ignored. top: see `_brightest`."""
+def _to_srgb(image: Image.Image, white: float) -> Image.Image:
+    """Converts to 8-bit RGB; ignores a profile that is damaged or meant for another kind of pixels."""
     profile = image.info.get("icc_profile")
-    if image.mode not in ("RGB", "L", "CMYK", "LAB"):
-        image = _rgb(image, top)
+    if image.mode.startswith("I") or image.mode == "F":
+        levels = np.clip(np.nan_to_num(np.asarray(image) / white), 0, 1) * 255
+        image = Image.fromarray(np.uint8(levels)).convert("RGB")
+    elif image.mode not in ("RGB", "L", "CMYK", "LAB"):
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("RGB")
     if profile:
         try:
-            return ImageCms.applyTransform(image, _to_srgb(profile, image.mode))
+            return ImageCms.applyTransform(image, _srgb_transform(profile, image.mode))
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
             pass
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @functools.lru_cache(maxsize=16)  # the photos of one camera share a profile
-def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
-    given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    return ImageCms.buildTransform(given, ImageCms.createProfile("sRGB"), mode, "RGB")
+def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
 
 
-def _rgb(image: Image.Image, top: float) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        pixels = np.asarray(image)
-        return Image.fromarray(np.uint8(np.clip(np.nan_to_num(pixels / top), 0, 1) * 255)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+def list_photos(places: list[str | Path]) -> list[Path]:
+    """Lists photo files.
 
+    Args:
+        places: Files, folders, and patterns with `*`, `?`, `[…]` or `**` (folders at any depth), which the Windows command
+            line does not expand.
 
-def _brightest(image: Image.Image) -> float:
-    """The value that becomes white in grey pictures of more than 8 bits.
+    Returns:
+        The files in the order given. A folder, and a pattern for what it matches, gives the images in it and its subfolders
+        (by `IMAGE_SUFFIXES`), sorted, without hidden ones. Any other name stays, even that of a missing file or a pattern
+        without a match, so that the table of predictions has a row for it.
 
-    Integers are 16-bit. Floats range from 0 to 1, or to their largest value where that is more.
+    Raises:
+        ValueError: A name is empty.
     """
-    if image.mode != "F":
-        return 65535.0
-    return float(np.fmax.reduce(np.asarray(image), axis=None, initial=1.0))  # ignores NaN
+    found: list[Path] = []
+    for place in places:
+        if not str(place):
+            raise ValueError("expected the name of a photo or a folder, got an empty name; the current folder is called .")
+        path = Path(os.path.expanduser(place))
+        if os.path.isdir(path):
+            found += sorted(_images_in(path))
+        elif glob.has_magic(str(path)) and not os.path.lexists(path):
+            matches = [Path(name) for name in glob.glob(str(path), recursive=True)]
+            images = {image for match in matches for image in (_images_in(match) if match.is_dir() else [match])}
+            found += sorted(image for image in images if image.suffix.lower() in IMAGE_SUFFIXES) or [path]
+        else:
+            found.append(path)
+    return found
+
+
+def _images_in(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            path = Path(parent, name)
+            if not name.startswith(".") and path.suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(path):
+                yield path

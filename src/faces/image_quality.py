@@ -1,7 +1,4 @@
-"""The second half of cleaning: what only the picture files themselves can tell, whatever the data set.
-
-Before it: a loader's table. After it: `prepare`, which then meets no picture that cannot be read.
-"""
+"""Cleans a table of faces by what the image files show: unreadable, small, grey and duplicate images."""
 
 import hashlib
 from pathlib import Path
@@ -14,68 +11,78 @@ from tqdm.auto import tqdm
 
 from src.config import CACHE
 from src.data.table import Loaded, split_rejects
-from src.faces.duplicates import BITS, perceptual_hash, similar_pairs
+from src.faces.duplicates import MAX_HASH_DISTANCE, group_similar_hashes, perceptual_hash
 from src.faces.image_io import UnreadablePhoto, read_photo
-from src.faces.prepare import SMALLEST, stamps
+from src.faces.prepare import MIN_SIDE, file_stamps
 from src.files import atomic_write
 
-VERSION = 1  # of what is seen of a picture
-CHUNK = 1000  # pictures that one task looks at, and the most that a kill loses a worker
-GREY = 8  # of 255: a picture whose colours differ less from grey anywhere has none
-SEEN = np.dtype([("width", "u4"), ("height", "u4"), ("colour", "u1"), ("hash", "u8"), ("readable", "?")])
+VERSION = 1  # of the cached properties
+CHUNK = 1000  # images per task, the most that a killed worker loses
+MIN_COLOUR = 8  # of 255: an image counts as grey if its colours differ less from grey everywhere
+PROPERTIES = np.dtype([("width", "u4"), ("height", "u4"), ("colour", "u1"), ("hash", "u8"), ("readable", "?")])
 
 
 def inspect_images(table: pd.DataFrame, folder: str | Path, cache: Path = CACHE, workers: int = -1) -> pd.DataFrame:
-    """What is seen of each picture of a table of faces, in its order.
+    """Measures the image of each row of a table of faces in the data set's folder.
 
-    Columns: width, height in pixels; colour, how far the most coloured place of the small picture is from grey, 0-255; hash,
-    uint64, see `duplicates.perceptual_hash`; readable. Kept in the cache by 1,000 pictures, named by their paths, sizes and
-    times of change, so that an interrupted look goes on and a replaced picture is looked at again.
+    Results are cached, so an interrupted run resumes; a replaced file is measured again. workers: -1 for one per core.
+
+    Returns:
+        The table's index with the columns width and height in pixels; colour, the largest difference from grey, 0-255; hash,
+        from `perceptual_hash`; and readable.
     """
-    folder, place = Path(folder).expanduser(), cache / "pictures"
-    place.mkdir(parents=True, exist_ok=True)
+    folder, target = Path(folder).expanduser(), cache / "pictures"
+    target.mkdir(parents=True, exist_ok=True)
     paths = table["path"].to_numpy(object)
-    tasks = (delayed(_look_at)(paths[i : i + CHUNK], folder, place) for i in range(0, len(paths), CHUNK))
-    seen = []
-    with tqdm(mininterval=0.5, total=len(paths), desc="looking", unit=" pictures") as bar:
-        for some in Parallel(n_jobs=workers, return_as="generator")(tasks):
-            seen.append(some)
-            bar.update(len(some))
-    return pd.DataFrame(np.concatenate([np.empty(0, SEEN), *seen]), index=table.index)
+    tasks = (delayed(_inspect_chunk)(paths[i : i + CHUNK], folder, target) for i in range(0, len(paths), CHUNK))
+    chunks = [np.empty(0, PROPERTIES)]
+    with tqdm(mininterval=0.5, total=len(paths), desc="inspecting", unit=" images") as bar:
+        for chunk in Parallel(n_jobs=workers, return_as="generator")(tasks):
+            chunks.append(chunk)
+            bar.update(len(chunk))
+    return pd.DataFrame(np.concatenate(chunks), index=table.index)
 
 
 def drop_bad_images(
-    loaded: Loaded, seen: pd.DataFrame, smallest: int = SMALLEST, drop_grey: bool = False, bits: int = BITS
+    loaded: Loaded,
+    properties: pd.DataFrame,
+    min_side: int = MIN_SIDE,
+    drop_grey: bool = False,
+    max_distance: int = MAX_HASH_DISTANCE,
 ) -> Loaded:
-    """The table without the pictures that are of no use, each in the ledger under one reason.
+    """Moves rows with useless images to the ledger: unreadable, too small, grey, or duplicate image, in this order.
 
-    seen: what `look` gave for loaded.table. Reasons, in this order: unreadable; too small (a side below `smallest` pixels);
-    grey (where asked for); duplicate image (alike an earlier good one in all but `bits` of its hash: the first stays).
+    Args:
+        loaded: Table and ledger.
+        properties: Result of `inspect_images` for the table.
+        min_side: Shortest side in pixels that is kept.
+        drop_grey: Whether to drop images without colour.
+        max_distance: Most bits in which the hashes of duplicates differ. The first of several duplicates stays.
     """
-    side = seen[["width", "height"]].min(axis=1).to_numpy()
-    reasons = {"unreadable": ~seen["readable"].to_numpy(), "too small": side < smallest}
+    side = properties[["width", "height"]].min(axis=1).to_numpy()
+    reasons = {"unreadable": ~properties["readable"].to_numpy(), "too small": side < min_side}
     if drop_grey:
-        reasons["grey"] = seen["colour"].to_numpy() < GREY
+        reasons["grey"] = properties["colour"].to_numpy() < MIN_COLOUR
     good = np.flatnonzero(~np.logical_or.reduce(list(reasons.values())))
-    group = similar_pairs(seen["hash"].to_numpy()[good], bits)
-    reasons["duplicate image"] = np.zeros(len(seen), bool)
+    group = group_similar_hashes(properties["hash"].to_numpy()[good], max_distance)
+    reasons["duplicate image"] = np.zeros(len(properties), bool)
     reasons["duplicate image"][good] = pd.Series(group).duplicated()
     table, ledger = split_rejects(loaded.table, reasons, loaded.table["dataset"])
     return Loaded(table, pd.concat([loaded.ledger, ledger], ignore_index=True))
 
 
-def _look_at(paths: np.ndarray, folder: Path, place: Path) -> np.ndarray:
+def _inspect_chunk(paths: np.ndarray, folder: Path, target: Path) -> np.ndarray:
+    """Returns the properties of a chunk of images, cached by all that they depend on."""
     digest = hashlib.sha256(f"{VERSION} {cv2.__version__} {folder.resolve()}\n".encode())
-    digest.update("\n".join(paths).encode() + stamps(folder, paths).tobytes())
-    file = place / f"{digest.hexdigest()[:24]}.npy"
+    digest.update("\n".join(paths).encode() + file_stamps(folder, paths).tobytes())
+    file = target / f"{digest.hexdigest()[:24]}.npy"
     if not file.exists():
-        seen = np.array([_seen(folder / path) for path in paths], SEEN)
-        with atomic_write(file) as new, new.open("wb") as opened:
-            np.save(opened, seen)
+        with atomic_write(file) as path:
+            np.save(path, np.array([_properties(folder / name) for name in paths], PROPERTIES))
     return np.load(file)
 
 
-def _seen(path: Path) -> tuple:
+def _properties(path: Path) -> tuple[int, int, int, int, bool]:
     try:
         photo = read_photo(path)
     except UnreadablePhoto:

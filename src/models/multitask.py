@@ -1,130 +1,162 @@
-"""Both tasks on one trunk: labels of every kind, the losses that learn from them, and the heads.
+"""One network for gender and age: its heads, its labels and the losses that it learns from.
 
-A network of this module gives logits: two of gender (female, male), then one for each year of age from 0 to 100, then,
-while it is taught, 128 numbers that imitate a face descriptor. Before it: `network`. After it: `train`.
+The network gives logits: two for gender (female, male), 101 for the years of age from 0 to 100 and, while a teacher trains
+it, 128 numbers that imitate dlib's face descriptor. A label that is unknown adds nothing to a loss.
 """
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from src.config import GENDERS, SEED, YEARS
+from src.data.table import encode_gender
 from src.keras_setup import keras, layers, ops
 
 LOGITS = len(GENDERS) + YEARS
 DESCRIPTOR = 128  # numbers in dlib's face descriptor
-# The standard deviation of an age label's error, in years: a share of the age, within limits. Labels of one picture that two
-# data sets or two files hold differ by half a year below seven and by 3-5 years above 15 (benchmarks/label_limits.py).
-LABEL_ERROR_SHARE, SMALLEST_LABEL_ERROR, LARGEST_LABEL_ERROR = 0.15, 0.5, 3.0
-UNKNOWN = -1.0
-GENDER_WEIGHT = 3.0  # of the gender loss beside that of age, whose values are some ten times as large
-TEACHER_WEIGHT = 0.5  # share of a taught loss that comes from the teacher, the rest from the label
+UNKNOWN = -1.0  # stands for an unknown label
+GENDER_WEIGHT = 3.0  # of the gender loss; the age loss is about ten times as large
+TEACHER_WEIGHT = 0.5  # share of the teacher in `distillation_loss`; the labels have the rest
+# Standard deviation of an age label's error in years: a share of the age, within limits. Two labels of the same picture
+# differ by half a year below the age of 7 and by 3-5 years above 15 (benchmarks/label_limits.py).
+LABEL_ERROR_SHARE, MIN_LABEL_ERROR, MAX_LABEL_ERROR = 0.15, 0.5, 3.0
 
 
-def multitask_labels(table: pd.DataFrame, taught: np.ndarray | None = None) -> np.ndarray:
-    """Labels for `joint_loss`: float32 (n, 3), or (n, 3 + m) with a teacher's answers for `taught_loss`.
+def multitask_labels(table: pd.DataFrame, targets: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
+    """Returns the labels for the losses of this module.
 
-    table: a table of faces. The columns are gender (0 female, 1 male, -1 unknown) and the age's lowest and highest year
-    (-1 unknown). taught: float32 (n, m), a teacher's 2 + 101 probabilities and perhaps features to imitate, such as a face's
-    descriptor, 128 standardised numbers.
+    Args:
+        table: Table of faces.
+        targets: A teacher's targets for `distillation_loss`, floats (n, 103 + m): the probabilities of the genders and years,
+            then m features to imitate, such as the 128 standardised numbers of a face descriptor.
+
+    Returns:
+        float32 (n, 3) or, with targets, (n, 106 + m): gender (0 female, 1 male), the first and the last year of the age,
+        then the targets. `UNKNOWN` stands for unknown labels, and ages above 100 count as 100.
     """
-    gender = table["gender"].map({name: i for i, name in enumerate(GENDERS)}).astype(float).fillna(UNKNOWN)
+    gender = encode_gender(table["gender"])
     ages = [table[name].astype(float).fillna(UNKNOWN).clip(upper=YEARS - 1) for name in ("age_low", "age_high")]
     labels = np.column_stack([gender, *ages])
-    return np.float32(labels if taught is None else np.hstack([labels, taught]))
+    return np.float32(labels if targets is None else np.hstack([labels, targets]))
 
 
 def age_loss(low, high, log_probability):
-    """Negative log-probability of the interval low to high that the age lies in; tensor (n, 1).
+    """Returns the negative log-likelihood of ages.
 
-    low, high: tensors (n, 1), years. log_probability: tensor (n, 101), of the years 0-100. A range costs the logarithm of
-    its years' sum. An exact age is the shortest interval, but labels err: it costs the cross-entropy to a Gaussian about it.
-    To let a range reach softly over its ends would reward years between two ranges, which then count for both.
+    An age range costs the logarithm of the summed probability of its years. An exact age costs the cross-entropy to a
+    Gaussian around it, because labels have errors. Ranges have no such soft edges: those would reward predictions between
+    two neighbouring ranges, which would then count for both.
+
+    Args:
+        low: First year of each age, tensor (n, 1).
+        high: Last year, tensor (n, 1); equal to `low` for an exact age.
+        log_probability: Log-probabilities of the years 0-100, tensor (n, 101).
+
+    Returns:
+        Tensor (n, 1).
     """
     years = ops.arange(YEARS, dtype="float32")[None]
     inside = ops.logical_and(years >= low, years <= high)
-    of_range = -ops.logsumexp(ops.where(inside, log_probability, -1e9), axis=1, keepdims=True)
-    error = ops.clip(LABEL_ERROR_SHARE * low, SMALLEST_LABEL_ERROR, LARGEST_LABEL_ERROR)
-    near = ops.softmax(-0.5 * ops.square((years - low) / error), axis=1)
-    of_year = -ops.sum(near * log_probability, axis=1, keepdims=True)
-    return ops.where(low == high, of_year, of_range)
+    range_loss = -ops.logsumexp(ops.where(inside, log_probability, -1e9), axis=1, keepdims=True)
+    error = ops.clip(LABEL_ERROR_SHARE * low, MIN_LABEL_ERROR, MAX_LABEL_ERROR)
+    gaussian = ops.softmax(-0.5 * ops.square((years - low) / error), axis=1)
+    exact_loss = -ops.sum(gaussian * log_probability, axis=1, keepdims=True)
+    return ops.where(low == high, exact_loss, range_loss)
 
 
 @keras.saving.register_keras_serializable("age_and_gender")
-def multitask_loss(labels, outputs):
-    """Negative log-likelihood of gender plus `age_loss`, a tensor (n,).
+def multitask_loss(labels, logits):
+    """Returns the negative log-likelihood of gender and age.
 
-    labels: (n, 3), see `joint_labels`; what is unknown adds nothing. outputs: (n, 103 or more) logits.
+    Args:
+        labels: Tensor (n, 3 or more); see `multitask_labels`.
+        logits: Tensor (n, 103 or more).
+
+    Returns:
+        Tensor (n,).
     """
     gender, low, high = labels[:, :1], labels[:, 1:2], labels[:, 2:3]
-    female_male, years = _log_probabilities(outputs)
-    of_gender = -ops.where(gender > 0.5, female_male[:, 1:], female_male[:, :1])
-    of_age = age_loss(low, high, years)
-    loss = GENDER_WEIGHT * ops.where(gender > UNKNOWN, of_gender, 0.0) + ops.where(low > UNKNOWN, of_age, 0.0)
-    return loss[:, 0]
+    gender_log, years_log = _log_probabilities(logits)
+    gender_loss = -ops.where(gender > 0.5, gender_log[:, 1:], gender_log[:, :1])
+    gender_loss = ops.where(gender > UNKNOWN, gender_loss, 0.0)
+    return (GENDER_WEIGHT * gender_loss + ops.where(low > UNKNOWN, age_loss(low, high, years_log), 0.0))[:, 0]
 
 
 @keras.saving.register_keras_serializable("age_and_gender")
-def distillation_loss(labels, outputs):
-    """`joint_loss`, mixed with the cross-entropy to a teacher's probabilities, and the squared error of imitated features.
+def distillation_loss(labels, logits):
+    """Returns `multitask_loss`, averaged with the cross-entropy to a teacher's probabilities, plus the error of features.
 
-    labels: (n, 106 + features), see `joint_labels`. outputs: (n, 103 + features); there may be no features. Distillation
-    after Hinton et al., "Distilling the knowledge in a neural network", 2015, at temperature 1.
+    Source: Hinton et al., "Distilling the knowledge in a neural network", 2015, with temperature 1.
+
+    Args:
+        labels: Tensor (n, 106 + m) with a teacher's targets; see `multitask_labels`.
+        logits: Tensor (n, 103), or (n, 103 + m) with m features, whose mean squared error is added.
+
+    Returns:
+        Tensor (n,).
     """
-    probabilities, features = labels[:, 3 : 3 + LOGITS], labels[:, 3 + LOGITS :]
-    female_male, years = _log_probabilities(outputs)
-    of_gender = -ops.sum(probabilities[:, :2] * female_male, axis=1)
-    of_age = -ops.sum(probabilities[:, 2:] * years, axis=1)
-    loss = (1 - TEACHER_WEIGHT) * multitask_loss(labels, outputs) + TEACHER_WEIGHT * (GENDER_WEIGHT * of_gender + of_age)
-    if outputs.shape[1] > LOGITS:
-        loss += ops.mean(ops.square(outputs[:, LOGITS:] - features), axis=1)
+    probability, features = labels[:, 3 : 3 + LOGITS], labels[:, 3 + LOGITS :]
+    gender_log, years_log = _log_probabilities(logits)
+    gender_loss = -ops.sum(probability[:, :2] * gender_log, axis=1)
+    teacher_loss = GENDER_WEIGHT * gender_loss - ops.sum(probability[:, 2:] * years_log, axis=1)
+    loss = (1 - TEACHER_WEIGHT) * multitask_loss(labels, logits) + TEACHER_WEIGHT * teacher_loss
+    if logits.shape[1] > LOGITS:
+        loss += ops.mean(ops.square(logits[:, LOGITS:] - features), axis=1)
     return loss
 
 
-class _MeanWhereKnown(keras.metrics.Mean):
-    """A mean over the faces that have a label for it."""
-
-    def update_state(self, labels, outputs, sample_weight=None):
-        values, known = self.score(labels, outputs)
-        weight = ops.cast(known, "float32")
-        return super().update_state(values, weight if sample_weight is None else weight * sample_weight)
+def _log_probabilities(logits):
+    return ops.log_softmax(logits[:, :2], axis=1), ops.log_softmax(logits[:, 2:LOGITS], axis=1)
 
 
 @keras.saving.register_keras_serializable("age_and_gender")
-class GenderAccuracy(_MeanWhereKnown):
-    """The share of faces with a known gender that is told right."""
+class GenderAccuracy(keras.metrics.Mean):
+    """Share of the faces with a known gender whose gender is predicted correctly."""
 
     def __init__(self, name: str = "gender_accuracy", **options):
         super().__init__(name, **options)
 
-    def score(self, labels, outputs):
-        return (outputs[:, 1] > outputs[:, 0]) == (labels[:, 0] > 0.5), labels[:, 0] > UNKNOWN
+    def update_state(self, labels, logits, sample_weight=None):
+        correct = (logits[:, 1] > logits[:, 0]) == (labels[:, 0] > 0.5)
+        return super().update_state(correct, _weight(labels[:, 0] > UNKNOWN, sample_weight))
 
 
 @keras.saving.register_keras_serializable("age_and_gender")
-class AbsoluteError(_MeanWhereKnown):
-    """Years between the median age and the label, where that is exact."""
+class AbsoluteError(keras.metrics.Mean):
+    """Mean difference in years between the median age and the label, over the faces with an exact age."""
 
     def __init__(self, name: str = "absolute_error", **options):
         super().__init__(name, **options)
 
-    def score(self, labels, outputs):
-        upto = ops.cumsum(ops.exp(_log_probabilities(outputs)[1]), axis=1)
-        years = ops.sum(ops.cast(upto < 0.5, "float32"), axis=1)
-        known = ops.logical_and(labels[:, 1] == labels[:, 2], labels[:, 1] > UNKNOWN)
-        return ops.abs(years - labels[:, 1]), known
+    def update_state(self, labels, logits, sample_weight=None):
+        cumulative = ops.cumsum(ops.exp(_log_probabilities(logits)[1]), axis=1)
+        median = ops.sum(ops.cast(cumulative < 0.5, "float32"), axis=1)
+        exact = ops.logical_and(labels[:, 1] == labels[:, 2], labels[:, 1] > UNKNOWN)
+        return super().update_state(ops.abs(median - labels[:, 1]), _weight(exact, sample_weight))
 
 
-def _log_probabilities(outputs):
-    return ops.log_softmax(outputs[:, :2], axis=1), ops.log_softmax(outputs[:, 2:LOGITS], axis=1)
+def _weight(known, sample_weight):
+    known = ops.cast(known, "float32")
+    return known if sample_weight is None else known * sample_weight
 
 
-def add_task_heads(first: keras.Model, taught: bool = False, dropout: float = 0.2, seed: int = SEED) -> keras.Model:
-    """A level one and a linear level two for both tasks: uint8 faces to float32 logits (batch, 103), taught (batch, 231)."""
-    photo = keras.Input(first.input_shape[1:], dtype="uint8", name="face")
-    x = layers.Dropout(dropout, seed=seed, name="dropout")(first(photo))
-    sizes = {"gender": len(GENDERS), "age": YEARS} | ({"descriptor": DESCRIPTOR} if taught else {})
+def add_task_heads(first: keras.Model, descriptor: bool = False, dropout: float = 0.2, seed: int = SEED) -> keras.Model:
+    """Adds a linear head for each task to a level one.
+
+    Args:
+        first: Level one, from uint8 faces (batch, size, size, 3), RGB, 0-255, to features (batch, n).
+        descriptor: Whether to add a head that imitates a face descriptor.
+        dropout: Share of the features that training drops.
+        seed: Seed of the initial weights and of dropout.
+
+    Returns:
+        A model from uint8 faces to float32 logits (batch, 103), or (batch, 231) with a descriptor.
+    """
+    face = keras.Input(first.input_shape[1:], dtype="uint8", name="face")
+    x = layers.Dropout(dropout, seed=seed, name="dropout")(first(face))
+    sizes = {"gender": len(GENDERS), "age": YEARS} | ({"descriptor": DESCRIPTOR} if descriptor else {})
     heads = [
         layers.Dense(size, kernel_initializer=keras.initializers.GlorotUniform(seed + i), dtype="float32", name=name)(x)
         for i, (name, size) in enumerate(sizes.items())
     ]
-    return keras.Model(photo, layers.Concatenate(dtype="float32", name="logits")(heads), name="joint")
+    return keras.Model(face, layers.Concatenate(dtype="float32", name="logits")(heads), name="multitask")

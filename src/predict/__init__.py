@@ -1,5 +1,17 @@
-"""New photos in, a table of predictions out."""
+"""Predictions for new photos, videos and cameras."""
 
-from src.predict.predictor import Predictor, predict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from src.predict.predictor import Predictor, predict
 
 __all__ = ["Predictor", "predict"]
+
+
+def __getattr__(name: str):
+    """Imports `Predictor` and `predict` at first use: worker processes only use `detection`, and start faster without."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from src.predict import predictor
+
+    return getattr(predictor, name)

@@ -1,207 +1,168 @@
-"""Aligned faces to answers: asks the models, and puts what they say into the columns of the table of predictions.
+"""From aligned faces to predictions: runs the models and turns their probabilities into the columns of the table."""
 
-After it: `predict` for photos, `video` for moving pictures.
-"""
-
-from __future__ import annotations
-
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from src.config import AGE_GROUPS, MODELS
 from src.evaluation.calibration import prediction_interval, sum_to_groups
-from src.evaluation.metrics import decode, expected_years
+from src.evaluation.metrics import decode, expected_years, prediction_confidence
 from src.faces.align import Alignment
 from src.models.model_folder import Labels, ModelFolderError, TrainedModel, load_model
-from src.models.onnx_graph import Predict, run_together
+from src.models.onnx_graph import OnnxGraph, Predict, compile_graphs
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # importing Keras takes seconds
     from src.keras_setup import keras
 
-PREDICTION_COLUMNS = (
-    "photo", "status", "face", "left", "top", "right", "bottom", "detection_score", "gender", "p_male",
-    "age_group", "age_group_probability", "age_years", "message",
-    "age_interval_low", "age_interval_high", "gender_unsure", "age_unsure",
-)  # fmt: skip
-BATCH = 16  # faces; larger batches take more memory and, in ONNX Runtime, more time for each face
+PREDICTION_TYPES = {
+    "photo": "string", "status": "string",
+    "face": "Int64", "left": "Int64", "top": "Int64", "right": "Int64", "bottom": "Int64", "detection_score": "Float64",
+    "gender": "string", "p_male": "Float64",
+    "age_group": "string", "age_group_probability": "Float64", "age_years": "Float64",
+    "message": "string",
+    "age_interval_low": "Int64", "age_interval_high": "Int64", "gender_unsure": "boolean", "age_unsure": "boolean",
+}  # fmt: skip
+PREDICTION_COLUMNS = tuple(PREDICTION_TYPES)
+BATCH_FACES = 16  # larger batches need more memory and, in ONNX Runtime, more time per face
 
 
 class Models(NamedTuple):
-    """The loaded models.
+    """The loaded models."""
 
-    Attributes:
-        trained: The models by task.
-        networks: What runs them, by the tasks that each function predicts (see `joint_networks`).
-    """
-
-    trained: dict[str, TrainedModel]
-    networks: dict[tuple[str, ...], Predict]
+    trained: dict[str, TrainedModel]  # by task, "gender" and "age"
+    networks: dict[tuple[str, ...], Predict]  # the functions that run them; see `build_networks`
 
     @property
     def alignments(self) -> dict[str, Alignment]:
-        return {task: some.alignment for task, some in self.trained.items()}
+        """How faces are aligned, by task."""
+        return {task: trained.alignment for task, trained in self.trained.items()}
 
-    def probabilities(self, faces: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    def probabilities(self, faces: list[dict[str, npt.NDArray[np.uint8]]]) -> dict[str, npt.NDArray[np.float32]]:
         """Runs the models.
 
         Args:
-            faces: For each face, by task, the aligned face: uint8 (size, size, 3), RGB, 0-255.
+            faces: For each face, the aligned face by task: uint8 (size, size, 3), RGB, 0-255.
 
         Returns:
-            The probability of each class by task, float32 (n, classes). Empty if there are no faces.
+            The class probabilities by task, float32 (n, classes); empty without faces.
         """
-        said: dict[str, list] = {task: [] for task in self.trained}
+        batches: dict[str, list] = {task: [] for task in self.trained}
         for tasks, network in self.networks.items():
-            for start in range(0, len(faces), BATCH):
-                batch = np.stack([face[tasks[0]] for face in faces[start : start + BATCH]])
+            for start in range(0, len(faces), BATCH_FACES):
+                batch = np.stack([face[tasks[0]] for face in faces[start : start + BATCH_FACES]])
                 for task, probability in network(batch).items():
-                    said[task].append(probability)
-        return {task: np.concatenate(parts) for task, parts in said.items() if parts}
+                    batches[task].append(probability)
+        return {task: np.concatenate(parts) for task, parts in batches.items() if parts}
 
     def columns(self, probabilities: dict[str, np.ndarray]) -> list[dict]:
-        """The columns of the table of predictions for each face.
+        """Decodes probabilities by task, (n, classes), into values of the table of predictions: for each face, by column.
 
-        `gender_unsure` and `age_unsure` are booleans. `message` says the same to people; it is None where no model is unsure.
+        `message` names the tasks whose prediction is uncertain; it is None if there are none.
         """
-        rows: list[dict] = []
+        columns: dict = {}
         for task, probability in probabilities.items():
-            said = _say(probability, self.trained[task])
-            rows = rows or [{} for _ in said]
-            for row, answers in zip(rows, said, strict=True):
-                row.update(answers)
+            columns |= _task_columns(probability, self.trained[task])
+        rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
         for row in rows:
-            doubted = [task for task in probabilities if row[f"{task}_unsure"]]
-            row["message"] = f"unsure of {' and '.join(doubted)}" if doubted else None
+            unsure = [task for task in probabilities if row[f"{task}_unsure"]]
+            row["message"] = f"unsure of {' and '.join(unsure)}" if unsure else None
         return rows
 
 
 def load_models(gender_model: str | Path | None = MODELS / "gender", age_model: str | Path | None = MODELS / "age") -> Models:
-    """Reads model folders; None leaves a task out. ModelFolderError for a folder that can't be used."""
-    trained = {task: load_model(place) for task, place in (("gender", gender_model), ("age", age_model)) if place is not None}
-    for task, some in trained.items():
-        if some.labels.task != task:
-            raise ModelFolderError(f"the {task} model's folder holds a model for {some.labels.task}")
+    """Loads model folders; None leaves a task out.
+
+    Raises:
+        ModelFolderError: A folder cannot be used, or holds a model for the other task.
+    """
+    folders = {"gender": gender_model, "age": age_model}
+    trained = {task: load_model(folder) for task, folder in folders.items() if folder is not None}
+    for task, model in trained.items():
+        if model.labels.task != task:
+            raise ModelFolderError(f"the {task} model's folder holds a model for {model.labels.task}")
     return Models(trained, build_networks(trained))
 
 
-def add_predictions(rows: list[dict], models: Models) -> list[dict]:
-    """Rows of `looking` with each model's answer in place of the aligned faces."""
-    seen = [row for row in rows if "aligned" in row]
-    for row, answers in zip(seen, models.columns(models.probabilities([row["aligned"] for row in seen]))):
-        add_message(row, answers.pop("message"))
-        row.update(answers)
-    return [{name: value for name, value in row.items() if name != "aligned"} for row in rows]
+def build_networks(models: dict[str, TrainedModel]) -> dict[tuple[str, ...], Predict]:
+    """Returns the functions that run models.
 
-
-def build_networks(
-    models: dict[str, TrainedModel],
-) -> dict[tuple[str, ...], Predict]:
-    """Returns functions that run models: a single one where all take the same aligned faces.
-
-    Models that share a level one run it once. Models run in ONNX Runtime or, if one has layers that only Keras
-    knows, all of them in Keras.
+    Models with the same alignment run together in ONNX Runtime, and run a common level one once. A model with layers that
+    only Keras knows runs in Keras.
 
     Args:
         models: The models by task.
 
     Returns:
-        Functions from aligned faces to probabilities, by the tasks that they predict.
+        Functions from aligned faces, uint8 (n, size, size, 3), to probabilities by task. The keys are the tasks of each.
     """
-    networks = {task: trained.network for task, trained in models.items()}
-    known = {task: network for task, network in networks.items() if network is not None}
-    if len(known) < len(networks):
-        return {tasks: model.predict_on_batch for tasks, model in _keras_networks(models).items()}
-    if len({trained.alignment for trained in models.values()}) == 1:
-        return {tuple(known): run_together(known)}
-    return {(task,): run_together({task: network}) for task, network in known.items()}
+    networks: dict[tuple[str, ...], Predict] = {}
+    together: dict[Alignment, dict[str, OnnxGraph]] = {}
+    for task, trained in models.items():
+        if trained.graph is None:
+            networks[(task,)] = _run_in_keras(task, trained.model)
+        else:
+            together.setdefault(trained.alignment, {})[task] = trained.graph
+    return networks | {tuple(some): compile_graphs(some) for some in together.values()}
 
 
-def _keras_networks(models: dict[str, TrainedModel]) -> dict[tuple[str, ...], keras.Model]:
-    """The same as Keras models, to be run by `predict_on_batch`.
+def _run_in_keras(task: str, model: "keras.Model") -> Predict:
+    # Unlike a direct call, this method is compiled; unlike `predict`, it does not start a data pipeline.
+    return lambda faces: {task: model.predict_on_batch(faces)}
 
-    That method is compiled, unlike a direct call, and does not start a data pipeline, unlike `predict`.
+
+def predict_faces(rows: list[dict], models: Models) -> pd.DataFrame:
+    """Predicts gender and age for detected faces.
+
+    Args:
+        rows: The rows of `detect_faces_in_photo`, of any number of photos; those with faces are completed in place.
+        models: The loaded models.
+
+    Returns:
+        The table of predictions, one row for each of `rows`.
     """
-    from src.keras_setup import keras
-
-    if len(models) < 2 or not _same_level_one(*models.values()):
-        return {(task,): keras.Model(some.model.inputs, {task: some.model.output}) for task, some in models.items()}
-    level_one = next(iter(models.values())).model.get_layer("level_one")
-    photo = keras.Input(level_one.input_shape[1:], dtype="uint8")
-    features = level_one(photo)
-    outputs = {}
-    for task, trained in models.items():  # each level two is wrapped, since a model cannot hold two of the same name
-        given = keras.Input(features.shape[1:])
-        outputs[task] = keras.Model(given, trained.model.get_layer("level_two")(given), name=task)(features)
-    return {tuple(models): keras.Model(photo, outputs)}
+    faces = [row for row in rows if "aligned" in row]
+    for row, predicted in zip(faces, models.columns(models.probabilities([row["aligned"] for row in faces]))):
+        messages = filter(None, (row.get("message"), predicted["message"]))
+        row |= predicted | {"message": "; ".join(messages) or None}
+    table = pd.DataFrame(rows).reindex(columns=PREDICTION_COLUMNS)
+    table["detection_score"] = table["detection_score"].astype(float).round(3)
+    return table.astype(PREDICTION_TYPES)
 
 
-def _same_level_one(one: TrainedModel, other: TrainedModel) -> bool:
-    from src.keras_setup import keras
+def sum_to_classes(probability: npt.ArrayLike, labels: Labels) -> tuple[tuple[str, ...], np.ndarray]:
+    """Sums single years to the eight age groups, in which predictions are reported; other classes stay as they are.
 
-    for trained in (one, other):
-        if [layer.name for layer in trained.model.layers[1:]] != ["level_one", "level_two"]:
-            return False
-    first, second = one.model.get_layer("level_one"), other.model.get_layer("level_one")
-    described = [keras.saving.serialize_keras_object(level) for level in (first, second)]
-    weights = zip(first.get_weights(), second.get_weights())
-    return one.alignment == other.alignment and described[0] == described[1] and all(np.array_equal(*two) for two in weights)
+    Args:
+        probability: The probabilities of the model's classes, (n, classes).
+        labels: The model's label encoder.
 
-
-def _say(probability: np.ndarray, trained: TrainedModel) -> list[dict]:
-    """One task's columns for each face, from the model's probabilities (n, classes)."""
-    labels, calibration = trained.labels, trained.calibration
-    probability = probability / probability.sum(axis=1, keepdims=True, dtype=float)
-    names, of_names = sum_to_classes(probability, labels)
-    best = decode(of_names, ordered=labels.task == "age")
-    confidence = of_names[np.arange(len(best)), best]
-    said = {f"{labels.task}_unsure": confidence < (calibration.unsure_below if calibration else 0)}
-    if labels.task == "gender":
-        said |= {"gender": [names[i] for i in best], "p_male": probability[:, names.index("male")].round(4)}
-    else:
-        said |= {
-            "age_group": [names[i] for i in best],
-            "age_group_probability": confidence.round(4),
-            "age_years": _years(probability, labels).round(1),
-        }
-    if labels.single_years and calibration and calibration.quantiles:
-        low, high = prediction_interval(probability, calibration.quantiles, calibration.bands).T
-        said |= {"age_interval_low": low, "age_interval_high": high}
-    return [dict(zip(said, values)) for values in zip(*said.values())]
-
-
-def _years(probability: np.ndarray, labels: Labels) -> np.ndarray:
-    """The age answered: the median year or, of a model that knows only groups, the expected one; floats (n,)."""
-    if labels.single_years:
-        return decode(probability, ordered=True).astype(float)
-    return expected_years(probability, labels.centre_years)
-
-
-def sum_to_classes(probability, labels: Labels) -> tuple[tuple[str, ...], np.ndarray]:
-    """The classes that answers are given in, and their probabilities, floats (n, classes).
-
-    They are a model's own classes; where these are single years, the eight age groups, each the sum of its years.
+    Returns:
+        The names of the reported classes and their probabilities, (n, reported classes).
     """
     if not labels.single_years:
         return labels.classes, np.asarray(probability)
     groups = AGE_GROUPS["adience"]
-    return groups.names, sum_to_groups(probability, labels.years, groups)
+    return groups.names, sum_to_groups(probability, groups)
 
 
-def add_message(row: dict, text: str | None) -> None:
-    """Adds to what a row's message says already."""
-    row["message"] = "; ".join(filter(None, (row.get("message"), text))) or None
-
-
-def to_table(rows: Iterable[dict]) -> pd.DataFrame:
-    """The rows as a table of predictions, with the columns and types that `predict` promises."""
-    table = pd.DataFrame(list(rows)).reindex(columns=list(PREDICTION_COLUMNS))
-    table["detection_score"] = table["detection_score"].astype(float).round(3)
-    whole = dict.fromkeys(("face", "left", "top", "right", "bottom", "age_interval_low", "age_interval_high"), "Int64")
-    words = dict.fromkeys(("photo", "status", "gender", "age_group", "message"), "string")
-    numbers = dict.fromkeys(("detection_score", "p_male", "age_group_probability", "age_years"), "Float64")
-    booleans = dict.fromkeys(("gender_unsure", "age_unsure"), "boolean")
-    return table.astype(whole | words | numbers | booleans)
+def _task_columns(probability: np.ndarray, trained: TrainedModel) -> dict:
+    """The values of all faces for one task, by column."""
+    labels, calibration = trained.labels, trained.calibration
+    probability = probability / probability.sum(axis=1, keepdims=True, dtype=float)
+    names, by_class = sum_to_classes(probability, labels)
+    predicted = decode(by_class, ordered=labels.task == "age")
+    confidence = prediction_confidence(by_class, ordered=labels.task == "age")
+    predicted_names = [names[i] for i in predicted]
+    unsure = confidence < (calibration.unsure_below if calibration else 0)
+    if labels.task == "gender":
+        return {"gender": predicted_names, "p_male": probability[:, names.index("male")].round(4), "gender_unsure": unsure}
+    median = labels.single_years
+    years = decode(probability, ordered=True) if median else expected_years(probability, labels.centre_years).round(1)
+    columns = {"age_group": predicted_names, "age_group_probability": confidence.round(4), "age_years": years}
+    if labels.single_years and calibration and calibration.quantiles:
+        low, high = prediction_interval(probability, calibration.quantiles, calibration.bands).T
+        columns |= {"age_interval_low": low, "age_interval_high": high}
+    return columns | {"age_unsure": unsure}

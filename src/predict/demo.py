@@ -1,12 +1,9 @@
-"""A page to try the models in a browser, on this machine: `make demo`.
+"""A page to try the models in a browser on this machine: `make demo`.
 
     python -m src.predict.demo [--host 127.0.0.1] [--port 7860] [--gender-model FOLDER] [--age-model FOLDER]
 
-It takes a photo, a picture of the camera or a video, and shows the annotated result, the table and the doubt. Uploads are
-limited and deleted as soon as they are answered, those that never are within some ten minutes; when the page ends nothing is
-kept, and nothing is sent anywhere else.
-
-Before it: `looking`, `answers`, `video`. After it: nothing.
+It takes a photo, a camera picture or a short video, and shows the annotated result and the predictions. An upload is deleted
+as soon as its predictions are shown. Nothing is kept when the page ends, and nothing is sent to another machine.
 """
 
 import argparse
@@ -21,6 +18,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -35,234 +33,209 @@ import uvicorn
 from PIL import Image
 
 from src.config import IMAGE_SUFFIXES, MODELS, VIDEO_SUFFIXES
-from src.faces.detect import MOVING
+from src.faces.detect import VIDEO_DETECTOR
 from src.faces.image_io import UnreadablePhoto, read_photo
 from src.predict import video
 from src.predict.annotate import annotate
+from src.predict.detection import Status
 from src.predict.predictor import Predictor
 
-MEGABYTES = 50  # of an upload
-PIXELS = 50_000_000  # of a photo
-SECONDS = 60  # of a video
-SHOWN = 1280  # pixels: the longest side of the annotated picture
+MAX_MEGABYTES = 50  # of an upload
+MAX_PIXELS = 50_000_000  # of a photo
+MAX_SECONDS = 60  # of a video
+SHOWN_SIDE = 1280  # pixels: the longest side of the annotated photo on the page
 TITLE = "Age and gender from face photos"
-INTRO = (
-    "What a face *looks* like to the models, with their doubt. It is not who someone is, and no decision about a person "
-    f"should rest on it. Up to {MEGABYTES} MB and {PIXELS // 1_000_000} megapixels; videos up to {SECONDS} seconds. Uploads "
-    "stay on the machine that this page runs on, and are deleted once they are answered."
+INTRODUCTION = (
+    "The models estimate the apparent age and gender of a face, with their uncertainty. They do not tell who someone is, and "
+    f"no decision about a person should rest on them. Up to {MAX_MEGABYTES} MB and {MAX_PIXELS // 1_000_000} megapixels; "
+    f"videos up to {MAX_SECONDS} seconds. Uploads stay on the machine that runs this page and are deleted after use."
 )
-# Nothing on the page may call another machine.
-POLICY = (
+POLICY = (  # the browser loads nothing from other machines
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'"
 )
 STYLE = """
 .gradio-container {max-width: 900px !important; margin: 0 auto}
 .answer {width: 0; min-width: 100%; overflow-x: auto}
-.answer img {max-width: 100%; height: auto; border-radius: 6px}
-.answer table {border: none; border-collapse: collapse; margin-top: 10px}
-.answer td, .answer th {padding: 4px 8px; text-align: left; border: none; border-bottom: 1px solid #ccc}
+.answer img {max-width: 100%; height: auto}
+.answer td, .answer th {padding: 4px 8px; text-align: left}
 footer {display: none !important}
 """
-working = threading.Lock()  # dlib and the networks take one question at a time; the others wait their turn
 
 
-class Refused(ValueError):
-    """What is not answered; its text says why."""
-
-
-def answer_photo(upload: str | None, predictor: Predictor) -> str:
-    """The page's answer, as HTML, to an uploaded photo's path, which is deleted."""
-    if not upload:
-        return ""
-    with uploads.answering(upload), working:
-        try:
-            photo = read_photo(upload, PIXELS)
-        except UnreadablePhoto as error:
-            return told(f"This file could not be read: {error}.")
-        return of_pixels(photo, predictor)
-
-
-def of_pixels(photo: np.ndarray, predictor: Predictor) -> str:
-    """The answer as HTML for one photo: uint8 (height, width, 3), RGB."""
-    table = predictor.predict(photo, progress=False)
-    if (table["status"] == "no_face").all():
-        words = "No face was found. One that is larger, from the front and well lit is easier to find."
-    else:
-        words = f"{len(table)} face{'s were' if len(table) > 1 else ' was'} found."
-    return f'<div class="answer">{told(words)}{picture_of(annotate(photo, table))}{table_of(table)}</div>'
-
-
-def answer_video(upload: str | None, predictor: Predictor) -> tuple[str | None, str]:
-    """The annotated video's path, and the table of people as HTML; the upload is deleted."""
-    if not upload:
-        return None, ""
-    with uploads.answering(upload), working:
-        try:
-            with video.open_video(upload) as (facts, _):
-                if facts["duration"] > SECONDS:
-                    raise Refused(f"videos of up to {SECONDS} seconds are taken, got {facts['duration']:.1f}")
-            watched = video.track_people(
-                upload, predictor, progress=False, seconds=SECONDS
-            )  # some don't say how long they are
-            target = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"]), "annotated.mp4")
-            video.draw(upload, watched, target, progress=False, seconds=SECONDS)
-        except video.UnreadableVideo:
-            return None, told("This file could not be read: it is damaged, or no video in a format that can be read.")
-        except Refused as error:
-            return None, told(f"{error}.")
-    words = watched.summary.capitalize() + ("; the answers are means over all looks." if len(watched.people) else ".")
-    table = table_of(watched.people.assign(face=watched.people["person"]))
-    return str(target), f'<div class="answer">{told(words)}{table}</div>'
-
-
-def told(words: str) -> str:
-    """A paragraph of HTML; what stands in the words as markup is shown, not obeyed."""
-    return f"<p>{html.escape(words)}</p>"
-
-
-def picture_of(pixels: np.ndarray) -> str:
-    """The picture inside the page itself, so that no file of it is needed."""
-    small = Image.fromarray(pixels)
-    small.thumbnail((SHOWN, SHOWN))
-    coded = cv2.imencode(".jpg", cv2.cvtColor(np.asarray(small), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
-    return f'<img alt="the photo with answers" src="data:image/jpeg;base64,{base64.b64encode(coded).decode()}">'
-
-
-def table_of(table: pd.DataFrame) -> str:
-    """Each face's answers and their doubt."""
-    rows = []
-    for row in table[table["face"].notna()].to_dict("records"):
-        sure = max(row["p_male"], 1 - row["p_male"])
-        span = "" if pd.isna(row["age_interval_low"]) else f"{row['age_interval_low']:.0f}–{row['age_interval_high']:.0f}"
-        doubt = "" if pd.isna(row["message"]) else row["message"]
-        rows.append((row["face"], f"{row['gender']} ({sure:.0%})", f"{row['age_group']} ({row['age_group_probability']:.0%})",
-                     f"{row['age_years']:.0f}", span, doubt))  # fmt: skip
-    if not rows:
-        return ""
-    names = ("", "gender", "age group", "years", "90% interval", "doubt")
-    head = "".join(f"<th>{name}</th>" for name in names)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
-
-
-class Uploads:
-    """The files that were uploaded; each is deleted once all who sent it are answered.
-
-    Gradio keeps equal uploads as one file, so that one may come while another is answered: askers are counted from the end
-    of their upload on, and nothing is deleted while an upload is coming in.
-    """
+class _Uploads:
+    """Deletes each upload after its last use. Gradio stores equal uploads as one file, so requests are counted by path."""
 
     def __init__(self):
-        self.lock, self.coming, self.asking = threading.Lock(), 0, Counter()
+        self._lock, self._incoming, self._requests = threading.Lock(), 0, Counter()
 
     @contextlib.contextmanager
-    def arriving(self):
-        """While an upload comes in; gives a list for the paths that it was written to."""
-        with self.lock:
-            self.coming += 1
+    def receive(self) -> Iterator[list[str]]:
+        """Surrounds an upload, during which nothing is deleted. The caller adds the paths of the files to the list."""
+        with self._lock:
+            self._incoming += 1
         paths: list[str] = []
         try:
             yield paths
         finally:
-            with self.lock:
-                self.coming -= 1
-                self.asking.update(paths)
-                self._sweep()
+            self._update(-1, dict.fromkeys(paths, 1))
 
     @contextlib.contextmanager
-    def answering(self, path: str):
-        """While the one who sent this file is answered."""
-        with self.lock:
-            self.asking[path] = max(1, self.asking[path])  # one that came in another way was not counted before
+    def use(self, path: str) -> Iterator[None]:
+        """Surrounds the processing of an upload."""
         try:
             yield
         finally:
-            with self.lock:
-                self.asking[path] -= 1
-                self._sweep()
+            self._update(0, {path: -1})
 
-    def _sweep(self) -> None:
-        for path in [path for path, count in self.asking.items() if not count and not self.coming]:
-            del self.asking[path]
-            with contextlib.suppress(OSError):
-                Path(path).unlink()
-                Path(path).parent.rmdir()
+    def _update(self, incoming: int, requests: dict[str, int]) -> None:
+        with self._lock:
+            self._incoming += incoming
+            self._requests.update(requests)
+            for path in [path for path, count in self._requests.items() if count <= 0 and not self._incoming]:
+                del self._requests[path]
+                with contextlib.suppress(OSError):
+                    Path(path).unlink()
+                    Path(path).parent.rmdir()
 
 
-uploads = Uploads()
+_uploads = _Uploads()
+_models_lock = threading.Lock()  # the detector and the models process one request at a time
+
+
+def answer_photo(upload: str | None, predictor: Predictor) -> str:
+    """Predicts for an uploaded photo and deletes it. Returns HTML."""
+    if not upload:
+        return ""
+    with _uploads.use(upload), _models_lock:
+        try:
+            photo = read_photo(upload, MAX_PIXELS)
+        except UnreadablePhoto as error:
+            return _paragraph(f"This file could not be read: {error}.")
+        table = predictor.predict(photo, progress=False)
+    text = f"{len(table)} {'face was' if len(table) == 1 else 'faces were'} found."
+    if (table["status"] == Status.NO_FACE).all():
+        text = "No face was found. A larger, frontal and well lit face is easier to find."
+    return f'<div class="answer">{_paragraph(text)}{_image(annotate(photo, table))}{_table(table)}</div>'
+
+
+def answer_video(upload: str | None, predictor: Predictor) -> tuple[str | None, str]:
+    """Predicts for an uploaded video and deletes it. Returns the path of the annotated copy and HTML."""
+    if not upload:
+        return None, ""
+    with _uploads.use(upload), _models_lock:
+        try:
+            with video.open_video(upload) as (properties, _):
+                if properties["duration"] > MAX_SECONDS:
+                    return None, _paragraph(f"This video is too long: it may last up to {MAX_SECONDS} seconds.")
+            # The limit is given again, since some videos do not state their duration.
+            tracked = video.track_people(upload, predictor, progress=False, seconds=MAX_SECONDS)
+            target = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"]), "annotated.mp4")
+            video.annotate_video(upload, tracked.frames, target, progress=False, seconds=MAX_SECONDS)
+        except video.UnreadableVideo:
+            return None, _paragraph("This file could not be read: it is damaged or not a video in a supported format.")
+    table = tracked.people.rename(columns={"person": "face"})
+    return str(target), f'<div class="answer">{_paragraph(tracked.summary.capitalize() + ".")}{_table(table)}</div>'
+
+
+def _paragraph(text: str) -> str:
+    return f"<p>{html.escape(text)}</p>"
+
+
+def _image(pixels: np.ndarray) -> str:
+    """The image as part of the HTML, so that it needs no file."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    jpeg = cv2.imencode(".jpg", cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
+    return f'<img alt="the photo with predictions" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
+
+
+def _table(table: pd.DataFrame) -> str:
+    """The predictions and their uncertainty, one row per face."""
+    table = table[table["face"].notna()]
+    if table.empty:
+        return ""
+    certainty = np.maximum(table["p_male"], 1 - table["p_male"])
+    interval = table["age_interval_low"].astype("string") + "–" + table["age_interval_high"].astype("string")
+    columns = {
+        "": table["face"],
+        "gender": table["gender"] + certainty.map(" ({:.0%})".format),
+        "age group": table["age_group"] + table["age_group_probability"].map(" ({:.0%})".format),
+        "years": table["age_years"].map("{:.0f}".format),
+        "90% interval": interval.fillna(""),
+        "uncertainty": table["message"].fillna(""),
+    }
+    return pd.DataFrame(columns).to_html(index=False, border=0)
 
 
 def page(predictor: Predictor) -> gr.Blocks:
-    """The page with its three tabs, not yet served."""
-    # What a browser still loads is deleted when it is ten minutes old.
-    at_once = {"concurrency_id": "models", "concurrency_limit": 32}  # which then wait for `working`
+    """Builds the page with its three tabs."""
+    queue = {"concurrency_id": "models", "concurrency_limit": 32}
+    # Gradio deletes the annotated videos, and uploads that nobody asked about, when they are ten minutes old.
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 600)) as blocks:
-        gr.Markdown(f"# {TITLE}\n{INTRO}")
+        gr.Markdown(f"# {TITLE}\n{INTRODUCTION}")
         with gr.Tab("Photo"):
             photo = gr.File(label="A photo", file_types=list(IMAGE_SUFFIXES), elem_id="photo")
-            photo_said = gr.HTML(elem_id="photo-answer")
-            photo.upload(lambda path: answer_photo(path, predictor), photo, photo_said, api_name="photo", **at_once)
+            answer = gr.HTML(elem_id="photo-answer")
+            photo.upload(lambda path: answer_photo(path, predictor), photo, answer, api_name="photo", **queue)
         with gr.Tab("Camera"):
-            # With an image mode Gradio would hand on a copy, and the picture itself would stay.
+            # With an image mode Gradio would pass on a copy and keep the upload.
             camera = gr.Image(label="Camera", sources=["webcam"], type="filepath", image_mode=None, elem_id="camera")
-            camera_said = gr.HTML(elem_id="camera-answer")
-            camera.input(lambda path: answer_photo(path, predictor), camera, camera_said, api_name="camera", **at_once)
+            answer = gr.HTML(elem_id="camera-answer")
+            camera.input(lambda path: answer_photo(path, predictor), camera, answer, api_name="camera", **queue)
         with gr.Tab("Video"):
             film = gr.File(label="A video", file_types=list(VIDEO_SUFFIXES), elem_id="video")
-            copy, people = gr.Video(label="Annotated", elem_id="copy"), gr.HTML(elem_id="video-answer")
-            film.upload(lambda path: answer_video(path, predictor), film, [copy, people], api_name="video", **at_once)
+            copy, answer = gr.Video(label="Annotated", elem_id="copy"), gr.HTML(elem_id="video-answer")
+            film.upload(lambda path: answer_video(path, predictor), film, [copy, answer], api_name="video", **queue)
     return blocks.queue(max_size=64)
 
 
 def application(predictor: Predictor) -> fastapi.FastAPI:
-    """The page as a web application."""
+    """Builds the web application that serves the page."""
     app = fastapi.FastAPI()
 
     @app.middleware("http")
-    async def with_policy(request, call_next):
-        response = await call_next(request)
+    async def handle(request, call_next):
+        if request.method == "POST" and request.url.path.endswith("/upload"):
+            with _uploads.receive() as paths:
+                response = await call_next(request)
+                body = b"".join([part async for part in response.body_iterator])
+                if response.status_code == 200:
+                    paths += json.loads(body)  # Gradio returns the list of paths
+            response = fastapi.Response(body, response.status_code, dict(response.headers))
+        else:
+            response = await call_next(request)
         response.headers["Content-Security-Policy"] = POLICY
         return response
 
-    @app.middleware("http")
-    async def counted(request, call_next):
-        if request.method != "POST" or not request.url.path.endswith("/upload"):
-            return await call_next(request)
-        with uploads.arriving() as paths:
-            response = await call_next(request)
-            body = b"".join([part async for part in response.body_iterator])
-            if response.status_code == 200:
-                paths += json.loads(body)  # Gradio answers with the list of paths
-        return fastapi.Response(body, response.status_code, dict(response.headers))
-
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # the reader's own: none is loaded
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # fonts of the reader's machine
     return gr.mount_gradio_app(
-        app, page(predictor), path="/", footer_links=[], run_history=False, max_file_size=MEGABYTES * 2**20, ssr_mode=False,
-        enable_monitoring=False, show_error=False, theme=gr.themes.Default(**fonts), css=STYLE,
+        app, page(predictor), path="/", footer_links=[], run_history=False, max_file_size=MAX_MEGABYTES * 2**20,
+        ssr_mode=False, enable_monitoring=False, show_error=False, theme=gr.themes.Default(**fonts), css=STYLE,
     )  # fmt: skip
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m src.predict.demo", description="A page to try the models in a browser.")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: %(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 admits other machines (default: %(default)s)")
     parser.add_argument("--port", type=int, default=7860, help="0 takes a free one (default: %(default)s)")
     parser.add_argument("--gender-model", type=Path, default=MODELS / "gender", metavar="FOLDER")
     parser.add_argument("--age-model", type=Path, default=MODELS / "age", metavar="FOLDER")
     options = parser.parse_args()
-    for name in ("SIGTERM", "SIGHUP"):  # ended by another program, or its terminal closed: uploads are deleted then too
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda *_: sys.exit(0))
+            signal.signal(getattr(signal, name), lambda *_: sys.exit(0))  # runs the clean-up below
     try:
-        with tempfile.TemporaryDirectory(prefix="age-and-gender-") as folder:
-            os.environ["GRADIO_TEMP_DIR"] = folder  # gone with everything in it when the page ends
-            with socket.socket(type=socket.SOCK_STREAM) as taken:  # asked here, for an error in one sentence
-                taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                taken.bind((options.host, options.port))
-                app = application(Predictor(options.gender_model, options.age_model, detector=MOVING))
-                print(f"the page is at http://{options.host}:{taken.getsockname()[1]} (Ctrl-C ends it)", flush=True)
-                server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-                server.run(sockets=[taken])
-    except (ValueError, OSError, OverflowError) as error:  # the last of a port that cannot be
+        with (
+            tempfile.TemporaryDirectory(prefix="age-and-gender-") as folder,
+            socket.socket(type=socket.SOCK_STREAM) as listener,  # opened here, so that a port in use is a plain error
+        ):
+            os.environ["GRADIO_TEMP_DIR"] = folder
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((options.host, options.port))
+            app = application(Predictor(options.gender_model, options.age_model, detector=VIDEO_DETECTOR))
+            print(f"the page is at http://{options.host}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
+            uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+    except (ValueError, OSError, OverflowError) as error:  # OverflowError: a port number that is too large
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

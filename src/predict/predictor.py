@@ -1,15 +1,12 @@
-"""Photos to the table of predictions: finds the faces, aligns them as the models' cards say, and runs the models.
+"""From photos to the table of predictions.
 
-It shares `detect` and `faces` with `prepare`, so that new photos are treated exactly as the training faces were.
-
-Before it: `looking` and `answers`. After it: `video`, `predict` (the command), `demo` and notebooks 3 and 4.
+Faces are detected and aligned by the same functions as the training faces, with the alignment in each model's card.
 """
 
-import io
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,21 +17,17 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from src.config import MODELS, VIDEO_SUFFIXES
-from src.faces.detect import DEFAULT, require_detector
+from src.faces.detect import DEFAULT_DETECTOR, require_detector
 from src.faces.image_io import PhotoFile, list_photos, read_photo
 from src.files import atomic_write, write_text
-from src.predict import detection
-from src.predict.annotate import annotate as draw_answers
-from src.predict.decode import add_message, add_predictions, load_models, to_table
-from src.predict.detection import Source
+from src.predict.annotate import annotate as draw_predictions
+from src.predict.decode import load_models, predict_faces
+from src.predict.detection import FALLBACKS, NO_FALLBACK, Source, Status, detect_faces_in_photos
 
-FALLBACKS = ("none", "whole-photo")
-FEW = 8  # photos: fewer are done before other processes have started
-TOGETHER = 32  # photos whose faces are predicted together; bounds the memory
-COPIES = ".annotated-copies.json"  # in a folder of annotated copies: their names
+BATCH_PHOTOS = 32  # photos whose faces are predicted together; limits the memory
+COPIES_LIST = ".annotated-copies.json"  # in a folder of annotated copies: the names of the files written by this package
 
-
-Picture: TypeAlias = PhotoFile | npt.NDArray[np.uint8]  # one photo; see `Predictor.predict`
+Photo: TypeAlias = PhotoFile | npt.NDArray[np.uint8]  # one photo; see `Predictor.predict`
 
 
 class Predictor:
@@ -50,8 +43,8 @@ class Predictor:
         self,
         gender_model: str | Path | None = MODELS / "gender",
         age_model: str | Path | None = MODELS / "age",
-        fallback: str = "none",
-        detector: str = DEFAULT,
+        fallback: str = NO_FALLBACK,
+        detector: str = DEFAULT_DETECTOR,
         workers: int = -1,
     ):
         """Loads the models.
@@ -59,14 +52,13 @@ class Predictor:
         Args:
             gender_model: Model folder; None leaves the columns of gender empty.
             age_model: Model folder; None leaves the columns of age empty.
-            fallback: What happens to a photo without a face: "none", or "whole-photo" to treat its central square as a face.
-            detector: What finds the faces; see `detect.detect`.
-            workers: Processes for eight photos or more, -1 for one per core. A process that may not start others, such as a
-                worker of `multiprocessing.Pool` or Celery, does the work itself.
+            fallback: For a photo without a detected face: "none", or "whole-photo" to treat its central square as a face.
+            detector: The face detector; see `detect.detect`.
+            workers: The number of worker processes for eight photos or more; -1: one per core.
 
         Raises:
-            ValueError: For an unknown fallback or detector, or a number of workers that is neither -1 nor positive.
-            ModelFolderError: For a model folder that cannot be used; it is a ValueError too.
+            ValueError: The fallback or the detector is unknown, or `workers` is neither -1 nor positive.
+            ModelFolderError: A model folder cannot be used; this is a ValueError too.
         """
         if workers != -1 and workers < 1:
             raise ValueError(f"workers must be -1, for one per core, or at least 1, got {workers}")
@@ -77,192 +69,176 @@ class Predictor:
         self.fallback, self.detector, self.workers = fallback, detector, workers
 
     def predict(
-        self, photos: Picture | Iterable[Picture], annotate: str | Path | None = None, progress: bool = True
+        self, photos: Photo | Iterable[Photo], annotate: str | Path | None = None, progress: bool = True
     ) -> pd.DataFrame:
         """Predicts for one photo or several.
 
         Args:
             photos: A file, a folder (searched recursively, sorted), a pattern such as "*.jpg", the bytes of a picture file,
                 a PIL image, an array uint8 (height, width, 3), RGB, 0-255, or an iterable of any of these.
-            annotate: A folder for annotated copies (see `annotate`; a copy with a legend is larger than its photo). The
-                photos are never changed, and only the copies of an earlier call are replaced.
+            annotate: A folder for annotated copies. Only the copies of an earlier call are replaced.
             progress: Whether to show a progress bar.
 
         Returns:
-            The table of predictions: at least one row per photo, in the order given; several faces largest first. What does
-            not apply is NA. Columns:
-
-            - `photo`: the path as given, or "photo-N" for the N-th photo if it has no path
-            - `status`: "ok", "no_face", "whole_photo" (the fallback was used) or "unreadable"
-            - `face`: 1, 2, … within the photo; `left, top, right, bottom`: its box in pixels of the upright photo;
-              `detection_score`: see `detect.Detection`
-            - `gender`: "female" or "male"; `p_male`: 0-1
-            - `age_group`, `age_group_probability` (0-1), `age_years`
-            - `message`: a text for people: why there is no prediction, or which ones are uncertain
-            - `age_interval_low`, `age_interval_high`: the 90% prediction interval of the age in whole years, inclusive,
-              if the age model predicts single years and its card holds the quantiles
-            - `gender_unsure`, `age_unsure`: whether the probability is below the limit in the model's card
+            The table of predictions: at least one row per photo, in the order given, and one row per face, largest first.
+            A value that does not apply is NA. `docs/usage.md` describes the columns; their types are in
+            `decode.PREDICTION_TYPES`.
 
         Raises:
-            ValueError: For an array of another type or shape, an empty name, or a copy that would replace another file. A bad
-                photo raises nothing: its row says what is wrong.
+            ValueError: An array has another type or shape, a name is empty, or a copy would replace another file. A photo
+                that cannot be read raises nothing: its row says what is wrong.
         """
         sources = list_sources(photos, annotate)
-        copies = name_outputs([Path(name) for name, _ in sources], Path(annotate)) if annotate is not None else None
-        return to_table(itertools.chain.from_iterable(self.batches(sources, copies, progress=progress)))
+        copies = name_outputs([Path(source.name) for source in sources], Path(annotate)) if annotate is not None else None
+        batches = list(self.batches(sources, copies, progress=progress))
+        return pd.concat(batches, ignore_index=True) if batches else predict_faces([], self.models)
 
     def batches(
-        self,
-        sources: list[Source],
-        copies: dict[Path, Path] | None = None,
-        done: int = 0,
-        progress: bool = True,
-    ) -> Iterator[list[dict]]:
-        """Yields the rows of predictions, a batch of whole photos at a time.
+        self, sources: list[Source], copies: dict[Path, Path] | None = None, done: int = 0, progress: bool = True
+    ) -> Iterator[pd.DataFrame]:
+        """Predicts for many photos, a batch at a time.
 
         Args:
-            sources: The photos.
-            copies: Where to write annotated copies, by the photo's name (see `targets`).
+            sources: The photos; see `list_sources`.
+            copies: Where to write annotated copies; see `name_outputs`.
             done: The number of photos to skip at the beginning.
             progress: Whether to show a progress bar.
+
+        Yields:
+            The rows of whole photos, as `predict` returns them.
         """
-        left = sources[done:]
-        workers = self.workers if len(left) >= FEW else 1
-        looked = detection.detect_faces_in_photos(left, self.models.alignments, self.fallback, self.detector, workers)
-        counts = {"total": len(sources), "initial": done}
-        with tqdm(**counts, unit=" photos", desc="predicting", disable=not progress) as bar:
-            for start in range(0, len(left), TOGETHER):
-                some = left[start : start + TOGETHER]
-                rows = list(itertools.chain.from_iterable(itertools.islice(looked, len(some))))
-                rows = add_predictions(rows, self.models)
+        sources, total = sources[done:], len(sources)
+        detected = detect_faces_in_photos(sources, self.models.alignments, self.fallback, self.detector, self.workers)
+        with tqdm(total=total, initial=done, unit=" photos", desc="predicting", disable=not progress) as bar:
+            for start in range(0, len(sources), BATCH_PHOTOS):
+                batch = sources[start : start + BATCH_PHOTOS]
+                rows = list(itertools.chain.from_iterable(itertools.islice(detected, len(batch))))
+                table = predict_faces(rows, self.models)
                 if copies:
-                    _annotate(some, copies, rows)
-                yield rows
-                bar.update(len(some))
+                    _write_copies(batch, copies, table)
+                yield table
+                bar.update(len(batch))
 
 
 def predict(
-    photos: Picture | Iterable[Picture],
+    photos: Photo | Iterable[Photo],
     gender_model: str | Path | None = MODELS / "gender",
     age_model: str | Path | None = MODELS / "age",
-    fallback: str = "none",
+    fallback: str = NO_FALLBACK,
     annotate: str | Path | None = None,
     progress: bool = True,
-    detector: str = DEFAULT,
+    detector: str = DEFAULT_DETECTOR,
     workers: int = -1,
 ) -> pd.DataFrame:
     """`Predictor(...).predict(photos)` in one call, with the arguments and errors of both."""
     return Predictor(gender_model, age_model, fallback, detector, workers).predict(photos, annotate, progress)
 
 
-def list_sources(photos: Picture | Iterable[Picture], annotate: str | Path | None) -> list[Source]:
-    """Each photo's name and where its pixels come from."""
-    if isinstance(photos, (str, Path, bytes, Image.Image, np.ndarray)):
+def list_sources(photos: Photo | Iterable[Photo], annotate: str | Path | None = None) -> list[Source]:
+    """Lists the photos of `Predictor.predict`, with its arguments and errors, and names them.
+
+    Annotated copies in folders and patterns are left out.
+    """
+    if isinstance(photos, (str, Path, bytes, Image.Image, np.ndarray)) or not isinstance(photos, Iterable):
         photos = [photos]
-    # An open file is iterable too, by lines, and a dict by its keys.
-    elif not isinstance(photos, Iterable) or isinstance(photos, (io.IOBase, Mapping)):
-        _checked(photos)
-    given = list(photos)
-    drawn = {Path(annotate, name).resolve() for name in drawn_copies(Path(annotate))} if annotate is not None else set()
-    named = {Path(os.path.expanduser(place)) for place in given if isinstance(place, (str, Path))}
+    drawn = {Path(annotate, name).resolve() for name in _drawn_copies(Path(annotate))} if annotate is not None else set()
     sources: list[Source] = []
-    for place in given:
-        if isinstance(place, (str, Path)):
-            paths = list_photos([place])
-            # A copy that an earlier call has drawn is no photo, unless it is named itself.
-            sources += [
-                Source(str(path), path) for path in paths if not drawn or path in named or path.resolve() not in drawn
-            ]
+    for photo in photos:
+        if isinstance(photo, (str, Path)):
+            named = Path(os.path.expanduser(photo))
+            paths = [path for path in list_photos([photo]) if path == named or path.resolve() not in drawn]
+            sources += [Source(str(path), path) for path in paths]
         else:
-            sources.append(Source(f"photo-{len(sources) + 1}", _checked(place)))
+            _check_photo(photo)
+            sources.append(Source(f"photo-{len(sources) + 1}", photo))
     return sources
 
 
-def _checked(photo: Picture) -> Picture:
-    """A photo in memory; ValueError for what is none."""
-    got = type(photo).__name__
-    if isinstance(photo, (bytes, Image.Image)):
-        return photo
+def _check_photo(photo: object) -> None:
+    found = type(photo).__name__
     if isinstance(photo, np.ndarray):
         if photo.dtype == np.uint8 and photo.ndim == 3 and photo.shape[2] == 3 and photo.size:
-            return photo
-        got = f"{photo.dtype} {photo.shape}"
-    raise ValueError(f"a photo must be a path, bytes, a PIL image or an array uint8 (height, width, 3), RGB; got {got}")
+            return
+        found = f"{photo.dtype} {photo.shape}"
+    elif isinstance(photo, (bytes, Image.Image)):
+        return
+    raise ValueError(f"a photo must be a path, bytes, a PIL image or an array uint8 (height, width, 3), RGB; got {found}")
 
 
 def summarise(table: pd.DataFrame) -> str:
-    """A table of predictions in a few sentences: how many faces were found, where none, and what could not be read."""
-    faces = table[table["status"] == "ok"]
-    said = [f"{len(faces)} {'face was' if len(faces) == 1 else 'faces were'} found in {faces['photo'].nunique()} of "
-            f"{table['photo'].nunique()} photos."]  # fmt: skip
-    named = table["photo"].str.split(r"[\\/]").str[-1]
-    for name in named[table["status"] == "no_face"]:
-        said.append(f"{name}: no face was found. One that is larger, from the front and well lit is easier to find.")
-    for name, why in zip(named, table["message"].where(table["status"] == "unreadable")):
-        said += [f"{name}: could not be read: {why}."] if pd.notna(why) else []
-    return "\n".join(said)
+    """Summarises a table of predictions in sentences: how many faces, which photos without a face, which unreadable."""
+    faces = table[table["status"] == Status.OK]
+    found = "1 face was found" if len(faces) == 1 else f"{len(faces)} faces were found"
+    lines = [f"{found} in {faces['photo'].nunique()} of {table['photo'].nunique()} photos."]
+    for row in table.assign(name=table["photo"].str.split(r"[\\/]").str[-1]).itertuples():
+        if row.status == Status.NO_FACE:
+            lines.append(f"{row.name}: no face was found. A larger, frontal and well-lit face is easier to detect.")
+        elif row.status == Status.UNREADABLE:
+            lines.append(f"{row.name} could not be read: {row.message}.")
+    return "\n".join(lines)
+
+
+# --- annotated copies -------------------------------------------------------------------------------------------------
 
 
 def name_outputs(paths: list[Path], folder: Path) -> dict[Path, Path]:
-    """Where the annotated copy of each photo or video goes; those of the same name get a number.
+    """Creates the folder for annotated copies of photos and videos, and chooses the copies' names in it.
 
-    The folder is made, and a hidden file in it tells which names are copies, or a video's tables. ValueError where one would
-    replace any file that is not of an earlier call.
+    A hidden file in the folder lists the copies and the videos' tables, so that a later call may replace these alone.
+
+    Returns:
+        The copy's path by the original's path.
+
+    Raises:
+        ValueError: A copy would replace a file that no earlier call has written.
+        OSError: The folder cannot be created or written.
     """
     originals = {path.resolve() for path in paths}
-    earlier = drawn_copies(folder)
+    earlier = _drawn_copies(folder)
     written = set(earlier)
-    taken: set[str] = set()  # in small letters: some file systems can't tell A.jpg from a.jpg
-    chosen = {}
+    taken: set[str] = set()  # in lower case, because some file systems do not distinguish A.jpg from a.jpg
+    copies = {}
     for path in dict.fromkeys(paths):
-        names = (_copy_name(path, number) for number in itertools.count(1))
-        target = folder / next(name for name in names if name.casefold() not in taken)
-        made = [target, *(target.with_name(f"{target.stem}-{name}.csv") for name in ("frames", "people") if is_video(path))]
-        for file in made:
+        kept = path.suffix.lower() in (".jpg", ".jpeg", ".png")
+        suffix = ".mp4" if is_video(path) else path.suffix if kept else path.suffix + ".jpg"
+        names = (f"{path.stem}{'' if number == 1 else f'-{number}'}{suffix}" for number in itertools.count(1))
+        copy = folder / next(name for name in names if name.lower() not in taken)
+        tables = ("frames", "people") if is_video(path) else ()
+        for file in (copy, *(copy.with_name(f"{copy.stem}-{table}.csv") for table in tables)):
             if file.resolve() in originals or (file.exists() and file.name not in earlier):
-                raise ValueError(f"an annotated copy must not replace {file}: name another folder than {folder}")
-        written.update(file.name for file in made)
-        taken.add(target.name.casefold())
-        chosen[path] = target
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ValueError(f"annotated copies need a folder, and {folder} is or leads through a file: name another") from error
-    write_text(folder / COPIES, json.dumps(sorted(written)))
-    return chosen
+                raise ValueError(f"an annotated copy must not replace {file}: choose another folder than {folder}")
+            written.add(file.name)
+        taken.add(copy.name.lower())
+        copies[path] = copy
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / COPIES_LIST, json.dumps(sorted(written)))
+    return copies
 
 
-def drawn_copies(folder: Path) -> set[str]:
-    """The names of the annotated copies in a folder."""
+def _drawn_copies(folder: Path) -> set[str]:
+    """The names of the files in a folder that earlier calls have written."""
     try:
-        return set(json.loads((folder / COPIES).read_text(encoding="utf-8")))
+        return set(json.loads((folder / COPIES_LIST).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return set()
 
 
-def _copy_name(path: Path, number: int) -> str:
-    stem = path.stem if number == 1 else f"{path.stem}-{number}"
-    if is_video(path):
-        return f"{stem}.mp4"
-    return stem + path.suffix + ("" if path.suffix.lower() in (".jpg", ".jpeg", ".png") else ".jpg")
-
-
-def _annotate(sources: list[Source], copies: dict[Path, Path], rows: list[dict]) -> None:
-    table = to_table(rows)
-    for name, photo in {source.name: source for source in sources}.values():
-        mine = table[table["photo"] == name]
-        if (mine["status"] == "unreadable").any():
+def _write_copies(sources: list[Source], copies: dict[Path, Path], table: pd.DataFrame) -> None:
+    """Draws the predictions on copies of the photos; if one cannot be written, the photo's message says so."""
+    photos = dict(sources)
+    for name, rows in table.groupby("photo", sort=False):
+        if (rows["status"] == Status.UNREADABLE).any():
             continue
+        photo = photos[name]
         try:
             with atomic_write(copies[Path(name)]) as new:
                 pixels = photo if isinstance(photo, np.ndarray) else read_photo(photo)
-                Image.fromarray(draw_answers(pixels, mine)).save(new, quality=92)
-        except (OSError, ValueError) as error:  # the predictions are worth more than the picture of them
-            why = getattr(error, "strerror", None) or error
-            for row in rows:
-                if row["photo"] == name:
-                    add_message(row, f"no annotated copy could be written ({why})")
+                Image.fromarray(draw_predictions(pixels, rows)).save(new, quality=92)
+        except (OSError, ValueError) as error:  # a missing copy must not cost the predictions
+            reason = f"no annotated copy could be written ({getattr(error, 'strerror', None) or error})"
+            table.loc[rows.index, "message"] = (rows["message"] + "; ").fillna("") + reason
 
 
 def is_video(name: str | Path) -> bool:
+    """Whether a file's name ends as a video's does."""
     return Path(name).suffix.lower() in VIDEO_SUFFIXES

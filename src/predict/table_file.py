@@ -1,214 +1,111 @@
-"""A table of predictions that is written while it is made: rows are added a batch at a time, and an interrupted run resumes.
-
-The CSV file is whole and valid after every batch. Until all is done, a hidden file beside it says how the table was begun,
-so that only the same command resumes it; a finished table is replaced. Pipes, terminals and other devices get the rows as
-they come.
-
-Before it: `answers`. After it: `predict`.
-"""
+"""The CSV file that the command writes while it predicts. After an interruption, the same command resumes the file."""
 
 import csv
-import errno
-import itertools
+import io
 import json
-import os
-import re
-import stat
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 import pandas as pd
 
-from src.files import only_writer, resolve_links, write_text
-from src.predict.decode import PREDICTION_COLUMNS, to_table
+from src.files import atomic_write, exclusive_lock, resolve_links, write_text
+from src.predict.decode import PREDICTION_COLUMNS
 
-OLDEST = PREDICTION_COLUMNS[: PREDICTION_COLUMNS.index("message") + 1]  # the columns of every version
-ADDED = ((), ("age_low", "age_high"), PREDICTION_COLUMNS[len(OLDEST) :])  # what the versions have after these
-DESCRIPTOR = re.compile(r"/dev/(?:std(out|err)|fd/(\d+))|/proc/self/fd/(\d+)")  # names of a file that is open already
+HEADER = (",".join(PREDICTION_COLUMNS) + "\n").encode()
+PHOTO, STATUS, FACE = map(PREDICTION_COLUMNS.index, ("photo", "status", "face"))
+OPEN_FILES = ("/dev/std", "/dev/fd/", "/proc/")  # paths of files that are open already, such as /dev/stdout
+
+
+@dataclass
+class TableFile:
+    """A table of predictions that grows by whole photos; see `open_table`."""
+
+    path: Path
+    file: io.FileIO
+    resumable: bool  # not if the table goes to a pipe, a terminal or another device
+    done: int = 0  # how many photos, counted from the first one, an interrupted run has written
+    counts: Counter[str] = field(default_factory=Counter)  # rows by status
+
+    def add(self, table: pd.DataFrame) -> None:
+        """Appends the rows of whole photos.
+
+        Raises:
+            OSError: The rows cannot be written, for example because the disk is full. The file then has none of them.
+        """
+        text = table.assign(photo=table["photo"].map(_escape)).to_csv(index=False, header=False, lineterminator="\n")
+        content, size = memoryview(text.encode()), self.file.seek(0, io.SEEK_END) if self.resumable else 0
+        try:
+            while content:
+                content = content[self.file.write(content) :]
+        except OSError as error:
+            if self.resumable:
+                self.file.truncate(size)
+            hint = "free some space, then the same command resumes the file" if self.resumable else "the rest is lost"
+            raise OSError(f"{self.path} cannot be written ({error.strerror}): {hint}") from error
+        self.counts.update(table["status"])
 
 
 @contextmanager
-def open_table(path: Path, photos: list[Path], settings: dict) -> Iterator["TableFile | TableStream"]:
-    """The table at `path`, to add rows to; see `TableFile` and `TableStream`.
+def open_table(path: Path, photos: list[str], settings: dict) -> Iterator[TableFile]:
+    """Opens a table for the rows of photos.
 
-    A link stays, and the table is where it leads to.
-
-    Raises:
-        BlockingIOError: Another run is writing this table.
-        ValueError: A file that is no table of predictions is there; it stays as it is.
-        OSError: The table cannot be written.
-    """
-    if is_stream(path):
-        table = TableStream(path)
-        try:
-            yield table
-        finally:
-            table.close()
-        return
-    path = resolve_links(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with only_writer(path):
-        yield TableFile(path, photos, settings)
-
-
-def is_stream(path: Path) -> bool:
-    """Whether rows go to `path` as they come: a pipe, a terminal or other device, or an open file such as /dev/stdout."""
-    if DESCRIPTOR.fullmatch(os.path.abspath(path)):
-        return True
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
-
-
-class TableFile:
-    """A table in a regular file, which an interrupted run resumes.
+    A finished table is replaced. An unfinished one is resumed if its settings are the same: it keeps its rows up to the last
+    photo, which may be incomplete, or up to the first photo that is not the expected one. Until the table is finished, a
+    hidden file beside it holds the settings.
 
     Args:
-        path: The CSV file.
-        photos: All photos that the table is for, in order.
-        settings: What must be the same for an unfinished table to be resumed; it must go into JSON.
+        path: A file, a link to one, a pipe or a device.
+        photos: The names of all photos, in order.
+        settings: Everything that must be the same to resume the table, in types that JSON knows.
 
-    Attributes:
-        done: How many of the photos, from the first on, are in the table already. If the photos have changed meanwhile,
-            what comes after the first that differs is taken out of the table.
+    Yields:
+        The table. It is finished on leaving without an exception.
 
     Raises:
-        ValueError: A file that is no table of predictions is there; it stays as it is.
+        BlockingIOError: Another process is writing this table.
+        ValueError: The path is not a table of predictions. It is not changed.
+        OSError: The table cannot be written.
     """
-
-    resumes: ClassVar[bool] = True
-
-    def __init__(self, path: Path, photos: list[Path], settings: dict):
-        _check_header(path)
-        self.path = path
-        self.note = path.with_name(f".{path.name}.unfinished")
-        self.done = 0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        told = json.dumps(settings | {"columns": PREDICTION_COLUMNS}, sort_keys=True)
-        if _content(self.note) == told and path.is_file():
-            self.done = _cut_to_begin_of(path, photos)
-        if not self.done:
-            write_text(path, ",".join(PREDICTION_COLUMNS) + "\n")  # before the note: an older table is never resumed
-            write_text(self.note, told)
-
-    def add(self, rows: list[dict]) -> None:
-        """Adds the rows of whole photos, all or none: OSError where there is no room for them."""
-        content = _as_csv(to_table(rows))
-        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0))
-        try:
-            before = os.fstat(file).st_size
-            try:
-                if os.write(file, content) < len(content):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            except BaseException:
-                os.ftruncate(file, before)
-                raise
-        finally:
-            os.close(file)
-
-    def counts(self) -> dict[str, int]:
-        """How many rows have each status, the commonest first."""
-        with self.path.open(newline="", encoding="utf-8") as file:
-            return dict(Counter(row["status"] for row in csv.DictReader(file)).most_common())
-
-    def finish(self) -> None:
-        """Removes the note by which a run resumes: all is answered."""
-        self.note.unlink(missing_ok=True)
-
-
-class TableStream:
-    """A table that goes to a pipe, a terminal or another device: the header first, then the rows as they come."""
-
-    resumes: ClassVar[bool] = False
-    done: ClassVar[int] = 0
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._counts: Counter[str] = Counter()
-        if named := DESCRIPTOR.fullmatch(os.path.abspath(path)):
-            # Not opened a second time: that fails for sockets, and in a file it would begin at the start again.
-            number = next(filter(None, named.groups()))
-            self._file = os.dup({"out": 1, "err": 2}.get(number) or int(number))
-        else:
-            self._file = os.open(path, os.O_WRONLY)
-        self._write((",".join(PREDICTION_COLUMNS) + "\n").encode())
-
-    def add(self, rows: list[dict]) -> None:
-        """Writes the rows of whole photos: OSError where the other end is closed."""
-        self._write(_as_csv(to_table(rows)))
-        self._counts.update(row["status"] for row in rows)
-
-    def counts(self) -> dict[str, int]:
-        """How many rows have each status, the commonest first."""
-        return dict(self._counts.most_common())
-
-    def finish(self) -> None:
-        """Nothing: a stream has no note."""
-
-    def close(self) -> None:
-        os.close(self._file)
-
-    def _write(self, content: bytes) -> None:
-        while content:
-            content = content[os.write(self._file, content) :]
-
-
-def as_written(name: str) -> str:
-    """A photo's name as it stands in the table: names hold any bytes, the table is UTF-8 and its lines end in one way."""
-    return name.encode(errors="backslashreplace").decode().replace("\r", "\\r")
-
-
-def _as_csv(table: pd.DataFrame) -> bytes:
-    table = table.assign(photo=table["photo"].map(as_written))
-    return table.to_csv(index=False, header=False, lineterminator="\n").encode()
-
-
-def _content(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return None
-
-
-def _check_header(path: Path) -> None:
-    """ValueError for a file that is neither empty nor a table of predictions of this or an older version."""
-    if not path.exists():
+    if str(path).startswith(OPEN_FILES) or (path.exists() and not path.is_file() and not path.is_dir()):
+        with open(path, "ab", buffering=0) as file:
+            file.write(HEADER)
+            yield TableFile(path, file, resumable=False)
         return
+    path = resolve_links(path)
+    if path.exists() and (path.is_dir() or not _is_table(path)):
+        raise ValueError(f"{path} is not a table of predictions, and only such a table is replaced: choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive_lock(path.with_name(f".{path.name}.lock"), wait=False):
+        note, text = path.with_name(f".{path.name}.unfinished"), json.dumps([settings, PREDICTION_COLUMNS], sort_keys=True)
+        resume = path.exists() and note.exists() and note.read_text(encoding="utf-8") == text
+        done, rows = _finished_photos(path, photos) if resume else (0, [])
+        with atomic_write(path) as new, new.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([PREDICTION_COLUMNS, *rows])
+        write_text(note, text)  # after the table, so that no older table is resumed
+        with open(path, "ab", buffering=0) as file:
+            yield TableFile(path, file, True, done, Counter(row[STATUS] for row in rows))
+        note.unlink()
+
+
+def _is_table(path: Path) -> bool:
     with path.open("rb") as file:
-        start = file.readline(1 << 16)
-    header = tuple(next(csv.reader([start.decode(errors="replace")]), ()))
-    if start and not (header[: len(OLDEST)] == OLDEST and header[len(OLDEST) :] in ADDED):
-        raise ValueError(
-            f"{path} is not a table of predictions, which alone would be replaced: move it away or choose another name"
-        )
+        return file.readline(len(HEADER)) in (b"", HEADER)
 
 
-def _cut_to_begin_of(path: Path, photos: list[Path]) -> int:
-    """Removes what does not begin `photos`, and a last photo that a kill may have left half written; counts what stays."""
-    position, begin = 0, 0
-    starts, names = [], []  # of each photo's first row
-    with path.open("rb") as file:
+def _finished_photos(path: Path, photos: list[str]) -> tuple[int, list[list[str]]]:
+    """The number of photos that an unfinished table can keep, and their rows."""
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        rows = [row for row in csv.reader(file) if len(row) == len(PREDICTION_COLUMNS)][1:]
+    starts = [i for i, row in enumerate(rows) if row[FACE] in ("", "1")]  # the first row of each photo
+    done = 0
+    while done < min(len(starts) - 1, len(photos)) and rows[starts[done]][PHOTO] == _escape(photos[done]):
+        done += 1
+    return done, rows[: starts[done]] if starts else []
 
-        def lines():
-            nonlocal position
-            for line in file:
-                position += len(line)
-                yield line.decode(errors="replace")
 
-        for record in csv.reader(lines()):
-            if begin and len(record) == len(PREDICTION_COLUMNS) and record[PREDICTION_COLUMNS.index("face")] in ("", "1"):
-                starts.append(begin)
-                names.append(record[PREDICTION_COLUMNS.index("photo")])
-            begin = position
-    expected = (as_written(str(photo)) for photo in photos)
-    alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(names[:-1], expected))
-    done = sum(1 for _ in alike)
-    if names:
-        with path.open("r+b") as file:
-            file.truncate(starts[done])
-    return done
+def _escape(name: str) -> str:
+    """A photo's name as it is written: names may hold any bytes, but the table is UTF-8, and its lines end in one way."""
+    return name.encode(errors="backslashreplace").decode().replace("\r", "\\r")

@@ -1,199 +1,186 @@
-"""Following people through the frames of a video: faces are found now and then, and tracked in between.
+"""Tracks people through the frames of a video: faces are detected at intervals and tracked in between.
 
 dlib's correlation tracker (Danelljan et al., "Accurate scale estimation for robust visual tracking", 2014) carries a face
-from one detection to the next. Where people cross, or somebody comes back, dlib's face descriptor tells who is who; it is
-kept only while the video is followed.
-
-Before it: `faces` and `descriptor`. After it: `video`.
+from one detection to the next. dlib's face descriptor tells people apart who cross each other or come back.
 """
 
 import functools
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import dlib
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from src.faces import align as face_tools
-from src.faces.align import Face
-from src.faces.detect import DLIB_CLEAR, MOVING_SIDE, intersection_over_union
+from src.faces.align import Face, find_faces
+from src.faces.detect import DLIB_FACE_SCORE, VIDEO_FIRST_SIDE, Box, Photo, intersection_over_union
 from src.faces.landmark_file import packaged_file
 
-QUICK = 15.0  # frames a second from which the trackers look at every second frame alone; between two looks a box lies halfway
-EVERY = 0.24  # seconds from one detection to the next
-SAME_PLACE = 0.2  # intersection over union: a detection and a track that may be one face
-CROSSING = 0.15  # the same for two tracks: one may soon hide the other
-SAME_PERSON = 0.45  # distance of two descriptors; for photos of years apart dlib says 0.6
-PATIENCE = 3  # detections in a row that a face may be missed before its track is given up
-STEADY = 6.0  # the tracker's peak-to-sidelobe ratio below which it has lost what it follows
-REMEMBER = 5  # detections from one look that is kept to the next
+DETECTION_INTERVAL = 0.24  # seconds from one detection to the next
+EVERY_FRAME_BELOW = 15.0  # frames a second; faster videos are tracked in every second frame and interpolated in between
+MATCH_IOU = 0.2  # intersection over union from which a detection may belong to a track
+CROSSING_IOU = 0.15  # intersection over union from which one of two people may hide the other
+SAME_PERSON = 0.45  # distance of two descriptors below which they show one person; dlib says 0.6 for photos years apart
+MIN_CONFIDENCE = 6.0  # the tracker's peak-to-sidelobe ratio below which it has lost the face
+MAX_MISSED = 3  # missed detections in a row that end the tracking
+DESCRIPTOR_INTERVAL = 5  # detections from one stored descriptor to the next
+MIN_DETECTIONS = 2  # a track needs this many; a pattern that resembles a face is rarely detected twice
 RECOGNITION_FILE = "dlib_face_recognition_resnet_model_v1.dat"
-SURE = 2  # detections that make a track a person; patterns that look like a face are seen once
+_Descriptor: TypeAlias = npt.NDArray[np.float64]  # (128,)
 
 
-@dataclass
-class TrackedPerson:
-    """Somebody in the video. descriptors: (128,) each, of some looks. boxes: by frame, left, top, right, bottom in pixels."""
+@dataclass(eq=False)
+class Track:
+    """One person in the video; `number` counts from 1."""
 
     number: int
-    descriptors: list[np.ndarray]
-    boxes: dict[int, tuple] = field(default_factory=dict)
+    descriptors: list[_Descriptor]  # of some detections
+    boxes: dict[int, Box] = field(default_factory=dict)  # by frame
+    probabilities: dict[str, npt.NDArray] = field(default_factory=dict)  # by task, the sum over all detections, (classes,)
     detections: int = 0
-    missed: int = 0
-    last_seen: int = 0  # the frame of the last detection
-    tracker: Any = None  # dlib.correlation_tracker; None: out of sight
-
-    def unlike(self, looks: np.ndarray) -> float:
-        """How far a descriptor is from the nearest one of this person."""
-        return min(float(np.linalg.norm(own - looks)) for own in self.descriptors)
+    missed: int = 0  # detections in a row
+    last_detection: int = 0  # frame
+    tracker: Any = None  # dlib.correlation_tracker; None while the person is out of sight
 
     @property
-    def box(self) -> tuple:
-        """Left, top, right and bottom in pixels, floats, of whoever is in sight."""
+    def box(self) -> Box:
+        """The present box of a person in sight."""
         place = self.tracker.get_position()
         return place.left(), place.top(), place.right(), place.bottom()
 
+    def distance(self, other: _Descriptor) -> float:
+        """The distance of a descriptor from the nearest one of this person."""
+        return min(float(np.linalg.norm(own - other)) for own in self.descriptors)
 
-class Tracks:
-    """Everybody seen so far; `update` takes the next frame.
+    def add_probabilities(self, probabilities: dict[str, npt.NDArray]) -> None:
+        """Adds class probabilities to the sums."""
+        for task, values in probabilities.items():
+            self.probabilities[task] = self.probabilities.get(task, 0) + values.astype(float)
 
-    detector: see `faces.find_faces`. fps: frames a second.
-    """
 
-    def __init__(self, detector: str = "hog", fps: float = 25):
+class MultiTracker:
+    """Tracks all people of a video. `detector` is one of `detect.DETECTORS`; `fps` are frames a second."""
+
+    def __init__(self, detector: str, fps: float = 25):
         self.detector = detector
-        self.followed = 2 if fps >= QUICK else 1  # frames from one look of the trackers to the next
-        self.every = self.followed * max(1, round(EVERY * fps / self.followed))  # frames from one detection to the next
-        self.people: list[TrackedPerson] = []
+        self.step = 2 if fps >= EVERY_FRAME_BELOW else 1  # frames from one update of the trackers to the next
+        self.interval = self.step * max(1, round(DETECTION_INTERVAL * fps / self.step))  # frames between detections
+        self.tracks: list[Track] = []
         self.frame = -1
 
     @property
-    def in_sight(self) -> list[TrackedPerson]:
-        """Those who are followed at present."""
-        return [person for person in self.people if person.tracker]
+    def in_sight(self) -> list[Track]:
+        """The tracks of the people in sight."""
+        return [track for track in self.tracks if track.tracker]
 
-    def update(self, frame: np.ndarray) -> list[tuple[TrackedPerson, Face]]:
-        """Follows everybody into the next frame, uint8 (height, width, 3), RGB; gives who was detected there anew."""
+    def update(self, frame: Photo) -> list[tuple[Track, Face]]:
+        """Takes the next frame, uint8 (height, width, 3), RGB. Returns the faces detected in it with their tracks."""
         self.frame += 1
-        if self.frame % self.followed:
+        if self.frame % self.step:
             return []
-        for person in self.in_sight:
-            if person.tracker.update(frame) < STEADY or not _inside(person.box, frame.shape):
-                self._lose(person)
-        seen = self._detect(frame) if self.frame % self.every == 0 else []
-        for person in self.in_sight:
-            person.boxes[self.frame] = person.box
-        return seen
+        for track in self.in_sight:
+            confidence, (left, top, right, bottom) = track.tracker.update(frame), track.box
+            inside = 0 <= left + right < 2 * frame.shape[1] and 0 <= top + bottom < 2 * frame.shape[0]
+            if confidence < MIN_CONFIDENCE or not inside:
+                self._end(track)
+        detected = self._detect(frame) if self.frame % self.interval == 0 else []
+        for track in self.in_sight:
+            track.boxes[self.frame] = track.box
+        return detected
 
-    def finish(self) -> list[TrackedPerson]:
-        """The people of the whole video, numbered from 1 in the order in which they came."""
-        for person in self.in_sight:
-            self._lose(person)
-        people = [person for person in self.people if person.detections >= SURE]
-        for number, person in enumerate(people, start=1):
-            person.number, person.boxes = number, _without_gaps(person.boxes, self.followed)
-        return people
+    def finish(self) -> list[Track]:
+        """Ends the video. Returns the tracks with enough detections, numbered in the order in which the people came."""
+        for track in self.in_sight:
+            self._end(track)
+        tracks = [track for track in self.tracks if track.detections >= MIN_DETECTIONS]
+        for number, track in enumerate(tracks, start=1):
+            track.number, track.boxes = number, _interpolate(track.boxes, self.step)
+        return tracks
 
-    def _detect(self, frame: np.ndarray) -> list[tuple[TrackedPerson, Face]]:
-        found = [face for face in face_tools.find_faces(frame, self.detector, MOVING_SIDE) if face.score >= DLIB_CLEAR]
-        known = self.in_sight
-        matched = self._match(frame, known, found)
-        for person in known:
-            if person not in [one for one, _ in matched]:
-                person.missed += 1
-                behind = any(intersection_over_union(person.box, face.box) > CROSSING for _, face in matched)
-                if behind or person.missed >= PATIENCE:
-                    self._lose(person)
-        matched = [(self._reunited(person, frame, face), face) for person, face in matched]
-        taken = [id(face) for _, face in matched]
-        matched += [(self._recognised(frame, face), face) for face in found if id(face) not in taken]
-        for person, face in matched:
-            person.tracker = dlib.correlation_tracker()
-            person.tracker.start_track(frame, dlib.drectangle(*face.box))
-            person.missed, person.last_seen = 0, self.frame
-            person.detections += 1
-            if person.detections % REMEMBER == 0:
-                person.descriptors.append(descriptor(frame, face))
-        return matched
+    def _detect(self, frame: Photo) -> list[tuple[Track, Face]]:
+        faces = [face for face in find_faces(frame, self.detector, VIDEO_FIRST_SIDE) if face.score >= DLIB_FACE_SCORE]
+        tracks = self.in_sight
+        matches = self._match(frame, tracks, faces)
+        for i, track in enumerate(tracks):
+            if i not in matches:
+                track.missed += 1
+                hidden = any(intersection_over_union(track.box, faces[j].box) > CROSSING_IOU for j in matches.values())
+                if hidden or track.missed >= MAX_MISSED:
+                    self._end(track)
+        detected = [(self._identify(tracks[i], frame, faces[j]), faces[j]) for i, j in matches.items()]
+        detected += [(self._identify(None, frame, face), face) for j, face in enumerate(faces) if j not in matches.values()]
+        for track, face in detected:
+            track.tracker = dlib.correlation_tracker()
+            track.tracker.start_track(frame, dlib.drectangle(*face.box))
+            track.missed, track.last_detection = 0, self.frame
+            track.detections += 1
+            if track.detections % DESCRIPTOR_INTERVAL == 0:
+                track.descriptors.append(descriptor(frame, face))
+        return detected
 
-    def _match(self, frame: np.ndarray, known: list[TrackedPerson], found: list[Face]) -> list[tuple[TrackedPerson, Face]]:
-        """Who is where they were; where several are close together also by their looks."""
-        if not known or not found:
-            return []
-        shared = np.array([[intersection_over_union(person.box, face.box) for face in found] for person in known])
-        cost = 1 - shared
-        for i, person in enumerate(known):
-            if any(other is not person and intersection_over_union(person.box, other.box) > CROSSING for other in known):
-                for j in np.flatnonzero(shared[i] >= SAME_PLACE):
-                    unlike = person.unlike(descriptor(frame, found[j]))
-                    cost[i, j] += 2 * unlike
-                    if unlike > SAME_PERSON:
-                        shared[i, j] = 0
-        cost[shared < SAME_PLACE] = 10
-        pairs = zip(*linear_sum_assignment(cost), strict=True)
-        return [(known[i], found[j]) for i, j in pairs if shared[i, j] >= SAME_PLACE]
+    def _match(self, frame: Photo, tracks: list[Track], faces: list[Face]) -> dict[int, int]:
+        """The index of the detected face for each track, by place and, where people cross, also by descriptor."""
+        if not tracks or not faces:
+            return {}
+        overlap = np.array([[intersection_over_union(track.box, face.box) for face in faces] for track in tracks])
+        cost = 1 - overlap
+        for i, track in enumerate(tracks):
+            if any(intersection_over_union(track.box, other.box) > CROSSING_IOU for other in tracks if other is not track):
+                for j in np.flatnonzero(overlap[i] >= MATCH_IOU):
+                    distance = track.distance(descriptor(frame, faces[j]))
+                    cost[i, j] += 2 * distance
+                    if distance > SAME_PERSON:
+                        overlap[i, j] = 0
+        cost[overlap < MATCH_IOU] = 10
+        return {int(i): int(j) for i, j in zip(*linear_sum_assignment(cost)) if overlap[i, j] >= MATCH_IOU}
 
-    def _recognised(self, frame: np.ndarray, face: Face) -> TrackedPerson:
-        """Somebody who was out of sight, or somebody new."""
-        looks = descriptor(frame, face)
-        known = _alike(looks, [person for person in self.people if not person.tracker])
-        if known is None:
-            known = TrackedPerson(len(self.people) + 1, [looks])
-            self.people.append(known)
-        return known
+    def _identify(self, track: Track | None, frame: Photo, face: Face) -> Track:
+        """The track of a detected face: the track of the same person who was out of sight, the matched one, or a new one.
 
-    def _reunited(self, person: TrackedPerson, frame: np.ndarray, face: Face) -> TrackedPerson:
-        """Somebody new may turn out to be somebody seen before, once more of the face shows than at first."""
-        away = [other for other in self.people if not other.tracker and not other.boxes.keys() & person.boxes.keys()]
-        if not away or person.detections >= REMEMBER:
-            return person
-        earlier = _alike(descriptor(frame, face), away)
-        if earlier is None:
-            return person
-        earlier.boxes.update(person.boxes)
-        earlier.descriptors += person.descriptors
-        earlier.detections += person.detections
-        self.people.remove(person)
+        A matched track may turn out to be an earlier person once more of the face is visible than at first; the two are
+        merged.
+        """
+        own = track.boxes.keys() if track else set()
+        away = [other for other in self.tracks if not other.tracker and not other.boxes.keys() & own]
+        if track and (not away or track.detections >= DESCRIPTOR_INTERVAL):
+            return track
+        found = descriptor(frame, face)
+        earlier = min(away, key=lambda other: other.distance(found), default=None)
+        if earlier is None or earlier.distance(found) >= SAME_PERSON:
+            if track is None:
+                track = Track(len(self.tracks) + 1, [found])
+                self.tracks.append(track)
+            return track
+        if track:
+            earlier.boxes.update(track.boxes)
+            earlier.descriptors += track.descriptors
+            earlier.detections += track.detections
+            earlier.add_probabilities(track.probabilities)
+            self.tracks.remove(track)
         return earlier
 
-    def _lose(self, person: TrackedPerson) -> None:
-        """Out of sight; where the tracker went after the last detection does not count."""
-        person.tracker, person.missed = None, 0
-        person.boxes = {frame: box for frame, box in person.boxes.items() if frame <= person.last_seen}
-
-
-def _alike(looks: np.ndarray, people: list[TrackedPerson]) -> TrackedPerson | None:
-    """The person whom a descriptor fits best, if it fits one."""
-    nearest = min(people, key=lambda person: person.unlike(looks), default=None)
-    return nearest if nearest and nearest.unlike(looks) < SAME_PERSON else None
+    def _end(self, track: Track) -> None:
+        """Marks a person as out of sight and drops the boxes after the last detection, which may be wrong."""
+        track.tracker, track.missed = None, 0
+        track.boxes = {frame: box for frame, box in track.boxes.items() if frame <= track.last_detection}
 
 
 @functools.cache
-def _recogniser():
+def _recognition_model():
     return dlib.face_recognition_model_v1(str(packaged_file(RECOGNITION_FILE)))
 
 
-def descriptor(frame: np.ndarray, face: Face) -> np.ndarray:
-    """dlib's 128 numbers for a face, nearer than 0.6 for photos of the same person."""
+def descriptor(frame: Photo, face: Face) -> _Descriptor:
+    """dlib's face descriptor, float64 (128,). Descriptors of one person are close to each other."""
     points = [dlib.point(round(x), round(y)) for x, y in face.landmarks]
-    box = dlib.rectangle(*(round(edge) for edge in face.box))
-    shape = dlib.full_object_detection(box, points)
-    return np.array(_recogniser().compute_face_descriptor(np.ascontiguousarray(frame), shape))
+    shape = dlib.full_object_detection(dlib.rectangle(*(round(edge) for edge in face.box)), points)
+    return np.array(_recognition_model().compute_face_descriptor(np.ascontiguousarray(frame), shape))
 
 
-def _without_gaps(boxes: dict[int, tuple], followed: int) -> dict[int, tuple]:
-    """Boxes by frame, also of the frames between two looks of the trackers."""
-    filled = {}
-    for frame, box in boxes.items():
-        if (before := boxes.get(frame - followed)) is not None:
-            for between in range(1, followed):
-                share = between / followed
-                filled[frame - followed + between] = tuple((1 - share) * np.array(before) + share * np.array(box))
-        filled[frame] = box
-    return filled
-
-
-def _inside(box: tuple, shape: tuple) -> bool:
-    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    return 0 <= x < shape[1] and 0 <= y < shape[0]
+def _interpolate(boxes: dict[int, Box], step: int) -> dict[int, Box]:
+    """Adds the boxes of the frames that the trackers skipped; `step` is 1 or 2."""
+    if step == 1:
+        return boxes
+    between = {i - 1: tuple((np.array(boxes[i - 2]) + box) / 2) for i, box in boxes.items() if i - 2 in boxes}
+    return dict(sorted((boxes | between).items()))

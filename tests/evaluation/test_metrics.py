@@ -21,8 +21,8 @@ def test_scores_worked_out_by_hand():
     assert metrics.exact_match(TRUTH, PROBABILITY).tolist() == [1, 0, 0, 1]
     assert metrics.one_off(TRUTH, PROBABILITY).tolist() == [1, 1, 0, 1]
     np.testing.assert_allclose(metrics.expected_years(PROBABILITY, CENTRES), [19, 37, 54, 20])
-    errors = metrics.absolute_error([9, np.nan, 55, 20], PROBABILITY, CENTRES)
-    np.testing.assert_allclose(errors, [10, np.nan, 1, 0])
+    np.testing.assert_allclose(metrics.prediction_confidence(PROBABILITY), [0.7, 0.6, 0.8, 0.5])
+    np.testing.assert_allclose(metrics.prediction_confidence([[0.4, 0.25, 0.35]], ordered=True), [0.25])
 
 
 def test_headline_of_age_has_three_measures_and_of_gender_one():
@@ -77,12 +77,12 @@ def test_interval_covers_the_truth_about_95_times_in_100():
 
 def test_interval_over_subjects_covers_the_truth_where_one_over_faces_does_not():
     random = np.random.default_rng(7)
-    who = np.repeat(np.arange(60), 20)
-    draws = [np.repeat(random.random(60) < 0.6, 20) for _ in range(60)]
+    who = np.repeat(np.arange(40), 10)
+    draws = [np.repeat(random.random(40) < 0.6, 10) for _ in range(40)]
     people = [metrics.bootstrap_mean(scores, who) for scores in draws]
     faces = [metrics.bootstrap_mean(scores) for scores in draws]
-    assert sum(m.low <= 0.6 <= m.high for m in people) >= 52
-    assert sum(m.low <= 0.6 <= m.high for m in faces) <= 36
+    assert sum(m.low <= 0.6 <= m.high for m in people) >= 34
+    assert sum(m.low <= 0.6 <= m.high for m in faces) <= 26
 
 
 def test_unnamed_subjects_stand_for_themselves():
@@ -106,9 +106,9 @@ def test_degenerate_samples():
 
 
 def test_measures_print_with_their_units():
-    assert str(metrics.Measure(0.9134, 0.901, 0.9239, 2071)) == "91.3% (90.1–92.4, n = 2,071)"
-    assert str(metrics.Measure(5.123, 5, 5.25, 2071, "years")) == "5.12 years (5.00–5.25, n = 2,071)"
-    assert str(metrics.Measure(5.123, np.nan, np.nan, 1, "years")) == "5.12 years (n = 1)"
+    assert str(metrics.Estimate(0.9134, 0.901, 0.9239, 2071)) == "91.3% (90.1–92.4, n = 2,071)"
+    assert str(metrics.Estimate(5.123, 5, 5.25, 2071, "years")) == "5.12 years (5.00–5.25, n = 2,071)"
+    assert str(metrics.Estimate(5.123, np.nan, np.nan, 1, "years")) == "5.12 years (n = 1)"
     assert str(metrics.bootstrap_mean([])) == "– (n = 0)"
 
 
@@ -120,14 +120,6 @@ def test_confusion_and_per_class_worked_out_by_hand():
     np.testing.assert_allclose(table["precision"], [1, 0, 0])
     np.testing.assert_allclose(table["recall"], [2 / 3, np.nan, 0])
     np.testing.assert_allclose(table["f1"], [0.8, 0, 0])
-
-
-@pytest.mark.filterwarnings("error")
-def test_tables_of_no_face():
-    none, nobody = np.zeros(0, int), np.zeros((0, 2))
-    assert metrics.confusion_matrix(none, nobody).tolist() == [[0, 0], [0, 0]]
-    assert metrics.per_class(none, nobody, ["a", "b"])["recall"].isna().all()
-    assert metrics.headline_metrics("gender", none, nobody)["n"].tolist() == [0]
 
 
 def test_by_gives_each_group_its_accuracy():
@@ -161,15 +153,13 @@ def test_over_folds_against_hand_calculation():
     assert table["sd"].tolist() == pytest.approx([0.1, np.sqrt(0.5)])
     assert table["folds"].tolist() == [3, 2]
     assert table["text"].tolist() == ["60.0 ± 10.0%", "4.50 ± 0.71 years"]
-    assert metrics.mean_over_folds([first])["text"].tolist() == ["50.0%", "4.00 years"]
-    with pytest.raises(ValueError, match="at least one fold"):
-        metrics.mean_over_folds([])
+    assert metrics.mean_over_folds({0: first})["text"].tolist() == ["50.0%", "4.00 years"]
 
 
 @pytest.mark.parametrize(
     "truth, probability, message",
     [
-        ([0, 1], np.full((3, 2), 0.5), r"truth must have shape \(3,\)"),
+        ([0, 1], np.full((3, 2), 0.5), r"truth must be 3 integers"),
         ([0, 1], [0.5, 0.5], "shape \\(n, classes\\)"),
         ([0, 1], [[0.9], [0.8]], "two classes or more"),
         ([0, 1], [[0.5, 0.5], [0.5, 0.7]], "sum to 1.*row 1"),
@@ -187,16 +177,8 @@ def test_input_that_does_not_fit_is_refused(truth, probability, message):
 
 
 def test_other_input_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="gender or age"):
-        metrics.headline_metrics("race", TRUTH, PROBABILITY)
-    with pytest.raises(ValueError, match="centre_years"):
-        metrics.headline_metrics("age", TRUTH, PROBABILITY, [1, 2, 3, 4])
     with pytest.raises(ValueError, match="centre_years must be 3"):
         metrics.expected_years(PROBABILITY, [1, 2])
-    with pytest.raises(ValueError, match="years must have 4"):
-        metrics.absolute_error([1, 2], PROBABILITY, CENTRES)
-    with pytest.raises(ValueError, match="names must have 3"):
-        metrics.per_class(TRUTH, PROBABILITY, ["a"])
     with pytest.raises(ValueError, match="subjects must have 2"):
         metrics.bootstrap_mean([1, 0], ["a"])
     with pytest.raises(ValueError, match="NaN"):

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from scipy.io import savemat
 
-from benchmarks.photos import PARTS, drawn
+from benchmarks.common import drawn_photos
+from benchmarks.photos import PARTS
 from src.config import AGE_GROUPS, ROOT
 from src.sample.scene import write_jpeg
 
@@ -19,11 +20,11 @@ FACES = 64  # of each data set
 RECORDS = 2000  # of wiki.mat
 
 
-def run(name, *arguments, module=False):
-    """What a benchmark prints; it must end without an error."""
-    command = ["-m", f"benchmarks.{name}"] if module else [str(ROOT / "benchmarks" / f"{name}.py")]
+def run(name, *arguments):
+    """What a benchmark, or a module with a dot in its name, prints; it must end without an error."""
+    module = name if "." in name else f"benchmarks.{name}"
     done = subprocess.run(
-        [sys.executable, *command, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, errors="replace",
+        [sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, errors="replace",
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -36,7 +37,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     (folder / "FairFace" / "train").mkdir(parents=True)
     (folder / "UTKFace").mkdir()
-    pictures = drawn(2 * FACES, (200, 200), 110)
+    pictures = drawn_photos(2 * FACES, (200, 200), 110)
     years = AGE_GROUPS["fairface"].years
     labels = []
     for i, picture in enumerate(pictures[:FACES]):
@@ -55,7 +56,7 @@ def data(tmp_path_factory):
 def groups(tmp_path_factory):
     """A folder with a photo of two people and the file that counts them."""
     folder = tmp_path_factory.mktemp("groups")
-    write_jpeg(folder / "two.jpg", np.hstack(drawn(2, (240, 240), 130)))
+    write_jpeg(folder / "two.jpg", np.hstack(drawn_photos(2, (240, 240), 130)))
     (folder / "counts.csv").write_text("photo,clear,partial,note\ntwo.jpg,2,0,\n")
     return folder
 
@@ -94,24 +95,22 @@ def wiki(tmp_path_factory):
 
 def test_every_benchmark_has_a_test():
     tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
-    assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} <= tested
+    assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"common"} <= tested
 
 
-def test_photos(data, groups, tmp_path):
+def test_photos(data, tmp_path):
     """All its parts in one run."""
-    run("photos", data, "--groups", groups, "--n", 1, "--csv", tmp_path / "photos.csv")
+    run("photos", data, "--n", 1, "--csv", tmp_path / "photos.csv")
     table = pd.read_csv(tmp_path / "photos.csv")
     assert set(table["part"]) == set(PARTS)
-    group = table[table["photos"] == "two.jpg"]
-    assert group["clear"].eq(2).all() and group["clear found"].max() == 2
     one = table[table["part"] == "photo"].set_index("photos")
     assert one.loc["1280x960, one face", "found"] == 1 and one.loc["1280x960, no face", "found"] == 0
     assert {"224x224, UTKFace", "224x224, FairFace"} <= set(table["photos"])
-    assert (table["photos answered"].dropna() == 100).all()
+    assert (table["photos predicted"].dropna() == 100).all()
 
 
 def test_ablations(data, runs, tmp_path):
-    """With a teacher's answers that are made up: to train it takes long."""
+    """The teacher's predictions are made up, since its training takes long."""
     from experiments import released
 
     faces = released.load_data(data, runs)
@@ -121,18 +120,15 @@ def test_ablations(data, runs, tmp_path):
     np.save(faces.folder / f"teacher-{name}.npy", rng.dirichlet(np.ones(103), len(faces.table)).astype(np.float32))
     np.save(faces.folder / "descriptors.npy", rng.standard_normal((len(faces.table), 128)).astype(np.float32))
     arguments = ["--epochs", 1, "--faces", 64, "--csv", tmp_path / "ablations.csv"]
-    said = run("ablations", data, "--runs", runs, "--only", "adaptive gamma", *arguments)
+    said = run("experiments.ablations", data, "--runs", runs, "--only", "adaptive gamma", *arguments)
     assert "differences (95% interval)" in said
     assert set(pd.read_csv(tmp_path / "ablations.csv")["variant"]) == {"as released", "adaptive gamma"}
 
 
-def test_alignment(data, runs):
-    said = run("alignment", data, "--n", 30, "--faces", 32, "--epochs", 1, "--runs", runs)
-    assert "eyes in the box of hog" in said and "eye centres are" in said and "box and tilt" in said and "tight" in said
-
-
-def test_answers(data, runs):
-    assert "likeliest or mean" in run("answers", data, "--runs", runs)
+def test_alignment(data, tmp_path):
+    run("alignment", data, "--n", 30, "--csv", tmp_path / "alignment.csv")
+    table = pd.read_csv(tmp_path / "alignment.csv")
+    assert {"boxes", "mapping"} == set(table["part"]) and table["eye distance"].dropna().between(0.3, 0.6).all()
 
 
 def test_cleaning(wiki, tmp_path):
@@ -145,12 +141,11 @@ def test_detection(data, groups, tmp_path):
     """All its parts in one run."""
     run("detection", data, "--groups", groups, "--n", 6, "--csv", tmp_path / "detection.csv")
     table = pd.read_csv(tmp_path / "detection.csv")
-    assert set(table["part"]) == {"faces", "groups", "nobody", "sizes", "cost", "choices"}
+    assert set(table["part"]) == {"faces", "groups", "nobody", "cost"}
     found = table[table["part"] == "faces"].set_index(["photos", "way"])["found"]
     assert found["UTKFace", "yunet"] == found["FairFace", "yunet"] == 1
     group = table[(table["part"] == "groups") & (table["way"] == "yunet")].iloc[0]
     assert group["clear"] == group["clear found"] == 2 and group["extra"] == 0
-    assert table.loc[table["way"] == "as chosen", "clear found"].item() == 2
 
 
 def test_funnels(data, tmp_path):
@@ -165,8 +160,8 @@ def test_held_out(data, runs, tmp_path):
 
 
 def test_label_limits(data, runs, tmp_path):
-    """There are no near-duplicates here: the table is empty."""
-    run("label_limits", data, "--runs", runs, "--csv", tmp_path / "limits.csv", module=True)
+    """There are no near-duplicates here, so the table is empty."""
+    run("label_limits", data, "--runs", runs, "--csv", tmp_path / "limits.csv")
     assert list(pd.read_csv(tmp_path / "limits.csv"))[:3] == ["dataset", "ages", "measure"]
 
 
@@ -174,18 +169,13 @@ def test_label_noise(data, runs):
     assert "flagged at" in run("label_noise", data / "UTKFace", "--wrong", 0.5, "--runs", runs)
 
 
-def test_normalisation():
-    assert "ratio: median" in run("normalisation", "--turns", 1, "--steps", 1)
-
-
 def test_preparation(data):
-    said = run("preparation", "utkface", data / "UTKFace", "--faces", 20, "--original", 2)
-    assert "prepared 20 faces" in said and "the original's way" in said
+    assert "faces a second" in run("preparation", "utkface", data / "UTKFace", "--faces", 20)
 
 
 def test_scale(wiki, tmp_path):
     arguments = ["--faces", 256, "--folder", tmp_path / "drawn", "--csv", tmp_path / "scale.csv"]
-    run("scale", wiki, *arguments, "--plot", tmp_path / "scale.png", module=True)
+    run("scale", wiki, *arguments, "--plot", tmp_path / "scale.png")
     measured = pd.read_csv(tmp_path / "scale.csv").set_index("what")["measured"]
     assert measured["result after the kills"] == "the same bytes" and (tmp_path / "scale.png").stat().st_size
 
@@ -198,4 +188,4 @@ def test_speed(standins, tmp_path):
 
 def test_training(data, runs):
     said = run("training", "--dataset", "utkface", "--folder", data / "UTKFace", "--steps", 1, "--turns", 1, "--runs", runs)
-    assert "ratio: median" in said
+    assert "ratio" in said

@@ -8,7 +8,7 @@ import pytest
 from experiments import dlib_descriptor
 from src.faces.landmark_file import packaged_file
 from src.keras_setup import keras
-from src.models import two_level_cnn
+from src.models.train import to_float32
 from src.sample.face_model import FaceModel
 
 
@@ -37,7 +37,7 @@ def resized(chips, size):
     return np.stack([cv2.resize(chip, (size, size), interpolation=cv2.INTER_AREA) for chip in chips])
 
 
-def told(model, faces):
+def predicted(model, faces):
     return model.predict(faces, verbose=0)
 
 
@@ -47,7 +47,7 @@ def test_descriptors_are_dlibs_own(model, chips):
     pictures = np.concatenate([chips, noise])
     expected = np.array([original.compute_face_descriptor(picture) for picture in pictures])
     assert np.linalg.norm(expected[0] - expected[1]) > 0.3, "the faces are all alike: this tests little"
-    found = told(model, pictures)
+    found = predicted(model, pictures)
     assert found.shape == (10, 128) and found.dtype == np.float32
     assert np.abs(found - expected).max() < 1e-3
 
@@ -60,33 +60,35 @@ def test_the_network_is_as_described(model):
     assert not model.layers[-1].use_bias and all(layer.use_bias for layer in model.layers if "Conv2D" in str(type(layer)))
 
 
-@pytest.mark.parametrize("size", [dlib_descriptor.SMALLEST, 112, 128, 227])
+@pytest.mark.parametrize("size", [dlib_descriptor.MIN_SIZE, 144])
 def test_other_sizes_give_finite_descriptors(size, chips):
     model = dlib_descriptor.descriptor_network(size)
-    found = told(model, resized(chips, size))
+    found = predicted(model, resized(chips, size))
     assert model.input_shape == (None, size, size, 3)
     assert found.shape == (8, 128) and np.isfinite(found).all() and (found.std(axis=0) > 0).all()
 
 
 def test_a_size_too_small_is_refused():
-    with pytest.raises(ValueError, match=r"^the network needs faces of at least 103 x 103 pixels, got size 102$"):
+    with pytest.raises(ValueError, match=r"at least 103 x 103 pixels, got size 102"):
         dlib_descriptor.descriptor_network(102)
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_close_and_converts_back(model, chips):
     half = dlib_descriptor.descriptor_network(dtype="mixed_bfloat16")
     assert half.get_layer("convolution_1").compute_dtype == "bfloat16" and half.outputs[0].dtype == "float32"
-    assert np.abs(told(half, chips) - told(model, chips)).max() < 0.05
-    assert np.abs(told(two_level_cnn.to_float32(half), chips) - told(model, chips)).max() < 1e-5
+    assert np.abs(predicted(half, chips) - predicted(model, chips)).max() < 0.05
+    assert np.abs(predicted(to_float32(half), chips) - predicted(model, chips)).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_the_network_survives_saving(model, chips, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
-    assert np.array_equal(told(loaded, chips), told(model, chips))
+    assert np.array_equal(predicted(loaded, chips), predicted(model, chips))
 
 
-@pytest.mark.parametrize("share", [0, 1e-5, 0.001, 0.5, 0.999, 1 - 1e-7])
+@pytest.mark.parametrize("share", [0, 0.001, 1 - 1e-7])
 def test_a_truncated_file_is_refused(share, content, tmp_path):
     (tmp_path / "cut.dat").write_bytes(content[: int(share * len(content))])
     with pytest.raises(ValueError, match=r"^cut\.dat is not dlib's face-recognition network: at byte \d+, "):

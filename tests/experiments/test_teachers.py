@@ -18,7 +18,7 @@ import pytest
 
 from experiments import teacher_files, teachers
 from experiments.mobilenet import BiasPReLU
-from experiments.released import Data
+from experiments.release import PreparedData
 from src.keras_setup import keras, layers, ops
 from src.sample.face_model import FaceModel
 
@@ -95,6 +95,7 @@ def test_faceres_knows_gender_at_other_sizes(small_faces):
     assert years[0] < years[1], "the drawn child must look younger than the drawn adult"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sface", "faceres"])
 def test_bfloat16_stays_close_to_float32(name, small_faces):
     make = getattr(teachers, name)
@@ -175,6 +176,7 @@ def test_an_unknown_teacher_is_refused():
 # --- refining ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_refined_teacher_answers_and_is_kept(tmp_path):
     found(teacher_files.faceres_file)
     space, rng = FaceModel.load(), np.random.default_rng(4)
@@ -183,7 +185,7 @@ def test_a_refined_teacher_answers_and_is_kept(tmp_path):
     small = np.stack([cv2.resize(picture, (128, 128)) for picture in pictures])
     table = pd.DataFrame({"gender": genders, "age_low": np.arange(40), "age_high": np.arange(40)})
     part = np.array((["train"] * 3 + ["validation"]) * 10, object)
-    data = Data(table, small, np.full(40, "landmarks"), part, tmp_path)
+    data = PreparedData(table, small, np.full(40, "landmarks"), part, tmp_path)
     settings = replace(teachers.REFINED, epochs=1, batch_size=10)
     first = teachers.teacher_probabilities("faceres", data, settings, tmp_path)
     assert first.shape == (40, 103) and first.dtype == np.float32

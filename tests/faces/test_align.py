@@ -1,14 +1,6 @@
 """Finding and aligning faces with the real detector, on the public-domain astronaut portrait and pictures made of it."""
 
-import contextlib
 import math
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import cv2
 import dlib
@@ -16,10 +8,8 @@ import numpy as np
 import pytest
 import skimage.data
 
-from src import config
-from src.faces import landmark_file
 from src.faces.align import (
-    TURNED,
+    TURNED_EYE_DISTANCE,
     Alignment,
     Face,
     adaptive_gamma,
@@ -146,23 +136,6 @@ def test_landmarks_in_a_box_beyond_the_photos_edge(face):
     assert np.hypot(*away.T).max() < 0.1 * eye_distance(eyes_of(face))
 
 
-@pytest.mark.parametrize("kind", ["noise", "flat", "black", "stripes"])
-def test_no_face_where_there_is_none(kind):
-    rng = np.random.default_rng(2)
-    photo = {
-        "noise": rng.integers(0, 256, (400, 500, 3), np.uint8),
-        "flat": grey_canvas(400, 500),
-        "black": np.zeros((400, 500, 3), np.uint8),
-        "stripes": np.tile(np.uint8([0, 255, 0, 255]).repeat(25)[:, None, None], (4, 500, 3)),
-    }[kind]
-    assert find_faces(photo) == []
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (16, 16), (16, 40_000), (40_000, 16)])
-def test_odd_shapes_have_no_face_and_do_no_harm(shape):
-    assert find_faces(grey_canvas(*shape)) == []
-
-
 def test_twenty_faces_largest_first():
     rng = np.random.default_rng(3)
     photo = grey_canvas(800, 800)
@@ -201,7 +174,7 @@ def test_the_template_is_where_it_says():
     assert np.allclose(eyes, [[34.5, 39.5], [64.5, 39.5]])
 
 
-@pytest.mark.parametrize("size", [96, 112, 160, 227, 400])
+@pytest.mark.parametrize("size", [96, 227, 400])
 def test_eyes_land_on_the_template_at_every_size(face, size):
     template = Alignment(size=size)
     aligned = align(PORTRAIT, face.landmarks, template)
@@ -215,7 +188,7 @@ def test_eyes_land_on_another_template(face, share, height):
     assert_eyes_on_template(align(PORTRAIT, face.landmarks, template), template)
 
 
-@pytest.mark.parametrize("degrees", [-20, -10, 10, 20])
+@pytest.mark.parametrize("degrees", [-20, 10])
 def test_a_tilted_face_ends_level(face, degrees):
     turn = cv2.getRotationMatrix2D((223, 127), degrees, 1)
     tilted = cv2.warpAffine(PORTRAIT, turn, (512, 512), borderMode=cv2.BORDER_REPLICATE)
@@ -255,7 +228,9 @@ def test_a_turned_face_is_not_enlarged_by_its_alignment(degrees):
     photo = cv2.warpAffine(squeezed, turn, squeezed.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
     found = choose_face(find_faces(photo), (95, 60, 180, 180), photo.shape)
     left, top, right, bottom = found.box
-    assert eye_distance(eyes_of(found)) < TURNED * (right - left + bottom - top) / 2, "not turned: this tests nothing"
+    assert eye_distance(eyes_of(found)) < TURNED_EYE_DISTANCE * (right - left + bottom - top) / 2, (
+        "not turned: this tests nothing"
+    )
     assert eye_distance(found.eyes) > eye_distance(eyes_of(found))
     assert tilt(found.eyes) == pytest.approx(tilt(eyes_of(found)))
     assert left < found.eyes[:, 0].min() and found.eyes[:, 0].max() < right
@@ -386,7 +361,7 @@ def rahman(value):
 
 
 @pytest.mark.parametrize("mean", [25, 75, 160, 220])
-@pytest.mark.parametrize("spread", [4, 12, 35, 60])  # the paper parts low from high contrast at 21 levels
+@pytest.mark.parametrize("spread", [4, 35])  # the paper parts low from high contrast at 21 levels
 def test_adaptive_gamma_is_the_papers(mean, spread):
     rng = np.random.default_rng(mean + spread)
     photo = np.clip(rng.normal(mean, spread, (40, 40, 3)), 0, 255).astype(np.uint8)
@@ -433,118 +408,3 @@ def test_the_alignments_filters_are_applied(face):
     assert (align(PORTRAIT, face.landmarks, Alignment(size=64, denoise=True)) == denoise(plain)).all()
     both = adaptive_gamma(denoise(whole_photo(PORTRAIT, Alignment(size=64))))
     assert (whole_photo(PORTRAIT, Alignment(size=64, gamma=True, denoise=True)) == both).all()
-
-
-# --- the landmark file ------------------------------------------------------------------------------------------------
-
-NAME = config.LANDMARK_FILE.name
-
-
-def package_with(folder, content=None):
-    """A package face_recognition_models whose landmark file holds `content`, or is a pipe that the test fills."""
-    file = folder / "face_recognition_models" / "models" / NAME
-    file.parent.mkdir(parents=True)
-    (file.parent.parent / "__init__.py").touch()
-    if content is None:
-        os.mkfifo(file)
-    else:
-        file.write_bytes(content)
-    return file
-
-
-def test_landmark_file_is_placed_verified_and_then_left_alone(tmp_path):
-    target = tmp_path / NAME
-    assert landmark_file.install_landmark_file(target) == target
-    landmark_file._verify(target)
-    assert [p.name for p in tmp_path.iterdir()] == [NAME]
-    before = target.stat()
-    landmark_file.install_landmark_file(target)
-    assert (target.stat().st_mtime_ns, target.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
-
-
-def test_a_landmark_file_is_placed_where_a_link_leads(tmp_path):
-    real, link = tmp_path / "disk" / "landmarks.dat", tmp_path / NAME
-    real.parent.mkdir()
-    link.symlink_to(real)
-    landmark_file.install_landmark_file(link)
-    landmark_file._verify(real)
-    assert link.is_symlink() and not real.is_symlink()
-
-
-def test_a_damaged_landmark_file_is_refused(tmp_path, monkeypatch):
-    package_with(tmp_path / "site", b"not landmarks")
-    monkeypatch.syspath_prepend(tmp_path / "site")
-    (tmp_path / "here").mkdir()
-    with pytest.raises(ValueError, match=f"SHA-256 {config.LANDMARK_SHA256}, got [0-9a-f]{{64}}"):
-        landmark_file.install_landmark_file(tmp_path / "here" / NAME)
-    assert not list((tmp_path / "here").iterdir())
-
-
-def test_the_command_tells_of_a_damaged_landmark_file_in_one_sentence(tmp_path):
-    shutil.copytree(config.ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / NAME).write_bytes(b"not landmarks")
-    done = subprocess.run([sys.executable, "-m", "src.faces.landmark_file"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert "delete it and run: python -m src.faces.landmark_file" in done.stderr
-
-
-def test_without_its_package_the_way_out_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "path", [p for p in sys.path if "site-packages" not in p])
-    with pytest.raises(FileNotFoundError, match="pip install -r requirements.txt"):
-        landmark_file.install_landmark_file(tmp_path / NAME)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a named pipe")
-@pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
-def test_a_copy_that_was_cut_short_leaves_nothing_behind(tmp_path, how):
-    pipe = package_with(tmp_path / "site")
-    target = tmp_path / "here" / NAME
-    target.parent.mkdir()
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from src.faces.landmark_file import install; "
-    )
-    copying = subprocess.Popen(
-        [sys.executable, "-c", code + "install(Path(sys.argv[2]))", tmp_path / "site", target],
-        cwd=config.ROOT, stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which the background jobs of a shell ignore
-    )  # fmt: skip
-    with pipe.open("wb") as feed:
-        feed.write(b"x" * 20_000_000)  # returns once all but the pipe's 64 kB are read
-        feed.flush()
-        deadline = time.monotonic() + 30
-        while not any(p.stat().st_size > 10_000_000 for p in target.parent.iterdir()):
-            assert time.monotonic() < deadline and copying.poll() is None
-            time.sleep(0.01)
-        copying.send_signal(signal.Signals[how])
-        with contextlib.suppress(BrokenPipeError):  # a signal between two reads is only noticed after the second one
-            os.write(feed.fileno(), b"x" * 65_536)
-        copying.wait(30)
-    assert not target.exists()
-    if how == "SIGINT":
-        assert not list(target.parent.iterdir())
-    landmark_file.install_landmark_file(target)  # from the true package; completes what was begun
-    landmark_file._verify(target)
-    assert [p.name for p in target.parent.iterdir()] == [NAME]
-
-
-def test_two_that_install_at_once_both_succeed(tmp_path):
-    target = tmp_path / NAME
-    code = "import sys; from pathlib import Path; from src.faces.landmark_file import install; install(Path(sys.argv[1]))"
-    both = [subprocess.Popen([sys.executable, "-c", code, target], cwd=config.ROOT) for _ in range(2)]
-    assert [process.wait(60) for process in both] == [0, 0]
-    landmark_file._verify(target)
-    assert [p.name for p in tmp_path.iterdir()] == [NAME]
-
-
-def test_one_flipped_bit_of_the_landmark_file_is_noticed(tmp_path):
-    packaged = landmark_file.packaged_file(landmark_file.LANDMARK_FILE.name)
-    copy = Path(shutil.copy(packaged, tmp_path))
-    landmark_file._verify(copy)
-    with copy.open("r+b") as file:
-        file.seek(50_000_000)
-        byte = file.read(1)
-        file.seek(-1, os.SEEK_CUR)
-        file.write(bytes([byte[0] ^ 1]))
-    with pytest.raises(ValueError, match="delete it and run: python -m src.faces.landmark_file"):
-        landmark_file._verify(copy)

@@ -108,7 +108,7 @@ def test_a_killed_worker_costs_nothing(pictures, cluster, tmp_path, monkeypatch)
 
 
 def test_no_cluster_is_one_sentence(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_module, "CONNECT", 1)
+    monkeypatch.setattr(prepare_module, "CONNECT_TIMEOUT", 1)
     folder, table = pictures
     with pytest.raises(ValueError, match="no Dask scheduler with a worker answers at tcp://127.0.0.1:9 within 1 s") as caught:
         prepare(table, folder, SMALL, tmp_path, scheduler="tcp://127.0.0.1:9")
@@ -117,10 +117,10 @@ def test_no_cluster_is_one_sentence(pictures, tmp_path, monkeypatch):
 
 def test_a_worker_of_another_version_is_refused(pictures, tmp_path):
     folder, table = pictures
-    for detector in DETECTORS:
-        settings = prepare_module._settings(SMALL, detector) | {"dlib": "1.0"}
-        with pytest.raises(ValueError, match="other versions than this machine"):
-            prepare_module._prepare_chunk(table.head(2), 0, folder, SMALL, detector, tmp_path, 128, settings)
+    settings = prepare_module._settings(SMALL, DETECTORS[0]) | {"dlib": "1.0"}
+    job = prepare_module._Job(folder, tmp_path, SMALL, DETECTORS[0], settings, 128)
+    with pytest.raises(ValueError, match="a worker's versions must equal"):
+        prepare_module._prepare_chunk(job, 0, table.head(2))
 
 
 def test_caches_of_other_settings_or_versions_are_kept_apart(pictures, tmp_path, monkeypatch):

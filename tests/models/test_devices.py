@@ -1,4 +1,4 @@
-"""Training on several devices at once, with the JAX backend: four that the CPU pretends to be, and two processes as hosts."""
+"""Training on several devices with the JAX backend: four virtual devices of the CPU, and two processes as hosts."""
 
 import json
 import os
@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from src.config import ROOT
-from src.models.train import FaceBatches, TrainingSettings
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +19,7 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from src.keras_setup import devices, keras, layers, over_all_devices
-from src.models.train import FaceBatches, Settings, fit, predict
+from src.models.train import TrainingSettings, fit, predict_probabilities
 
 hosts, number = sys.argv[2], int(sys.argv[3])
 count = hosts.count(",") + 1
@@ -30,23 +29,23 @@ if hosts:
 rng = np.random.default_rng(1)
 labels = np.arange(71) % 2
 faces = np.uint8(np.clip(rng.normal(110, 30, (71, 24, 24, 3)) + 90 * labels[:, None, None, None], 0, 255))
-part = np.array(["train"] * 48 + ["validation"] * 23, object)  # 23 is no multiple of four
+split = np.array(["train"] * 48 + ["validation"] * 23, object)  # 23 is no multiple of four
 face = keras.Input((24, 24, 3), dtype="uint8")
 start = keras.initializers.HeNormal(1)
 x = layers.Conv2D(4, 5, 3, activation="relu", kernel_initializer=start)(layers.Rescaling(1 / 127.5, offset=-1)(face))
 x = layers.BatchNormalization(momentum=0.5)(layers.Flatten()(x))
 model = keras.Model(face, layers.Dense(2, activation="softmax", kernel_initializer=start)(x))
-settings = Settings(epochs=6, batch_size=16 // count, learning_rate=2e-2, patience=99)
+settings = TrainingSettings(epochs=6, batch_size=16 // count, learning_rate=2e-2, patience=99)
 rows = np.arange(71)
 mine = rows[rows // 2 % count == number]
-model, history = fit(model, faces, mine, labels[mine], part[mine], settings, states=Path(sys.argv[1]))
+model, history = fit(model, faces, mine, labels[mine], split[mine], settings, states=Path(sys.argv[1]))
 found = {"history": history.to_dict("list"), "weights": [weights.tolist() for weights in model.get_weights()]}
 with over_all_devices():
     found["devices"] = devices()
     if not hosts:
-        found["across"] = predict(keras.models.clone_model(model), faces, rows, 16).shape
+        found["across"] = predict_probabilities(keras.models.clone_model(model), faces, rows, 16).shape
 if not hosts:
-    found["said"] = predict(model, faces, rows, 16).tolist()
+    found["probability"] = predict_probabilities(model, faces, rows, 16).tolist()
 print(json.dumps(found))
 """
 
@@ -58,14 +57,14 @@ def start(folder, devices, hosts="", number=0):
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def told(running):
-    said, errors = running.communicate(timeout=300)
+def result_of(running):
+    output, errors = running.communicate(timeout=300)
     assert running.returncode == 0, errors[-3000:]
-    return json.loads(said.splitlines()[-1])
+    return json.loads(output.splitlines()[-1])
 
 
 def train(folder, devices):
-    return told(start(folder, devices))
+    return result_of(start(folder, devices))
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +77,12 @@ def four(states):
     return train(states, 4)
 
 
-def test_four_devices_learn_and_answer_for_every_face(four):
+def test_four_devices_learn_and_predict_every_face(four):
     assert four["devices"] == 4 and four["across"] == [71, 2]
-    said = np.array(four["said"])
-    assert said.shape == (71, 2) and np.allclose(said.sum(axis=1), 1, atol=1e-5)
+    probability = np.array(four["probability"])
+    assert probability.shape == (71, 2) and np.allclose(probability.sum(axis=1), 1, atol=1e-5)
     assert four["history"]["val_accuracy"][-1] > 0.9
-    # The validation part's 23 faces all count, and once: each share is a multiple of 1 / 23.
+    # The 23 validation faces all count, and once: each share is a multiple of 1 / 23.
     shares = np.array(four["history"]["val_accuracy"]) * 23
     assert np.allclose(shares, shares.round(), atol=1e-3)
 
@@ -93,10 +92,10 @@ def test_four_devices_learn_what_one_learns(four, tmp_path):
     assert one["devices"] == 1
     for name in ("loss", "accuracy", "val_accuracy"):
         assert np.allclose(one["history"][name], four["history"][name], atol=0.02), name
-    assert np.abs(np.array(one["said"]) - four["said"]).max() < 0.05
+    assert np.abs(np.array(one["probability"]) - four["probability"]).max() < 0.05
 
 
-def test_four_devices_go_on_where_they_stopped(four, states):
+def test_four_devices_resume(four, states):
     """The last state is taken away, as a kill before it was written leaves things."""
     (folder,) = states.iterdir()
     last = max(folder.glob("epoch-*"))
@@ -104,32 +103,16 @@ def test_four_devices_go_on_where_they_stopped(four, states):
         shutil.rmtree(last)
     again = train(states, 4)
     assert np.allclose(again["history"]["loss"], four["history"]["loss"], atol=1e-3)
-    assert np.allclose(again["said"], four["said"], atol=1e-3)
+    assert np.allclose(again["probability"], four["probability"], atol=1e-3)
 
 
 def test_two_hosts_train_one_network(tmp_path):
     """Two processes as two hosts, as in docs/training.md: each has half of the faces, both end with the same network."""
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
         hosts = ",".join(f"127.0.0.1:{place.getsockname()[1]}" for place in (one, other))
-    first, second = [told(host) for host in [start(tmp_path / f"{i}", 1, hosts, i) for i in (0, 1)]]
+    first, second = [result_of(host) for host in [start(tmp_path / f"{i}", 1, hosts, i) for i in (0, 1)]]
     assert first["devices"] == second["devices"] == 2
     assert first["weights"] == second["weights"]
     for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
         assert first["history"][name] == second["history"][name], name
     assert first["history"]["val_accuracy"][-1] > 0.9
-
-
-def test_batches_for_several_devices(monkeypatch):
-    monkeypatch.setattr("src.models.train.devices", lambda: 4)
-    faces, labels = np.zeros((10, 8, 8, 3), np.uint8), np.arange(10)
-    held = [FaceBatches(faces, np.arange(10), labels, 8)[i] for i in range(2)]
-    assert [len(batch[0]) for batch in held] == [8, 4]
-    assert held[1][2].tolist() == [1, 1, 0, 0] and held[1][1][:2].tolist() == [8, 9]
-    training = FaceBatches(faces, np.arange(10), labels, 8, TrainingSettings())
-    seen = [set(training.order)]
-    for _ in range(20):
-        training.on_epoch_end()
-        seen.append(set(training.order))
-    assert {len(epoch) for epoch in seen} == {8} and set.union(*seen) == set(range(10))
-    with pytest.raises(ValueError, match="multiple of the 4 devices, got 6"):
-        FaceBatches(faces, np.arange(10), labels, 6)

@@ -1,4 +1,4 @@
-"""Both tasks on one trunk: losses and metrics worked out by hand, and that a network learns from labels of every kind."""
+"""The multi-task network: losses and metrics worked out by hand, and learning from labels of every kind."""
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from src.models.multitask import (
     multitask_loss,
 )
 
-NOBODY = (-1, -1, -1)
+NOTHING_KNOWN = (-1, -1, -1)
 SIZE = 32
 
 
@@ -49,10 +49,10 @@ def test_labels_of_a_table():
     labels = multitask_labels(table)
     assert labels.dtype == np.float32
     assert labels.tolist() == [[0, 30, 30], [1, 70, 100], [-1, -1, -1], [1, 100, 100]]
-    taught = np.random.default_rng(1).random((4, LOGITS + DESCRIPTOR))
-    both = multitask_labels(table, taught)
+    targets = np.random.default_rng(1).random((4, LOGITS + DESCRIPTOR))
+    both = multitask_labels(table, targets)
     assert both.shape == (4, 234) and both.dtype == np.float32
-    assert np.array_equal(both[:, :3], labels) and both[:, 3:] == pytest.approx(taught)
+    assert np.array_equal(both[:, :3], labels) and both[:, 3:] == pytest.approx(targets)
 
 
 # --- the loss from labels ---------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def test_loss_of_gender_by_hand():
 
 def test_what_is_unknown_adds_nothing():
     said = outputs({30: 0.5, 31: 0.3, 60: 0.2}, male=0.8)
-    assert loss(NOBODY, said) == 0
+    assert loss(NOTHING_KNOWN, said) == 0
     whole = loss((1, 30, 30), said)
     assert whole == pytest.approx(loss((1, -1, -1), said) + loss((-1, 30, 30), said), abs=1e-6)
     other = outputs({7: 1}, male=0.1)
@@ -120,27 +120,21 @@ def test_the_loss_falls_as_probability_moves_into_the_interval():
     assert np.isfinite(loss((-1, 0, 0), outputs({100: 1}))).all()
 
 
-def test_whoever_is_older_than_a_hundred_counts_as_a_hundred():
-    table = pd.DataFrame({"gender": ["male"], "age_low": [116], "age_high": [116]})
-    of_116, of_100 = multitask_labels(table)[0] * (0, 1, 1) - (1, 0, 0), (-1, 100, 100)
-    assert loss(of_116, outputs({98: 0.5, 99: 0.5})) == loss(of_100, outputs({98: 0.5, 99: 0.5}))
-
-
 # --- the loss from a teacher ------------------------------------------------------------------------------------------
 
 
-def taught_labels(label, male, years, descriptor):
+def teacher_labels(label, male, years, descriptor):
     probability = np.zeros(YEARS)
     probability[list(years)] = list(years.values())
     return np.hstack([label, 1 - male, male, probability, descriptor])
 
 
-def test_taught_loss_by_hand():
+def test_distillation_loss_by_hand():
     rng = np.random.default_rng(2)
     wanted, given = rng.normal(size=(2, DESCRIPTOR))
     said = outputs({30: 0.5, 31: 0.3, 60: 0.2}, male=0.8, descriptor=given)
     label = (1, 30, 39)
-    labels = taught_labels(label, 0.6, {30: 0.25, 60: 0.75}, wanted)
+    labels = teacher_labels(label, 0.6, {30: 0.25, 60: 0.75}, wanted)
     from_teacher = (
         -multitask.GENDER_WEIGHT * (0.6 * np.log(0.8) + 0.4 * np.log(0.2)) - 0.25 * np.log(0.5) - 0.75 * np.log(0.2)
     )
@@ -151,7 +145,7 @@ def test_taught_loss_by_hand():
 
 def test_without_labels_the_teacher_is_imitated():
     descriptor, years = np.linspace(-1, 1, DESCRIPTOR), {30: 0.6, 31: 0.4}
-    labels = taught_labels(NOBODY, 0.7, years, descriptor)
+    labels = teacher_labels(NOTHING_KNOWN, 0.7, years, descriptor)
     alike = loss(labels, outputs(years, 0.7, descriptor), distillation_loss)
     for other in (
         outputs(years, 0.8, descriptor),
@@ -175,12 +169,12 @@ def test_gender_accuracy_counts_only_faces_with_a_gender():
     labels = [(1, 30, 30), (0, -1, -1), (0, 20, 29), (-1, 30, 30)]
     assert figure(GenderAccuracy(), (labels, said)) == pytest.approx(2 / 3)
     assert figure(GenderAccuracy(), (labels[:1], said[:1]), (labels[1:], said[1:])) == pytest.approx(2 / 3)
-    assert figure(GenderAccuracy(), ([NOBODY] * 4, said)) == 0
+    assert figure(GenderAccuracy(), ([NOTHING_KNOWN] * 4, said)) == 0
 
 
 def test_absolute_error_counts_only_exact_ages():
     said = np.vstack([outputs({20: 0.5, 40: 0.5}), outputs({50: 1}), outputs({90: 1}), outputs({90: 1})])
-    labels = [(1, 33, 33), (-1, 49, 49), (0, 30, 39), NOBODY]
+    labels = [(1, 33, 33), (-1, 49, 49), (0, 30, 39), NOTHING_KNOWN]
     assert figure(AbsoluteError(), (labels, said)) == (13 + 1) / 2, "between the label and the median"
     assert figure(AbsoluteError(), (labels[2:], said[2:]), (labels[:2], said[:2])) == 7
     assert figure(AbsoluteError(), (labels[2:], said[2:])) == 0
@@ -198,7 +192,7 @@ def averaging():
 
 @pytest.fixture(scope="module")
 def task():
-    """(faces, labels, part): the upper half is bright for men, the lower one the brighter the older.
+    """(faces, labels, split): the upper half is bright for men, the lower one the brighter the older.
 
     A third has no gender, a third no age, a third of the ages is a range.
     """
@@ -217,80 +211,38 @@ def task():
 SETTINGS = train.TrainingSettings(epochs=12, batch_size=16, learning_rate=0.03, rotation=0, zoom=0, shift=0, brightness=0)
 
 
-def fitted(task, states, settings=SETTINGS, on_epoch=lambda history: None, rows=None):
-    faces, labels, part = task
-    rows = np.arange(len(faces)) if rows is None else rows
-    model = multitask.add_task_heads(averaging(), dropout=0.1)
-    return train.fit(
-        model,
-        faces,
-        rows,
-        labels[rows],
-        part[rows],
-        settings,
-        on_epoch,
-        states,
-        multitask_loss,
-        (GenderAccuracy, AbsoluteError),
-    )
+def test_it_learns_from_labels_of_every_kind_and_resumes_with_its_loss_and_metrics(task, tmp_path):
+    faces, labels, split = task
 
+    def fitted(on_epoch=lambda history: None):
+        model, rows = multitask.add_task_heads(averaging(), dropout=0.1), np.arange(len(faces))
+        metrics = (GenderAccuracy, AbsoluteError)
+        return train.fit(model, faces, rows, labels, split, SETTINGS, on_epoch, tmp_path, multitask_loss, metrics)
 
-def test_it_learns_from_labels_of_every_kind(task, tmp_path):
-    model, history = fitted(task, tmp_path)
-    assert {"val_gender_accuracy", "val_absolute_error"} <= set(history) and history.notna().all(axis=None)
+    def stop(history):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fitted(stop)
+    model, history = fitted()
+    assert history["epoch"].tolist() == list(range(1, len(history) + 1)) and history.notna().all(axis=None)
     assert history["val_gender_accuracy"].iloc[-1] >= 0.95
     assert history["val_absolute_error"].iloc[-1] < 0.6 * history["val_absolute_error"].iloc[0]
     assert history["val_loss"].iloc[-1] < 0.8 * history["val_loss"].iloc[0]
     assert all(np.isfinite(weights).all() for weights in model.get_weights())
 
 
-def test_faces_without_labels_change_no_gradient(task, tmp_path):
-    """Made unknown altogether, they are as good as absent: only the validation loss, a mean over all, is smaller."""
-    faces, labels, part = task
-    unknown = np.where(np.arange(len(labels))[:, None] % 2, labels, np.float32(-1))
-    unknown[part == "train"] = -1
-    model = multitask.add_task_heads(averaging())
-    settings = train.TrainingSettings(epochs=1, batch_size=60, weight_decay=0.0)
-    given = train.fit(
-        model, faces, np.arange(len(faces)), unknown, part, settings, states=tmp_path, loss=multitask_loss, metrics=()
-    )
-    assert all(map(np.array_equal, given[0].get_weights(), model.get_weights()))
-    assert given[1]["loss"].tolist() == [0] and given[1]["val_loss"].iloc[0] > 0
-
-
-class Killed(Exception):
-    pass
-
-
-def test_a_killed_training_goes_on_with_its_own_loss_and_metrics(task, tmp_path):
-    settings, rows = train.TrainingSettings(epochs=3, batch_size=16), np.r_[0:48, 200:232]
-
-    def kill(history):
-        raise Killed
-
-    with pytest.raises(Killed):
-        fitted(task, tmp_path / "killed", settings, kill, rows)
-    told = []
-    model, history = fitted(task, tmp_path / "killed", settings, lambda table: told.append(len(table)), rows)
-    assert told == [1, 2, 3]
-    straight, undisturbed = fitted(task, tmp_path / "straight", settings, rows=rows)
-    assert list(history) == list(undisturbed)
-    figures = undisturbed.columns.drop("seconds")
-    assert history[figures].to_numpy() == pytest.approx(undisturbed[figures].to_numpy(), rel=1e-6)
-    assert all(map(np.array_equal, model.get_weights(), straight.get_weights()))
-
-
 # --- the heads --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("taught, wide", [(False, 103), (True, 231)])
-def test_heads(taught, wide, task):
+@pytest.mark.parametrize("descriptor, wide", [(False, 103), (True, 231)])
+def test_heads(descriptor, wide, task):
     first = averaging()
-    model = multitask.add_task_heads(first, taught)
+    model = multitask.add_task_heads(first, descriptor)
     assert model.input_shape == (None, SIZE, SIZE, 3) and model.inputs[0].dtype == "uint8"
     assert model.output_shape == (None, wide) and model.outputs[0].dtype == "float32"
     features = first.predict(task[0][:5], verbose=0)
-    for name, part in (("gender", np.s_[:2]), ("age", np.s_[2:103]), ("descriptor", np.s_[103:231]))[: 2 + taught]:
+    for name, part in (("gender", np.s_[:2]), ("age", np.s_[2:103]), ("descriptor", np.s_[103:231]))[: 2 + descriptor]:
         kernel, bias = model.get_layer(name).get_weights()
         said = model.predict(task[0][:5], verbose=0)
         assert said[:, part] == pytest.approx(features @ kernel + bias, abs=1e-4), name

@@ -1,4 +1,4 @@
-"""Annotated copies: labels cover no face and no label, wherever the faces are; crowds get numbers and a legend."""
+"""Annotated copies: labels cover no face and no other label; crowds get numbers and a legend."""
 
 import numpy as np
 import pandas as pd
@@ -59,20 +59,20 @@ def assert_whole(plan: Layout, size, faces):
     """Every face has a label, or a number and, where there is a legend, its line; all of it whole and apart."""
     shown = plan.labels + plan.numbers
     assert sorted(text.number for text in shown) == list(range(1, faces + 1))
-    assert all(within(text.place, size) for text in shown)
-    assert apart([text.place for text in shown + plan.legend])
+    assert all(within(text.box, size) for text in shown)
+    assert apart([text.box for text in shown + plan.legend])
     if plan.legend:
         assert [text.number for text in plan.legend] == sorted(text.number for text in plan.numbers)
-        assert all(within(text.place, plan.canvas) and not shared(text.place, (0, 0, *size)) for text in plan.legend)
+        assert all(within(text.box, plan.canvas) and not shared(text.box, (0, 0, *size)) for text in plan.legend)
     for label in plan.labels:
-        assert not any(shared(label.place, box) for box in plan.boxes.values()), "a label covers a face"
+        assert not any(shared(label.box, box) for box in plan.boxes.values()), "a label covers a face"
 
 
 def assert_faces_free(plan: Layout):
     """Numbers cover no other face, and of their own a small corner at most."""
     for text in plan.numbers:
         for number, box in plan.boxes.items():
-            covered = shared(text.place, box)
+            covered = shared(text.box, box)
             assert covered == 0 or (number == text.number and covered <= area(box) / 9), (text, box)
 
 
@@ -105,7 +105,7 @@ def test_a_frame_of_a_video_keeps_its_size(shape, seed):
 @pytest.mark.parametrize("size", [(600, 800), (800, 600), (1600, 400)])
 @pytest.mark.parametrize("legend", [True, False])
 def test_rows_of_faces(size, legend):
-    """As of a class: three rows of ten, close together."""
+    """Three rows of ten faces close together, as in a photo of a school class."""
     step, height = size[0] // 10, size[1] // 3
     side = min(step - 10, height // 2)
     places = [(step * i + 5, height * row + height // 3) for row in range(3) for i in range(10)]
@@ -122,7 +122,7 @@ def test_a_few_faces_have_their_labels_beside_them(size):
     assert_whole(plan, size, 4)
     assert len(plan.labels) == 4 and plan.canvas == size
     for text in plan.labels:  # each touches its own face
-        assert shared((text.place[0] - 1, text.place[1] - 1, text.place[2] + 1, text.place[3] + 1), plan.boxes[text.number])
+        assert shared((text.box[0] - 1, text.box[1] - 1, text.box[2] + 1, text.box[3] + 1), plan.boxes[text.number])
 
 
 @pytest.mark.parametrize(
@@ -148,10 +148,10 @@ def test_one_face_in_a_tiny_photo_has_its_line_outside(box):
     plan = layout((40, 40), predictions([box]))
     assert not plan.labels and not plan.numbers
     (line,) = plan.legend
-    assert line.text == "female, 25 (18–34)" and within(line.place, plan.canvas)
-    assert not shared(line.place, (0, 0, 40, 40))
+    assert line.text == "female, 25 (18–34)" and within(line.box, plan.canvas)
+    assert not shared(line.box, (0, 0, 40, 40))
     frame = layout((40, 40), predictions([box]), legend=False)
-    assert frame.canvas == (40, 40) and all(within(text.place, (40, 40)) for text in frame.labels + frame.numbers)
+    assert frame.canvas == (40, 40) and all(within(text.box, (40, 40)) for text in frame.labels + frame.numbers)
 
 
 def test_several_faces_in_a_tiny_photo():
@@ -174,8 +174,8 @@ def test_a_large_face_without_room_beside_it():
     assert layout(size, predictions([box])).legend[0].text == "female, 25 (18–34)"
     plan = layout(size, predictions([box], person=2), legend=False)
     (label,) = plan.labels
-    assert label.text == "person 2: female, 25 (18–34)" and within(label.place, size)
-    assert shared(label.place, (96, 72, 544, 408)) == 0, "the middle of the face is free"
+    assert label.text == "person 2: female, 25 (18–34)" and within(label.box, size)
+    assert shared(label.box, (96, 72, 544, 408)) == 0, "the middle of the face is free"
 
 
 @pytest.mark.parametrize("size", [(6000, 4000), (3000, 5000), (9000, 2000), (1920, 1440)])
@@ -183,13 +183,14 @@ def test_a_large_photo_stays_readable_at_1280_pixels(size):
     scale = max(size) / 1280
     for boxes in (crowd(size, 2, scale=scale), crowd(size, 2, 100, scale / 2), crowd(size, 3, 1, 2 * scale)):
         plan = layout(size, predictions(boxes))
-        sizes = [text.size * 1280 / max(plan.canvas) for text in plan.labels + plan.numbers + plan.legend]
+        sizes = [text.font_size * 1280 / max(plan.canvas) for text in plan.labels + plan.numbers + plan.legend]
         assert min(sizes) >= 11 and max(sizes) <= 50
 
 
 def test_labels_grow_with_the_face():
     sizes = [
-        layout((1280, 960), predictions([(400, 300, 400 + width, 300 + width)])).labels[0].size for width in (40, 200, 500)
+        layout((1280, 960), predictions([(400, 300, 400 + width, 300 + width)])).labels[0].font_size
+        for width in (40, 200, 500)
     ]
     assert sizes[0] < sizes[1] <= sizes[2] < 3 * sizes[0]
 
@@ -207,7 +208,7 @@ def test_labels_grow_with_the_face():
         ({"age_group": pd.NA, "age_years": pd.NA, "age_interval_low": pd.NA, "age_interval_high": pd.NA}, "female"),
         ({"person": 2}, "person 2: female, 25 (18–34)"),
         ({"status": "whole_photo"}, "whole photo: female, 25 (18–34)"),
-        ({"message": "unsure of gender and age"}, "female, 25 (18–34)"),  # it is for people to read
+        ({"message": "unsure of gender and age"}, "female, 25 (18–34)"),  # the message is for people
     ],
 )
 def test_the_line_of_a_face(columns, line):
@@ -229,12 +230,12 @@ def test_only_boxes_and_labels_are_drawn():
     assert drawn.shape == photo.shape and drawn.dtype == np.uint8 and (photo == 128).all()
     changed = (drawn != photo).any(axis=2)
     (label,) = layout((800, 600), rows).labels
-    left, top, right, bottom = label.place
+    left, top, right, bottom = label.box
     assert changed[top:bottom, left:right].all()
     assert changed[200:360, 300].all() and changed[359, 300:460].all() and changed[200, 300:460].all()
     changed[top:bottom, left:right] = changed[200:360, 300:460] = False
     assert not changed.any()
-    assert (drawn[205:355, 305:455] == 128).all(), "the face stays free"
+    assert (drawn[205:355, 305:455] == 128).all(), "nothing is drawn on the face"
 
 
 def test_the_legend_is_drawn_beside_an_unchanged_photo():
@@ -243,12 +244,12 @@ def test_the_legend_is_drawn_beside_an_unchanged_photo():
     plan, drawn = layout(size, predictions(boxes)), annotate(grey(*size), predictions(boxes))
     assert drawn.shape == (plan.canvas[1], plan.canvas[0], 3)
     for text in plan.legend + plan.numbers:
-        left, top, right, bottom = text.place
+        left, top, right, bottom = text.box
         part = drawn[top:bottom, left:right]
         assert (part < 60).all(axis=2).sum() > 5, "something is written"
     outside = np.ones(drawn.shape[:2], bool)
     outside[: size[1], : size[0]] = False
-    for left, top, right, bottom in (text.place for text in plan.legend):
+    for left, top, right, bottom in (text.box for text in plan.legend):
         outside[top:bottom, left:right] = False
     assert (drawn[outside] == 255).all()
     assert (drawn[: size[1], : size[0]] == 128).all(axis=2).mean() > 0.8
@@ -259,14 +260,14 @@ def test_a_number_away_from_its_face_has_a_line_to_it():
     boxes += [(x, y, x + 99, y + 99) for x in (100, 200, 300, 400) for y in (100, 200, 300, 400)]
     plan, drawn = layout((600, 600), predictions(boxes)), annotate(grey(600, 600), predictions(boxes))
     (number,) = (text for text in plan.numbers if text.number == 2)
-    assert not shared(number.place, plan.boxes[2])
-    start = np.array([(number.place[i] + number.place[i + 2]) / 2 for i in (0, 1)])
+    assert not shared(number.box, plan.boxes[2])
+    start = np.array([(number.box[i] + number.box[i + 2]) / 2 for i in (0, 1)])
     end = np.clip(start, plan.boxes[2][:2], plan.boxes[2][2:])
     points = np.linspace(start, end, 60).round().astype(int)[:-1]
     assert all((drawn[y, x] != 128).any() for x, y in points)
 
 
-def test_no_face_found_is_said():
+def test_a_photo_without_a_face_says_so():
     drawn = annotate(grey(640, 480), nothing_found())
     rows, columns = np.where((drawn != 128).any(axis=2))
     assert (rows.min(), columns.min()) == (0, 0) and rows.max() < 60 and columns.max() < 320

@@ -1,4 +1,4 @@
-"""Grad-CAM and occlusion find the place that a model was built to look at; changed pictures of a face; uploaded files."""
+"""Grad-CAM and occlusion find the place that a model was built to use; changed pictures of a face; uploaded files."""
 
 from datetime import datetime
 
@@ -9,7 +9,7 @@ import skimage.data
 from src.config import AGE_GROUPS
 from src.faces.align import Alignment, find_faces
 from src.keras_setup import keras, layers
-from src.models import model_folder, two_level_cnn
+from src.models import model_folder, residual, two_level_cnn
 from src.models.model_folder import Labels, TrainedModel
 from src.predict import explain, upload
 
@@ -18,7 +18,7 @@ CORNERS = {"top left": (28, 28), "bottom right": (100, 92)}
 
 
 def spot_finder(mirrored: bool) -> keras.Model:
-    """A two-level network that was not taught but built: the redder a place on a dark face, the more it is of class 1."""
+    """A two-level network with chosen weights: the redder a place on a dark face, the more probable is class 1."""
     face = keras.Input((SIZE, SIZE, 3), dtype="uint8")
     x = layers.Rescaling(1 / 255)(face)
     convolution = layers.Conv2D(2, 8, 4, "same", use_bias=False)
@@ -28,7 +28,7 @@ def spot_finder(mirrored: bool) -> keras.Model:
     kernel[..., 0, 0], kernel[..., 1, 0], kernel[..., 2, 0] = 0.05, -0.05, -0.05
     convolution.set_weights([kernel])
     if mirrored:
-        first = two_level_cnn.with_mirror_image(first)
+        first = residual.average_with_mirror_image(first)
     dense = layers.Dense(2, activation="softmax", name="level_two")
     model = keras.Model(face, dense(first(face)))
     weights, bias = dense.get_weights()
@@ -48,7 +48,7 @@ def with_spot(place) -> np.ndarray:
 @pytest.mark.parametrize("mirrored", [False, True], ids=["plain", "with its mirror image"])
 @pytest.mark.parametrize("place", CORNERS.values(), ids=CORNERS)
 @pytest.mark.parametrize("way", [explain.grad_cam, explain.occlusion])
-def test_both_ways_find_what_the_model_looks_at(way, mirrored, place):
+def test_both_maps_find_the_place_that_the_model_uses(way, mirrored, place):
     heat = way(spot_finder(mirrored), with_spot(place), [1])
     assert heat.shape == (SIZE, SIZE) and heat.dtype == np.float32 and heat.min() == 0 and heat.max() == 1
     y, x = np.unravel_index(heat.argmax(), heat.shape)
@@ -57,8 +57,8 @@ def test_both_ways_find_what_the_model_looks_at(way, mirrored, place):
     assert away.mean() < 0.25
 
 
-def test_the_map_of_hidden_squares_lies_where_they_were():
-    place = (20, 110)  # near the edges, where it is easily drawn too far in
+def test_the_occlusion_map_is_not_shifted():
+    place = (20, 110)  # near the edges, where a shift would show
     heat = explain.occlusion(spot_finder(False), with_spot(place), [1])
     rows, columns = np.nonzero(heat > 0.5)
     middle = np.average(np.column_stack([rows, columns]) + 0.5, axis=0, weights=heat[rows, columns])
@@ -66,7 +66,7 @@ def test_the_map_of_hidden_squares_lies_where_they_were():
 
 
 @pytest.mark.parametrize(
-    "first", [two_level_cnn.level_one(227), two_level_cnn.with_mirror_image(two_level_cnn.residual_level_one(SIZE))]
+    "first", [two_level_cnn.level_one(227), residual.average_with_mirror_image(residual.residual_level_one(SIZE))]
 )
 def test_the_projects_own_networks_have_a_last_convolution(first):
     model = two_level_cnn.two_level_cnn(4, first=first)
@@ -75,7 +75,7 @@ def test_the_projects_own_networks_have_a_last_convolution(first):
     heats = [explain.grad_cam(model, face, classes) for classes in ([0, 1], [2, 3])]  # what speaks against one, for the other
     assert heats[0].shape == (size, size) and max(heat.max() for heat in heats) == 1
     trunk = next((layer for layer in first.layers if isinstance(layer, keras.Model)), first)
-    assert explain._last_map(trunk).shape[1:] == ((6, 6, 256) if size == 227 else (4, 4, 256))
+    assert explain._last_feature_map(trunk).shape[1:] == ((6, 6, 256) if size == 227 else (4, 4, 256))
 
 
 def test_hiding_what_does_not_matter_costs_nothing():
@@ -85,21 +85,21 @@ def test_hiding_what_does_not_matter_costs_nothing():
     assert explain.grad_cam(model, with_spot((64, 64)), [1]).max() == 0
 
 
-def test_an_answer_stands_for_all_the_classes_that_it_sums(standins):
+def test_a_predicted_group_stands_for_all_its_years(standins):
     trained = model_folder.load_model(standins.age)
-    name, classes = explain.answered_classes(trained, with_spot((64, 64)))
+    name, classes = explain.predicted_class(trained, with_spot((64, 64)))
     groups = AGE_GROUPS["adience"]
     starts = [*groups.starts, 101]
     place = groups.names.index(name)
     assert classes == list(range(starts[place], starts[place + 1]))
     gender = TrainedModel(lambda: spot_finder(False), Labels("gender", ("female", "male")), Alignment(size=SIZE), {})
-    assert explain.answered_classes(gender, with_spot((30, 30))) == ("male", [1])
+    assert explain.predicted_class(gender, with_spot((30, 30))) == ("male", [1])
 
 
 def test_overlays_keep_the_face_and_colour_the_heat():
     face, heat = with_spot((64, 64)), np.zeros((SIZE, SIZE), np.float32)
     heat[:20] = 1
-    shown = explain.overlaid(face, heat)
+    shown = explain.overlay(face, heat)
     assert shown.shape == face.shape and shown.dtype == np.uint8
     assert shown[:20, :, 0].mean() > shown[60:, :, 0].mean() + 80
 
@@ -119,19 +119,13 @@ def test_variants_are_the_same_face_changed():
         assert np.linalg.norm(eyes[1] - eyes[0]) == pytest.approx(0.39 * factor * SIZE, rel=0.1)
 
 
-def test_uploads_are_written_under_their_own_names_into_the_folder(tmp_path):
-    given = ({"name": "a.jpg", "content": memoryview(b"1")}, {"name": "../../etc/é x.jpg", "content": b"2"})
-    paths = [upload.save(tmp_path / "new", *file) for file in upload.files_of(given)]
-    assert [path.name for path in paths] == ["a.jpg", "é x.jpg"] and {path.parent for path in paths} == {tmp_path / "new"}
-    assert upload.save(tmp_path / "new", "a.jpg", b"1") == paths[0], "the same once more"
-    assert upload.save(tmp_path / "new", "a.jpg", b"3").name == "a-2.jpg" and paths[0].read_bytes() == b"1"
-    assert upload.save(tmp_path / "new", "C:\\photos\\.hidden", b"4").name == "hidden"
-    assert upload.files_of({"b.png": {"content": b"5", "metadata": {}}}) == [("b.png", b"5")]
-
-
-def test_the_button_saves_and_calls(tmp_path):
-    called = []
-    box = upload.button(tmp_path, called.append)
-    chooser = box.children[0]
-    chooser.value = ({"name": "a.jpg", "type": "image/jpeg", "size": 1, "content": b"1", "last_modified": datetime.now()},)
-    assert called == [[tmp_path / "a.jpg"]] and (tmp_path / "a.jpg").read_bytes() == b"1"
+def test_uploads_are_saved_under_their_own_names_and_shown(tmp_path):
+    shown = []
+    (tmp_path / "a.jpg").write_bytes(b"another")
+    chooser = upload.button(tmp_path, shown.extend).children[0]
+    file = {"type": "image/jpeg", "size": 1, "content": b"1", "last_modified": datetime.now()}
+    chooser.value = ({"name": "a.jpg", **file}, {"name": "../../etc/é x.jpg", **file})
+    assert shown == [tmp_path / "a-2.jpg", tmp_path / "é x.jpg"]
+    assert shown[0].read_bytes() == b"1" and (tmp_path / "a.jpg").read_bytes() == b"another"
+    chooser.value = ({"name": "a.jpg", **file, "size": 2},)
+    assert shown[2:] == [tmp_path / "a-2.jpg"], "the same file again"

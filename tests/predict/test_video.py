@@ -1,7 +1,4 @@
-"""Videos of drawn people who walk, cross, leave and come back: each one track and one steady answer; and bad files.
-
-Streams of network cameras are served by a web server on this machine.
-"""
+"""Videos of drawn people who walk, cross, leave and come back; unreadable files; a local web server as a network camera."""
 
 import functools
 import http.server
@@ -20,10 +17,11 @@ import pytest
 
 from src.config import ROOT
 from src.faces.align import Face, eye_centres
-from src.faces.detect import MOVING, intersection_over_union
-from src.predict import camera, predictor, video
+from src.faces.detect import VIDEO_DETECTOR, intersection_over_union
+from src.predict import camera, demo, predictor, video
 from src.predict.__main__ import main
 from src.predict.predictor import Predictor
+from src.predict.tracks import Track
 from src.sample import scene
 from src.sample.face_model import FaceModel
 
@@ -32,7 +30,7 @@ FRAMES, RATE = 110, 25
 
 @pytest.fixture(scope="module")
 def loaded(standins):
-    return Predictor(standins.gender, standins.age, detector=MOVING)
+    return Predictor(standins.gender, standins.age, detector=VIDEO_DETECTOR)
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +44,7 @@ def street(tmp_path_factory):
 
 
 def write(file, pictures, rate=RATE):
-    height, width = pictures[0].shape[:2]
-    writer = imageio_ffmpeg.write_frames(str(file), (width, height), fps=rate, codec="libx264", macro_block_size=2)
-    writer.send(None)
-    for picture in pictures:
-        writer.send(np.ascontiguousarray(picture))
-    writer.close()
+    video.write_video(pictures, pictures[0].shape[1::-1], rate, file)
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +56,12 @@ def made(street, standins, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("apart", [3, 5])
-def test_people_are_followed_at_few_frames_a_second(street, loaded, tmp_path, apart):
+def test_people_are_tracked_at_few_frames_a_second(street, loaded, tmp_path):
     """The film with most of its frames left out, as of a slow camera: nobody is missed, and nobody counted twice."""
-    write(tmp_path / "slow.mp4", street[1][::apart], RATE / apart)
+    write(tmp_path / "slow.mp4", street[1][::5], RATE / 5)
     frames, people = video.track_people(tmp_path / "slow.mp4", loaded, progress=False)
     assert len(people) == 3
-    visible = sum(box is not None for boxes in street[2][::apart] for box in boxes)
+    visible = sum(box is not None for boxes in street[2][::5] for box in boxes)
     assert len(frames) > 0.7 * visible
 
 
@@ -85,18 +77,18 @@ def test_three_people_are_three_tracks(street, made):
         if max(shared) > 0.4:
             whose.setdefault(row.person, []).append(int(np.argmax(shared)))
     assert sorted(set(whose[person]).pop() for person in whose) == [0, 1, 2], whose
-    assert all(len(set(who)) == 1 for who in whose.values()), "nobody becomes somebody else, crossing or coming back"
+    assert all(len(set(who)) == 1 for who in whose.values()), "nobody becomes another person, when crossing or coming back"
     visible = sum(box is not None for boxes in street[2] for box in boxes)
     assert sum(map(len, whose.values())) > 0.8 * visible
-    assert sum(map(len, whose.values())) > 0.95 * len(frames), "no box where nobody is"
+    assert sum(map(len, whose.values())) > 0.95 * len(frames), "there is no box without a person"
 
 
-def test_each_person_has_one_answer_the_mean_of_all_looks(made):
+def test_each_person_has_one_prediction(made):
     frames, people = (pd.read_csv(made / f"-street 😀-{name}.csv") for name in ("frames", "people"))
-    answers = ["gender", "p_male", "age_group", "age_years"]
-    assert (frames.groupby("person")[answers].nunique() == 1).all(axis=None)
+    predictions = ["gender", "p_male", "age_group", "age_years"]
+    assert (frames.groupby("person")[predictions].nunique() == 1).all(axis=None)
     assert frames.groupby("person")["p_male"].first().tolist() == people["p_male"].tolist()
-    assert (people["looks"] >= 2).all() and (people["frames"] > people["looks"]).all()
+    assert (people["detections"] >= 2).all() and (people["frames"] > people["detections"]).all()
     assert frames["second"].tolist() == pytest.approx((frames["frame"] / RATE).tolist(), abs=1e-3)
 
 
@@ -120,20 +112,13 @@ def face_at(landmarks):
 
 
 def test_probabilities_are_averaged(loaded):
-    class Someone:
-        pass
-
-    person, frame = Someone(), np.random.default_rng(1).integers(0, 256, (300, 300, 3), np.uint8)
+    frame = np.random.default_rng(1).integers(0, 256, (300, 300, 3), np.uint8)
     faces = [face_at(np.random.default_rng(seed).uniform(50, 250, (68, 2))) for seed in (1, 2)]
-    both, alone = (
-        video.FacePredictions(loaded.models),
-        [video.FacePredictions(loaded.models), video.FacePredictions(loaded.models)],
-    )
-    for one, face in zip(alone, faces):
-        one.add(frame, [(person, face)])
-        both.add(frame, [(person, face)])
-    p_male = [one.answers([person])[0]["p_male"] for one in alone]
-    assert both.answers([person])[0]["p_male"] == pytest.approx(np.mean(p_male), abs=1e-4)
+    first, second, both = (Track(1, [], detections=count) for count in (1, 1, 2))
+    for track, face in zip((first, second, both, both), [*faces, *faces]):
+        video.run_models([(track, face)], frame, loaded.models)
+    p_male = video.predictions_of([first, second, both], loaded.models)["p_male"]
+    assert p_male[2] == pytest.approx(p_male[:2].mean(), abs=1e-4)
 
 
 def clip_of_nobody(file, seen, street):
@@ -143,13 +128,12 @@ def clip_of_nobody(file, seen, street):
     write(file, [street[1][visible]] * seen + [grey] * (38 - seen))
 
 
-@pytest.mark.parametrize("seen", [0, 2])
-def test_a_video_in_which_nobody_is_followed(tmp_path, street, made, standins, capsys, seen):
+def test_a_video_in_which_nobody_is_tracked(tmp_path, street, made, standins, capsys):
     film = tmp_path / "empty.mp4"
-    clip_of_nobody(film, seen, street)
+    clip_of_nobody(film, 2, street)
     folders = ["--gender-model", str(standins.gender), "--age-model", str(standins.age)]
     assert main([str(film), "--annotate", str(tmp_path / "out"), *folders]) == 0
-    assert "nobody was followed" in capsys.readouterr().out
+    assert "nobody was tracked" in capsys.readouterr().out
     for name in ("frames", "people"):
         table = pd.read_csv(tmp_path / "out" / f"empty-{name}.csv")
         assert table.empty and list(table) == list(pd.read_csv(made / f"-street 😀-{name}.csv"))
@@ -159,24 +143,19 @@ def test_a_video_in_which_nobody_is_followed(tmp_path, street, made, standins, c
     assert max(np.abs(one.astype(int) - other).mean() for one, other in zip(pictures, copies)) < 2
 
 
-def test_tables_of_nobody_have_the_types_of_tables_of_people(tmp_path, street, loaded):
+def test_tables_of_nobody_have_the_types_of_tables_of_people(tmp_path, street, loaded, monkeypatch):
+    """And the page says that nobody was tracked."""
     clip_of_nobody(tmp_path / "grey.mp4", 0, street)
     write(tmp_path / "people.mp4", street[1][:15])
     empty, full = (video.track_people(tmp_path / f"{name}.mp4", loaded, progress=False) for name in ("grey", "people"))
     for nobody, people in zip(empty, full):
         assert nobody.empty and len(people)
         pd.testing.assert_series_equal(nobody.dtypes, people.dtypes)
-
-
-def test_the_page_says_that_nobody_was_followed(tmp_path, street, loaded, monkeypatch):
-    from src.predict import demo
-
-    clip_of_nobody(tmp_path / "grey.mp4", 0, street)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    copy, said = demo.answer_video(str(tmp_path / "grey.mp4"), loaded)
+    copy, answer = demo.answer_video(str(tmp_path / "grey.mp4"), loaded)
     with video.open_video(copy) as (_, frames):
         assert sum(1 for _ in frames) == 38
-    assert "nobody was followed" in said.lower() and "<table" not in said
+    assert "nobody was tracked" in answer.lower() and "<table" not in answer
 
 
 @pytest.mark.parametrize(
@@ -187,7 +166,7 @@ def test_the_page_says_that_nobody_was_followed(tmp_path, street, loaded, monkey
 )  # fmt: skip
 def test_files_that_are_no_video(tmp_path, loaded, content):
     (tmp_path / "a.mp4").write_bytes(content)
-    with pytest.raises(video.UnreadableVideo, match="damaged, or no video in a format that can be read|no picture in it"):
+    with pytest.raises(video.UnreadableVideo, match="damaged or not a video in a supported format|has no frames"):
         video.process_video(tmp_path / "a.mp4", tmp_path / "out" / "a.mp4", loaded, progress=False)
     assert not list((tmp_path / "out").iterdir())
 
@@ -196,8 +175,8 @@ def test_a_video_that_ends_early_is_read_as_far_as_it_goes(tmp_path, street, loa
     file = tmp_path / "cut.mkv"
     write(file, street[1][:30])
     file.write_bytes(file.read_bytes()[: int(file.stat().st_size * 0.8)])
-    watched = video.track_people(file, loaded, progress=False)
-    assert 5 < watched.frames["frame"].max() < 30
+    tracked = video.track_people(file, loaded, progress=False)
+    assert 5 < tracked.frames["frame"].max() < 30
 
 
 @pytest.mark.parametrize(("rate", "seconds"), [(120, 0.9), (9.5, 2), (1, 3)])
@@ -205,12 +184,12 @@ def test_time_is_the_videos_own_at_any_rate(tmp_path, street, rate, seconds):
     write(tmp_path / "a.mp4", street[1][: round(rate * seconds)], rate)
     with video.open_video(tmp_path / "a.mp4") as (facts, frames):
         count = sum(1 for _ in frames)
-    assert facts["fps"] == pytest.approx(min(rate, video.FASTEST), rel=0.01)
+    assert facts["fps"] == pytest.approx(min(rate, video.MAX_FPS), rel=0.01)
     assert count / facts["fps"] == pytest.approx(seconds, abs=3 / facts["fps"])
 
 
 def test_time_is_the_videos_own_where_frames_come_unevenly(tmp_path, street):
-    """As of a phone's or a screen's recording: a second at 30 frames a second, then one frame that stays for three."""
+    """Like a phone's recording: one second at 30 frames a second, then one frame that stays for three."""
     write(tmp_path / "even.mp4", street[1][:31], 30)
     uneven = ["-vf", "setpts='if(gte(N,30),4/TB,N/30/TB)'", "-fps_mode", "vfr", "-enc_time_base", "1/1000"]
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", tmp_path / "even.mp4", *uneven, tmp_path / "uneven.mp4"]
@@ -220,7 +199,7 @@ def test_time_is_the_videos_own_where_frames_come_unevenly(tmp_path, street):
     assert count / facts["fps"] == pytest.approx(4, abs=0.3)
 
 
-def test_what_goes_wrong_elsewhere_is_not_laid_on_the_video(street):
+def test_other_errors_are_not_attributed_to_the_video(street):
     with pytest.raises(OSError, match="No space left"), video.open_video(street[0]) as (_, frames):
         next(frames)
         raise OSError(28, "No space left")
@@ -268,8 +247,8 @@ def test_mistakes_are_told_in_one_sentence(tmp_path, standins, street, capfd):
 
 
 def test_the_cameras_view_settles(street, loaded):
-    """A camera's frames, here those of the film, as they come."""
-    views = list(camera.annotated(iter(street[1][:20]), loaded))
+    """The frames of the film replace those of a camera."""
+    views = list(camera.annotate_frames(iter(street[1][:20]), loaded))
     assert all(view.shape == (480, 640, 3) for view in views)
     drawn = [np.abs(view.astype(int) - frame).max(axis=2) > 40 for view, frame in zip(views, street[1])]
     assert drawn[0].sum() == 0 and drawn[-1].sum() > 1000
@@ -323,7 +302,7 @@ def test_a_stream_is_read_from_its_address(network_camera, place):
 
 
 def test_of_a_stream_the_newest_picture_is_shown(network_camera):
-    """Whoever takes half a second for a picture sees the one that came meanwhile, not the next in line."""
+    """After half a second, the reader gets the newest picture, not the next one."""
     with camera.open_camera(f"http://{network_camera}/live") as frames:
         next(frames)
         time.sleep(0.5)
@@ -355,10 +334,10 @@ def test_what_no_camera_can_be_is_refused(source):
     assert "hush" not in str(caught.value)
 
 
-def test_no_window_where_there_is_no_screen(standins):
-    code = "import sys; from src import camera, predictor; camera.show(iter(()), predictor.Predictor(*sys.argv[1:]))"
+def test_no_window_where_there_is_no_screen():
+    code = "from src.predict import camera; camera.show(iter(()), None)"
     done = subprocess.run(
-        [sys.executable, "-c", code, standins.gender, standins.age], cwd=ROOT, capture_output=True, text=True,
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
         env={name: value for name, value in os.environ.items() if name != "DISPLAY"},
     )  # fmt: skip
     assert "NoCamera: no window can be opened" in done.stderr

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy.io import loadmat
 
-from src.faces.detect import DEFAULT, detect
+from src.faces.detect import DEFAULT_DETECTOR, detect
 from src.faces.image_io import read_photo
 from src.sample import draw, face_model
 
@@ -155,7 +155,7 @@ def test_boxes_lie_on_faces(drawn, hog):
 def test_the_detectors_find_the_people_in_the_photos(drawn, hog, name, fewest, most):
     photo = read_photo(drawn / "photos" / f"{name}.jpg")
     assert fewest <= len(hog(photo, 0)) <= most
-    assert fewest <= len(detect(photo, DEFAULT)) <= most
+    assert fewest <= len(detect(photo, DEFAULT_DETECTOR)) <= most
 
 
 def test_hog_finds_the_drawn_faces(drawn, hog):

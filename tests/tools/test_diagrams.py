@@ -1,4 +1,4 @@
-"""The diagrams: what they name is there, what they say of layers is what the models are."""
+"""The diagrams name modules that exist, and show the layers of the models."""
 
 import ast
 from xml.etree import ElementTree
@@ -7,22 +7,28 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.released import extract_task_model
+from experiments.release import extract_task_model
 from src import config
 from src.config import ROOT
 from src.models.multitask import add_task_heads
-from src.models.two_level_cnn import residual_level_one, two_level_cnn, with_mirror_image
+from src.models.residual import average_with_mirror_image, residual_level_one
+from src.models.two_level_cnn import two_level_cnn
 from tools import diagrams
 
 
+def source(module: str):
+    """The file of "room" or "room.module" of src."""
+    file = ROOT.joinpath("src", *module.split("."))
+    return file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+
+
 def imported(module: str, seen: frozenset = frozenset()) -> set[str]:
-    """The modules of src that one needs, by way of others too."""
-    file = ROOT / "src" / f"{module}.py"
-    file = file if file.exists() else ROOT / "src" / module / "__init__.py"
+    """The modules of src that one imports, directly or through others."""
     names = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "src":
-            names |= {node.module.split(".")[1]} if "." in node.module else {alias.name for alias in node.names}
+    for node in ast.walk(ast.parse(source(module).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("src."):
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            names |= {name.removeprefix("src.") for name in (node.module, *inside) if source(name[4:]).exists()}
     return names.union(*(imported(name, seen | names) for name in names - seen))
 
 
@@ -30,16 +36,16 @@ def words(figure) -> str:
     return "\n".join(text.get_text() for axes in figure.axes for text in axes.texts)
 
 
-@pytest.mark.parametrize("name", sorted({name for box in diagrams.SYSTEM.values() for name in box.modules}))
-def test_a_module_in_the_system_diagram_exists_and_is_written_there(name):
-    assert (ROOT / "src" / f"{name}.py").exists() or (ROOT / "src" / name / "__init__.py").exists()
-    assert name in words(diagrams.system())
+def test_the_modules_in_the_pipelines_exist_and_are_shown():
+    shown = words(diagrams.pipelines())
+    for box in diagrams.PIPELINES.values():
+        assert all(source(name).exists() and name in shown for name in box.modules), box
 
 
 @pytest.mark.parametrize(("user", "used"), diagrams.USES)
-def test_who_takes_something_from_another_imports_it(user, used):
-    needed = set().union(*(imported(module) for module in diagrams.SYSTEM[user].modules))
-    assert set(diagrams.SYSTEM[used].modules) <= needed
+def test_a_box_that_uses_another_imports_its_modules(user, used):
+    needed = set().union(*(imported(module) for module in diagrams.PIPELINES[user].modules))
+    assert set(diagrams.PIPELINES[used].modules) <= needed
 
 
 def test_stages_are_those_of_the_plain_network():
@@ -47,20 +53,21 @@ def test_stages_are_those_of_the_plain_network():
     stages = diagrams.stages(model)
     assert sum(stage.parameters for stage in stages) == model.count_params()
     assert stages[0].shape == (227, 227, 3) and stages[-1] == ("level_two", "softmax", (8,), 512 * 8 + 8)
-    assert [stage.says for stage in stages if "conv" in stage.says] == [f"conv {k}×{k}\n+ pooling" for k in (7, 5, 3, 3)]
+    assert [stage.text for stage in stages if "conv" in stage.text] == [f"conv {k}×{k}\n+ pooling" for k in (7, 5, 3, 3)]
 
 
 def test_stages_of_a_released_model_and_their_figure():
-    first = with_mirror_image(residual_level_one(128, inner=96))
+    first = average_with_mirror_image(residual_level_one(128, inner=96))
     model = extract_task_model(add_task_heads(first), "age")
     stages = diagrams.stages(model)
     assert sum(stage.parameters for stage in stages) == model.count_params()
     assert [stage.shape for stage in stages[:2]] == [(128, 128, 3), (96, 96, 3)] and stages[-1].shape == (101,)
-    assert sum("2 conv 3×3" in stage.says for stage in stages) == 7
+    assert sum("2 conv 3×3" in stage.text for stage in stages) == 7
     said = words(diagrams.networks({"one": model}, np.zeros((8, 8, 3), np.uint8)))
     assert f"{model.count_params():,} parameters" in said and "3×3×256" in said and "mirror image" in said
 
 
+@pytest.mark.slow
 def test_both_are_written_as_pictures_for_a_readme(standins, monkeypatch, tmp_path):
     monkeypatch.setattr(config, "MODELS", standins.gender.parent)
     assert diagrams.main(["--to", str(tmp_path)]) == 0

@@ -33,7 +33,7 @@ def models(standins):
 
 @pytest.fixture(scope="module")
 def text(models, results):
-    return report.rendered(report.Words(models, results))
+    return report.render(report.Sections(models, results))
 
 
 @pytest.mark.parametrize("file", [ROOT / "README.md", ROOT / "docs" / "report.md"], ids=lambda file: file.name)
@@ -48,10 +48,10 @@ def test_the_committed_table_equals_the_result_files(file):
 
 def test_the_committed_report_is_what_the_command_writes():
     """Whoever changes a result file, a model or a word makes the report anew: make report."""
-    words = report.Words(load_released())
-    assert report.rendered(words) == (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    words = report.Sections(load_released())
+    assert report.render(words) == (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert report.with_results(readme, words.headline()) == readme
+    assert report.replace_results(readme, words.headline()) == readme
 
 
 def test_its_figures_are_those_of_the_files(text):
@@ -91,7 +91,7 @@ def test_a_missing_file_is_one_sentence(models, results, tmp_path, name):
     shutil.copytree(results, tmp_path / "results")
     (tmp_path / "results" / f"{name}.csv").unlink()
     with pytest.raises(ResultsMissing, match=f"^{name}.csv is missing"):
-        report.Words(models, tmp_path / "results")
+        report.Sections(models, tmp_path / "results")
 
 
 def test_the_command_says_what_is_missing_and_writes_nothing(standins, monkeypatch, tmp_path, capsys):
@@ -104,8 +104,8 @@ def test_the_command_says_what_is_missing_and_writes_nothing(standins, monkeypat
 
 
 def test_what_a_judge_who_is_never_wrong_agrees_with():
-    assert report.agreed_at_best(2 * 0.1 * 0.9) == pytest.approx(0.9)
-    assert report.agreed_at_best(0) == 1
+    assert report.best_agreement(2 * 0.1 * 0.9) == pytest.approx(0.9)
+    assert report.best_agreement(0) == 1
 
 
 def test_limits_of_labels_are_a_row_for_each_band_of_ages(models, results, tmp_path):
@@ -114,7 +114,7 @@ def test_limits_of_labels_are_a_row_for_each_band_of_ages(models, results, tmp_p
     rows = [("utkface", "0–6", "other gender", 0.18, 0.1, 0.3, 1050, "share"),
             ("utkface", "0–6", "years apart", 0.5, 0.25, 1, 1050, "years")]  # fmt: skip
     pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "results" / "label_limits.csv", index=False)
-    said = report.Words(models, tmp_path / "results").label_limits().splitlines()
+    said = report.Sections(models, tmp_path / "results").label_limits().splitlines()
     assert said[0] == "| data set | ages | pairs | other gender | gender, at best | years apart |"
     assert said[2:] == ["| UTKFace | 0–6 | 1,050 | 18.0% (10.0–30.0) | 90.0% | 0.50 (0.25–1.00) |"]
 
@@ -128,7 +128,7 @@ def test_other_results_stand_beside_the_released_models(models, results, tmp_pat
     released = pd.read_csv(tmp_path / "results" / "released_results.csv")
     other = released.assign(value=released["value"] / 2, low=None, high=None)
     other.to_csv(tmp_path / "results" / f"{file}.csv", index=False)
-    said = getattr(report.Words(models, tmp_path / "results"), word)().splitlines()
+    said = getattr(report.Sections(models, tmp_path / "results"), word)().splitlines()
     assert said[0] == f"| data set | measure | {names} |"
     gender = released.query("dataset == 'utkface' and measure == 'gender accuracy' and by == 'all'").iloc[0]
     assert f"| UTKFace | gender | {findings.format_result(gender)} | {gender['value'] / 2:.1%} |" in said
@@ -142,12 +142,12 @@ def test_on_how_many_photos_no_face_was_found(models, results, tmp_path):
     table.assign(measure="no face found", by="all", group="all", n=2000, unit="share").to_csv(
         tmp_path / "results" / "held_out.csv", index=False
     )
-    said = report.Words(models, tmp_path / "results").faceless()
+    said = report.Sections(models, tmp_path / "results").faceless()
     assert said == "Photos on which no face was found: UTKFace 0.5% (0.2–0.9), FairFace 5.0% (4.0–6.0)."
 
 
 def test_what_is_optional_is_said_in_a_line_or_shown(models, results, tmp_path, text):
-    for name in report.OPTIONAL:
+    for name in report.OPTIONAL_FILES:
         assert (f"`docs/results/{name}.csv` is missing" in text) == (not (results / f"{name}.csv").exists())
     shutil.copytree(results, tmp_path / "results")
     columns = ["variant", "seed", "dataset", "measure", "value", "unit", "against", "difference"]
@@ -158,7 +158,7 @@ def test_what_is_optional_is_said_in_a_line_or_shown(models, results, tmp_path, 
     rows += [("only FairFace", 1, "utkface", "absolute error", 6.5, "years", "no teacher", 0.9)]
     pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "results" / "ablations.csv", index=False)
     pd.DataFrame({"task": ["gender"], "mean": ["86.8 ± 1.4"]}).to_csv(tmp_path / "results" / "protocol.csv", index=False)
-    words = report.Words(models, tmp_path / "results")
+    words = report.Sections(models, tmp_path / "results")
     assert "| as released | – | 90.0 |" in words.ablations()
     assert "| no teacher | as released | 88.0 (−1.0) |" in words.ablations()
     assert "| no teacher, seed 2 | as released | 88.0 (−2.0) |" in words.ablations()
@@ -168,15 +168,15 @@ def test_what_is_optional_is_said_in_a_line_or_shown(models, results, tmp_path, 
 
 
 def test_the_readme_without_its_marks_is_one_sentence():
-    with pytest.raises(ValueError, match="README.md needs the lines"):
-        report.with_results("# No table here\n", "| a |")
-    kept = report.with_results(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", "| new |")
+    with pytest.raises(ValueError, match="README.md must have the lines"):
+        report.replace_results("# No table here\n", "| a |")
+    kept = report.replace_results(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", "| new |")
     assert kept == f"before\n{report.BEGIN}\n| new |\n{report.END}\nafter\n"
 
 
 @pytest.mark.slow
 def test_every_figure_is_drawn_and_the_same_twice(models, results, tmp_path):
-    for name, draw in report.figures(report.Words(models, results)).items():
+    for name, draw in report.figures(report.Sections(models, results)).items():
         written = []
         for turn in ("one", "two"):
             diagrams.save(draw(), tmp_path / turn / name)
@@ -193,7 +193,7 @@ def test_the_pdf_holds_any_text_as_it_is(tmp_path):
 
 
 def test_a_picture_that_is_missing_is_one_sentence_and_no_pdf(tmp_path):
-    with pytest.raises(ValueError, match="can't be set as PDF"):
+    with pytest.raises(ValueError, match="cannot be converted to PDF"):
         pdf.write("![gone](gone.png)\n", tmp_path, tmp_path / "report.pdf")
     assert not (tmp_path / "report.pdf").exists()
 

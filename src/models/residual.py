@@ -1,0 +1,74 @@
+"""A stronger level one of residual blocks, and models that average a face with its mirror image."""
+
+from src.config import SEED
+from src.keras_setup import keras, layers, ops
+
+BLOCKS = ((48, 1), (48, 1), (96, 2), (96, 1), (192, 2), (192, 1), (256, 2))  # filters and stride of each residual block
+
+
+def residual_level_one(size: int = 128, inner: int | None = None, dtype: str = "float32", seed: int = SEED) -> keras.Model:
+    """Builds a residual feature extractor, whose weights fit any size.
+
+    Sources: He et al., "Deep residual learning for image recognition", CVPR 2016; for shortcuts with average pooling,
+    He et al., "Bag of tricks for image classification", CVPR 2019.
+
+    Args:
+        size: Height and width of the faces in pixels.
+        inner: Height and width to scale the faces to first, for quick early epochs; None keeps the size.
+        dtype: Keras dtype policy, such as "mixed_bfloat16".
+        seed: Seed of the initial weights.
+
+    Returns:
+        A model from uint8 faces (batch, size, size, 3), RGB, 0-255, to features (batch, 256).
+    """
+    seeds = iter(range(seed + 1, seed + 100))  # one for each convolution
+
+    def convolution(x, filters, kernel_size, strides=1, gamma="ones"):
+        initial = keras.initializers.HeNormal(next(seeds))
+        x = layers.Conv2D(filters, kernel_size, strides, "same", use_bias=False, kernel_initializer=initial, dtype=dtype)(x)
+        return layers.BatchNormalization(momentum=0.9, gamma_initializer=gamma, dtype=dtype)(x)
+
+    def relu(x, name=None):
+        return layers.ReLU(dtype=dtype, name=name)(x)
+
+    face = keras.Input((size, size, 3), dtype="uint8", name="face")
+    x = layers.Rescaling(1 / 127.5, offset=-1, dtype=dtype, name="scale")(face)
+    if inner:
+        x = resize_images(x, inner)
+    x = relu(convolution(x, 32, 5, strides=2))
+    x = layers.MaxPooling2D(3, 2, "same", dtype=dtype, name="pooling")(x)
+    for i, (filters, strides) in enumerate(BLOCKS, start=1):
+        y = relu(convolution(x, filters, 3, strides))
+        y = convolution(y, filters, 3, gamma="zeros")  # with gamma 0, training starts with blocks that change nothing
+        if strides > 1:
+            x = layers.AveragePooling2D(strides, padding="same", dtype=dtype)(x)
+        if x.shape[-1] != filters:
+            x = convolution(x, filters, 1)
+        x = relu(layers.Add(dtype=dtype)([x, y]), name=f"block_{i}")
+    features = layers.GlobalAveragePooling2D(dtype=dtype, name="features")(x)
+    return keras.Model(face, features, name="level_one")
+
+
+def average_with_mirror_image(first: keras.Model) -> keras.Model:
+    """Builds a level one that averages the features of a face and of its mirror image.
+
+    Args:
+        first: The level one to apply to both; its weights are copied.
+
+    Returns:
+        A model with the same inputs and outputs, whose layer `trunk` is the copy.
+    """
+    trunk = keras.Model.from_config(first.get_config() | {"name": "trunk"})
+    trunk.set_weights(first.get_weights())
+    face = keras.Input(first.input_shape[1:], dtype="uint8", name="face")
+    features = layers.Average(name="mean_of_both")([trunk(face), trunk(ops.flip(face, axis=2))])
+    return keras.Model(face, features, name="level_one")
+
+
+def resize_images(images: keras.KerasTensor, size: int) -> keras.KerasTensor:
+    """Scales images (batch, height, width, channels) to (batch, size, size, channels) within a network.
+
+    The layer `Resizing` is no alternative: it makes a network that is called without `training` run in training mode, and
+    batch normalisation then uses the statistics of the batch.
+    """
+    return ops.image.resize(images, (size, size))

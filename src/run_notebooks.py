@@ -1,0 +1,93 @@
+"""Runs the numbered notebooks in order: `make run`.
+
+    python -m src.run_notebooks [--dataset sample] [--data FOLDER] [--notebooks 1 2 3 4 5 6 7] [--save]
+
+The executed notebooks go to runs/DATASET/. With --save, their outputs also replace those of the files in notebooks/.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import papermill
+from nbclient.exceptions import DeadKernelError
+
+from src.config import MODELS, NOTEBOOKS, ROOT, RUNS, keras_backend
+from src.data import NAMES
+from src.files import write_text
+
+
+def run_notebooks(dataset: str, data: str, numbers: list[int], save: bool = False) -> None:
+    """Executes notebooks by their numbers and prints what they wrote; see `main` for the arguments.
+
+    Raises:
+        ValueError: No notebook has one of the numbers.
+        papermill.PapermillExecutionError: A cell failed; the message shows the cell.
+    """
+    parameters = {} if dataset == "sample" else {"DATASET": dataset, "DATA": data and str(Path(data).expanduser().resolve())}
+    os.chdir(ROOT)  # papermill then records relative paths
+    target = (RUNS / dataset).relative_to(ROOT)
+    target.mkdir(parents=True, exist_ok=True)
+    began = time.time()
+    for notebook in find_notebooks(numbers):
+        print(f"\n{notebook.name}", flush=True)
+        executed = target / notebook.name
+        accepted = {name: parameters[name] for name in papermill.inspect_notebook(notebook) if name in parameters}
+        # The log level hides a warning that the connection to the kernel is not encrypted.
+        quiet = ["--IPKernelApp.log_level=40"]
+        source = notebook.relative_to(ROOT)
+        papermill.execute_notebook(source, executed, accepted, cwd=notebook.parent, extra_arguments=quiet)
+        if save:
+            _save_outputs(executed, notebook)
+    print("\nWritten, with paths relative to the repository (`make lab` opens the notebooks):")
+    cards = [path.relative_to(ROOT) for path in sorted(MODELS.glob("*/card.json"))]
+    for path in [*sorted(target.glob("*.ipynb")), *sorted(target.glob("*.csv")), *cards]:
+        if path.stat().st_mtime >= began:
+            print(f"  {path.parent}/  (a trained model)" if path in cards else f"  {path}")
+
+
+def find_notebooks(numbers: list[int]) -> list[Path]:
+    """Returns the notebooks with these numbers; ValueError for a number without a notebook."""
+    found = {int(path.name.split("_")[0]): path for path in sorted(NOTEBOOKS.glob("[0-9]*_*.ipynb"))}
+    for number in numbers:
+        if number not in found:
+            raise ValueError(f"the number of a notebook must be one of {', '.join(map(str, found))}, got {number}")
+    return [found[number] for number in numbers]
+
+
+def _save_outputs(executed: Path, notebook: Path) -> None:
+    """Replaces a notebook by its executed copy, without papermill's metadata."""
+    content = nbformat.read(executed, as_version=4)
+    content.metadata.pop("papermill", None)
+    for cell in content.cells:
+        cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+    write_text(notebook, nbformat.writes(content) + "\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m src.run_notebooks", description="Runs the notebooks.")
+    parser.add_argument("--dataset", default="sample", choices=NAMES)
+    parser.add_argument("--data", default="", help="the data set's folder; see data/README.md")
+    parser.add_argument("--notebooks", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6, 7])
+    parser.add_argument("--save", action="store_true", help="also write the outputs to notebooks/ (sample only)")
+    options = parser.parse_args()
+    keras_backend()  # fails here, not after a minute in a notebook's traceback
+    if options.save and options.dataset != "sample":
+        parser.error("--save requires the sample, because saved outputs must not show real people")
+    if options.dataset != "sample" and not (options.data and Path(options.data).expanduser().is_dir()):
+        command = f"make run DATASET={options.dataset} DATA=/path"
+        parser.error(f"{options.dataset} requires its folder, got {options.data!r}; run: {command} (see data/README.md)")
+    try:
+        run_notebooks(options.dataset, options.data, options.notebooks, options.save)
+    except DeadKernelError:
+        sys.exit("error: a notebook's process died, perhaps because memory ran out; finished work is kept, so run again")
+    except (ValueError, OSError, papermill.PapermillExecutionError) as error:
+        sys.exit(f"error: {error}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
