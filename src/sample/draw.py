@@ -74,7 +74,7 @@ def draw_sample(folder: str | Path = SAMPLE, faces: int = FACES, seed: int = SEE
             raise ValueError(
                 f"{part} holds files that were not drawn here (it has no {MARKER}): move it away or choose another folder"
             )
-    with exclusive_lock(folder), contextlib.ExitStack() as parts:
+    with exclusive_lock(folder / ".lock"), contextlib.ExitStack() as parts:
         tasks = []
         for name, plan in PARTS.items():
             if not _is_drawn(folder / name, settings):
