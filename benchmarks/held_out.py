@@ -37,7 +37,7 @@ def main() -> None:
     for name, photos in photos_of.items():
         photos = photos.reset_index(drop=True)
         files = [options.data / path for path in photos["path"]]
-        predictions = predict(files, options.gender_model, options.age_model, "whole-photo")
+        predictions = predict(files, gender_model=options.gender_model, age_model=options.age_model, fallback="whole-photo")
         predictions = predictions[predictions["face"].isin([1]) | predictions["face"].isna()].reset_index(drop=True)
         print(name, predictions["status"].value_counts().to_dict())
         rows += [{"dataset": name, **row} for row in measured(photos, predictions)]

@@ -84,7 +84,7 @@ def work(folder, cache):
     from src.predict.predictor import predict
 
     assert multiprocessing.current_process().daemon
-    table = predict(folder, None, None, progress=False, detector="hog")
+    table = predict(folder, gender_model=None, age_model=None, progress=False, detector="hog")
     rows = pd.DataFrame({"path": table["photo"].map(os.path.basename).astype(object), "dataset": "made"})
     prepared = prepare(check_table(rows.reindex(columns=list(TABLE_COLUMNS))), folder, Alignment(size=64), cache)
     return table["status"].tolist(), prepared.alignment_source.tolist()

@@ -1,12 +1,4 @@
-"""The command that predicts gender and age for the faces in photos, in videos, and before a camera.
-
-    python -m src.predict PHOTO_OR_FOLDER… [--csv FILE] [--annotate FOLDER] [--fallback none|whole-photo]
-                          [--detector yunet|hog|cnn|hog+cnn] [--gender-model FOLDER] [--age-model FOLDER]
-    python -m src.predict VIDEO… [--annotate FOLDER]
-    python -m src.predict --camera [NUMBER|DEVICE|ADDRESS]
-
-In Python, `Predictor` and `predict` give the same table. The same command resumes an interrupted run with --csv.
-"""
+"""The command `python -m src.predict` for photos, videos and camera streams; docs/usage.md describes it."""
 
 import argparse
 import io
@@ -14,10 +6,12 @@ import os
 import sys
 from pathlib import Path
 
+import pandas as pd
+
 from src.config import IMAGE_SUFFIXES, MODELS, RUNS, VIDEO_SUFFIXES
 from src.faces.detect import DEFAULT_DETECTOR, DETECTORS, VIDEO_DETECTOR
 from src.predict import detection
-from src.predict.predictor import Predictor, is_video, list_sources, name_outputs
+from src.predict.predictor import Predictor, is_video, list_sources, reserve_copies
 from src.predict.table_file import open_table
 from src.processes import run_command
 
@@ -39,17 +33,17 @@ def main(arguments: list[str] | None = None) -> int:
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m src.predict",
-        description="Predicts gender and age for the faces in photos, in videos, or before a camera.",
+        description="Predicts gender and age for the faces in photos, videos and camera streams.",
         epilog="If a name begins with a dash, put -- before all names, or ./ before this name.",
     )
     formats = f"folders are searched for {', '.join(IMAGE_SUFFIXES)}; video formats: {', '.join(VIDEO_SUFFIXES)}"
     parser.add_argument("photos", nargs="*", metavar="PHOTO_OR_FOLDER", help=f"or VIDEO; {formats}")
     table = "write the table to this file, pipe or device (-: standard output) instead of printing it"
-    parser.add_argument("--csv", type=_path, metavar="FILE", help=table)
+    parser.add_argument("--csv", type=_path, metavar="FILE", help=table)  # `make` passes ~ unchanged
     parser.add_argument("--annotate", type=_path, metavar="FOLDER", help="write annotated copies into this folder")
     camera = "show a camera in a window: its number (default: 0), device path, or address (rtsp://…, http://…)"
     parser.add_argument("--camera", nargs="?", const="0", metavar="CAMERA", help=camera)
-    fallback = "for a photo without a detected face: no prediction (default), or one for its central square"
+    fallback = "for a photo without a detected face: no prediction (default), or a prediction for its central square"
     parser.add_argument("--fallback", choices=detection.FALLBACKS, default=detection.NO_FALLBACK, help=fallback)
     detector = f"the face detector (default: {DEFAULT_DETECTOR}; for videos and cameras {VIDEO_DETECTOR})"
     parser.add_argument("--detector", choices=DETECTORS, help=detector)
@@ -65,25 +59,23 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 def _path(name: str) -> Path:
     if not name:
         raise argparse.ArgumentTypeError("expected a name, got an empty one")
-    return Path("/dev/stdout" if name == "-" else os.path.expanduser(name))  # `make` passes ~ unchanged
+    return Path("/dev/stdout" if name == "-" else name).expanduser()
 
 
 def _predict_photos(options: argparse.Namespace) -> int:
+    """Prints the table of predictions, or writes it while it grows."""
     sources = list_sources(options.photos, options.annotate)
     workers = detection.worker_count(len(sources))
     if workers > 1:
         detection.start_workers(workers)  # they load the detector while this process loads the models
     predictor = Predictor(options.gender_model, options.age_model, options.fallback, options.detector or DEFAULT_DETECTOR)
-    if options.csv:
-        return _write_table(predictor, sources, options)
-    table = predictor.predict(options.photos, options.annotate)
-    print(table.astype(object).where(table.notna(), "").to_string(index=False) if len(table) else "no photo found")
-    return 0
-
-
-def _write_table(predictor: Predictor, sources: list[detection.Source], options: argparse.Namespace) -> int:
     names = [source.name for source in sources]
-    copies = name_outputs([Path(name) for name in names], options.annotate) if options.annotate else None
+    copies = reserve_copies(names, options.annotate) if options.annotate else None
+    if not options.csv:
+        tables = list(predictor.batches(sources, copies))
+        text = pd.concat(tables).astype(object).fillna("").to_string(index=False) if tables else "no photo found"
+        print(text)
+        return 0
     settings = {
         "photos": [os.path.abspath(place) for place in options.photos],
         "models": {task: trained.card["model_sha256"] for task, trained in predictor.models.trained.items()},
@@ -110,11 +102,12 @@ def _write_table(predictor: Predictor, sources: list[detection.Source], options:
 def _predict_videos(options: argparse.Namespace) -> int:
     """Writes the annotated copies and tables of videos, or shows a camera."""
     if options.camera is not None and options.photos:
-        raise ValueError(f"--camera watches a camera and takes no files, got {options.photos[0]}: give two commands")
+        raise ValueError(f"--camera takes no files, got {options.photos[0]}: run the command twice")
     if not all(map(is_video, options.photos)):
-        raise ValueError("expected either photos or videos, got both: give them in two commands")
+        raise ValueError("expected either photos or videos, got both: run the command twice")
     if options.csv:
         raise ValueError("--csv is for photos, and a video has two tables: name a folder for them with --annotate")
+    copies = reserve_copies(options.photos, options.annotate or RUNS / "videos") if options.photos else {}
     predictor = Predictor(options.gender_model, options.age_model, detector=options.detector or VIDEO_DETECTOR)
     if options.camera is not None:
         from src.predict import camera
@@ -124,12 +117,11 @@ def _predict_videos(options: argparse.Namespace) -> int:
         return 0
     from src.predict import video
 
-    copies = name_outputs([Path(name) for name in options.photos], options.annotate or RUNS / "videos")
     status = 0
     for path, copy in copies.items():
         try:
-            result = video.process_video(path, copy, predictor)
-            print(f"{path}: {result.summary}; files written:", *result.files, sep="\n  ")
+            files, summary = video.process_video(path, copy, predictor)
+            print(f"{path}: {summary}; files written:", *files, sep="\n  ")
         except video.UnreadableVideo as error:
             print(f"error: {error}", file=sys.stderr)
             status = 2

@@ -1,6 +1,7 @@
 """Draws predictions on a photo: a box and a line of text for each face, or numbers with a legend in a crowd.
 
-`layout` decides where everything goes, and `annotate` draws it. The size of the text follows from the size of the photo.
+`layout` computes the places of all boxes and texts, and `annotate` draws them. The size of the text follows from the size of
+the photo.
 """
 
 import functools
@@ -18,16 +19,17 @@ from PIL import Image, ImageDraw, ImageFont
 from src.config import FACE_COLOURS
 from src.data.table import BOX_COLUMNS
 from src.predict.detection import Status
-from src.predict.placement import Box, Cover, Size, place, place_all
+from src.predict.placement import COST_OWN_FACE, Box, Size, place, place_all
 
 
 class Text(NamedTuple):
-    """A line of text. `number` is the face's and gives the colour; `box` is the rectangle of the background."""
+    """A line of text for a face."""
 
-    number: int
+    number: int  # of the face; gives the colour
     text: str
     font_size: int  # pixels
-    box: Box
+    box: Box  # rectangle of the background
+    bold: bool = False
 
 
 class Layout(NamedTuple):
@@ -44,7 +46,7 @@ def annotate(photo: npt.NDArray[np.uint8], rows: pd.DataFrame, legend: bool = Tr
     """Draws each face's box and prediction on a copy of the photo.
 
     A line reads `female, 25 (18–34)`: gender, age in years and its 90% interval, or the age group where there is no
-    interval. A question mark follows an uncertain value. A photo without a face says "no face found".
+    interval. A question mark marks an uncertain value. A photo without a face says "no face found".
 
     Args:
         photo: uint8 (height, width, 3), RGB, 0-255.
@@ -62,35 +64,36 @@ def annotate(photo: npt.NDArray[np.uint8], rows: pd.DataFrame, legend: bool = Tr
     if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
         raise ValueError(f"a photo must be uint8 RGB of shape (height, width, 3), got {photo.dtype} {photo.shape}")
     plan = layout((photo.shape[1], photo.shape[0]), rows, legend)
-    picture = Image.new("RGB", plan.canvas, "white")
-    picture.paste(Image.fromarray(photo), (0, 0))
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", plan.canvas, "white")
+    image.paste(Image.fromarray(photo), (0, 0))
+    pen = ImageDraw.Draw(image)
     for number, (left, top, right, bottom) in plan.boxes.items():
         width = max(1, min(math.ceil(max(photo.shape) / 500), (right - left) // 12))
         pen.rectangle((left, top, right - 1, bottom - 1), outline=_colour(number), width=width)
-    for text in plan.numbers:
-        _connect(pen, text, plan.boxes[text.number])
     for text in plan.labels + plan.numbers:
         _write(pen, text, _colour(text.number))
     for text in plan.legend:
         left, top, right, bottom = text.box
-        start = right - _extent(text.text, text.font_size)[0]
-        number = text._replace(text=str(text.number) if plan.numbers else "", box=(left, top, start, bottom))
-        _write(pen, number, _colour(text.number))
+        start = right - _text_size(text.text, text.font_size)[0]
+        number_text = str(text.number) if plan.numbers else ""
+        _write(pen, text._replace(text=number_text, box=(left, top, start, bottom), bold=True), _colour(text.number))
         _write(pen, text._replace(box=(start, top, right, bottom)), "white")
-    return np.array(picture)
+    return np.array(image)
 
 
 def layout(size: Size, rows: pd.DataFrame, legend: bool = True) -> Layout:
-    """Decides where boxes, labels, numbers and the legend go in a photo of a size (width, height).
+    """Computes the places of boxes, labels, numbers and the legend.
 
-    Labels lie inside the photo, beside their face, and cover no face and no other label. If that is not possible for all
-    faces, numbers replace all labels (with `legend`) or the labels without room (without it). A number lies beside its face
-    or on a corner of its box, else at the place nearby where it covers least.
+    - A label lies inside the photo, beside its face, and covers no face and no other label.
+    - If that is not possible for all faces, numbers replace all labels (with `legend`) or those without room (without it).
+    - A number lies beside its face or on a corner of its box, else where it covers least.
 
-    The rows have the columns left, top, right, bottom (pixels; NA: no box), gender, age_group, age_years (NA: unknown) and,
-    if known, status, face, person (of a video), age_interval_low, age_interval_high, gender_unsure, age_unsure. `person`,
-    else `face`, gives the number and the colour.
+    Args:
+        size: Width and height of the photo.
+        rows: The columns left, top, right, bottom (pixels; NA: no box), gender, age_group, age_years (NA: unknown) and, if
+            known, status, face, person (of a video), age_interval_low, age_interval_high, gender_unsure, age_unsure.
+            `person`, else `face`, gives the number and the colour.
+        legend: See `annotate`.
     """
     lines: dict[int, str] = {}
     boxes: dict[int, Box] = {}
@@ -100,55 +103,58 @@ def layout(size: Size, rows: pd.DataFrame, legend: bool = True) -> Layout:
         if not any(pd.isna(row[side]) for side in BOX_COLUMNS):
             boxes[number] = _clip([float(row[side]) for side in BOX_COLUMNS], size)
     smallest = max(11, math.ceil(max(size) / 70))
-    fonts = dict.fromkeys(lines, smallest)
-    large = fonts | {number: int(np.clip((box[2] - box[0]) / 7, smallest, 2 * smallest)) for number, box in boxes.items()}
-    for some in (large, fonts):
-        extents = {number: _extent(line, some[number]) for number, line in lines.items()}
-        places = place_all(extents, boxes, size)
+    small = dict.fromkeys(lines, smallest)
+    large = small | {number: int(np.clip((box[2] - box[0]) / 7, smallest, 2 * smallest)) for number, box in boxes.items()}
+    for font_sizes in (large, small):
+        label_sizes = {number: _text_size(line, font_sizes[number]) for number, line in lines.items()}
+        places = place_all(label_sizes, boxes, size)
         if len(places) == len(lines):
-            return Layout(size, boxes, _texts(lines, some, places), [], [])
+            return Layout(size, boxes, _texts(lines, font_sizes, places), [], [])
     if legend:
-        canvas, entries = min((_legend(lines, size, smallest, below) for below in (True, False)), key=lambda one: max(one[0]))
+        legends = (_legend(lines, size, smallest, below) for below in (True, False))
+        canvas, entries = min(legends, key=lambda canvas_and_entries: max(canvas_and_entries[0]))
         return Layout(canvas, boxes, [], _numbers(boxes if len(lines) > 1 else {}, boxes, size, canvas, []), entries)
-    missing = {number: extents[number] for number in boxes if number not in places}
-    places |= place(missing, boxes, size, list(places.values()), Cover.OWN_CORNER)
+    # `places` are those of the small labels. The others may lie on the corner of their face, or become numbers.
+    missing = {number: label_sizes[number] for number in boxes if number not in places}
+    places |= place(missing, boxes, size, list(places.values()), COST_OWN_FACE)
     numbers = _numbers(boxes.keys() - places.keys(), boxes, size, size, list(places.values()))
-    return Layout(size, boxes, _texts(lines, fonts, places), numbers, [])
+    return Layout(size, boxes, _texts(lines, small, places), numbers, [])
 
 
-def _texts(lines: dict[int, str], fonts: dict[int, int], places: dict[int, Box]) -> list[Text]:
-    return [Text(number, lines[number], fonts[number], box) for number, box in places.items()]
+def _texts(lines: dict[int, str], font_sizes: dict[int, int], places: dict[int, Box], bold: bool = False) -> list[Text]:
+    return [Text(number, lines[number], font_sizes[number], box, bold) for number, box in places.items()]
 
 
 def _numbers(chosen: Iterable[int], boxes: dict[int, Box], size: Size, canvas: Size, labels: list[Box]) -> list[Text]:
     """Numbers for the chosen faces, large enough to be read when the canvas is scaled down to a page."""
     smallest = max(9, max(canvas) / 80)
-    fonts = {one: int(np.clip((boxes[one][2] - boxes[one][0]) / 4, smallest, 1.6 * smallest)) for one in sorted(chosen)}
-    texts = {number: str(number) for number in fonts}
-    extents = {number: _extent(text, fonts[number]) for number, text in texts.items()}
-    return _texts(texts, fonts, place(extents, boxes, size, labels, Cover.ANYTHING))
+    widths = {number: boxes[number][2] - boxes[number][0] for number in sorted(chosen)}
+    font_sizes = {number: int(np.clip(width / 4, smallest, 1.6 * smallest)) for number, width in widths.items()}
+    text_sizes = {number: _text_size(str(number), font_size, bold=True) for number, font_size in font_sizes.items()}
+    places = place(text_sizes, boxes, size, labels, math.inf)
+    return _texts({number: str(number) for number in places}, font_sizes, places, bold=True)
 
 
 def _legend(lines: dict[int, str], size: Size, font_size: int, below: bool) -> tuple[Size, list[Text]]:
     """The canvas with a legend in columns below the photo or to its right, and the entries of the legend."""
     numbers = sorted(lines)
-    margin, pitch = font_size // 2, round(1.7 * font_size)
-    chip = max(_extent(str(number), font_size)[0] for number in numbers)
-    widths = {number: chip + _extent(line, font_size)[0] for number, line in lines.items()}
-    column_width, height = max(widths.values()) + margin, _extent("Ag", font_size)[1]
+    margin, line_height = font_size // 2, round(1.7 * font_size)
+    number_width = max(_text_size(str(number), font_size, bold=True)[0] for number in numbers)
+    widths = {number: number_width + _text_size(line, font_size)[0] for number, line in lines.items()}
+    column_width, text_height = max(widths.values()) + margin, _text_size("Ag", font_size)[1]
     if below:
-        count = max(1, (size[0] - margin) // column_width)
+        columns = max(1, (size[0] - margin) // column_width)
     else:
-        count = math.ceil(len(numbers) / max(1, (size[1] - margin) // pitch))
-    depth = math.ceil(len(numbers) / count)
-    width, total = math.ceil(len(numbers) / depth) * column_width + margin, depth * pitch + margin
+        columns = math.ceil(len(numbers) / max(1, (size[1] - margin) // line_height))
+    per_column = math.ceil(len(numbers) / columns)
+    width, height = math.ceil(len(numbers) / per_column) * column_width + margin, per_column * line_height + margin
     start = (0, size[1]) if below else (size[0], 0)
-    canvas = (max(size[0], width), size[1] + total) if below else (size[0] + width, max(size[1], total))
+    canvas = (max(size[0], width), size[1] + height) if below else (size[0] + width, max(size[1], height))
     entries = []
     for index, number in enumerate(numbers):
-        column, line = divmod(index, depth)
-        left, top = start[0] + margin + column * column_width, start[1] + margin + line * pitch
-        entries.append(Text(number, lines[number], font_size, (left, top, left + widths[number], top + height)))
+        column, row = divmod(index, per_column)
+        left, top = start[0] + margin + column * column_width, start[1] + margin + row * line_height
+        entries.append(Text(number, lines[number], font_size, (left, top, left + widths[number], top + text_height)))
     return canvas, entries
 
 
@@ -169,8 +175,8 @@ def _line(row: dict) -> str:
 
 def _clip(box: list[float], size: Size) -> Box:
     """The part of a box inside the photo, of at least one pixel."""
-    left, top = (int(np.clip(math.floor(box[i]), 0, size[i] - 1)) for i in (0, 1))
-    right, bottom = (int(np.clip(math.ceil(box[i + 2]), start + 1, size[i])) for i, start in ((0, left), (1, top)))
+    left, top = np.clip(np.floor(box[:2]), 0, np.subtract(size, 1)).astype(int).tolist()
+    right, bottom = np.clip(np.ceil(box[2:]), (left + 1, top + 1), size).astype(int).tolist()
     return left, top, right, bottom
 
 
@@ -178,31 +184,18 @@ def _colour(number: int) -> str:
     return FACE_COLOURS[(number - 1) % len(FACE_COLOURS)]  # black text is readable on each of them
 
 
-def _connect(pen: ImageDraw.ImageDraw, number: Text, box: Box) -> None:
-    """Draws a line from a number to its face, unless the two touch."""
-    low, high = np.maximum(box[:2], number.box[:2]), np.minimum(box[2:], number.box[2:])
-    if (low <= high).all():
-        return
-    middle = np.add(number.box[:2], number.box[2:]) // 2
-    line = (*middle.tolist(), *np.clip(middle, box[:2], np.subtract(box[2:], 1)).tolist())
-    width = max(1, number.font_size // 8)
-    pen.line(line, "black", width + 2)
-    pen.line(line, _colour(number.number), width)
-
-
 @functools.lru_cache(maxsize=4096)
-def _extent(text: str, font_size: int) -> Size:
-    """Width and height of a text with its background in pixels. Numbers are bold and need less room."""
-    bold = text.isdecimal()
+def _text_size(text: str, font_size: int, bold: bool = False) -> Size:
+    """Width and height of a text with its background in pixels. Bold numbers have less padding."""
     padding, height = (0.4, 1.15) if bold else (0.6, 1.35)
     return math.ceil(_font(bold, font_size).getlength(text) + padding * font_size), math.ceil(height * font_size)
 
 
 def _write(pen: ImageDraw.ImageDraw, text: Text, background: str) -> None:
     left, top, right, bottom = text.box
-    baseline = top + round((0.94 if text.text.isdecimal() else 1.02) * text.font_size)
+    baseline = top + round((0.94 if text.bold else 1.02) * text.font_size)
     pen.rectangle((left, top, right - 1, bottom - 1), background)
-    pen.text(((left + right) / 2, baseline), text.text, "black", _font(text.text.isdecimal(), text.font_size), anchor="ms")
+    pen.text(((left + right) / 2, baseline), text.text, "black", _font(text.bold, text.font_size), anchor="ms")
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,4 +1,4 @@
-"""Shows the live view of a camera with the predictions drawn in, in a window or in a notebook.
+"""Shows the live view of a camera with predictions, in a window or in a notebook.
 
 A camera is connected to the machine that Python runs on, or sends a stream over the network. To use the camera of another
 machine, open the page of `make demo` there through an SSH tunnel.
@@ -7,6 +7,7 @@ machine, open the page of `make demo` there through an SSH tunnel.
 import contextlib
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -19,15 +20,15 @@ from src.data.table import BOX_COLUMNS
 from src.faces.detect import Photo
 from src.predict.annotate import annotate
 from src.predict.predictor import Predictor
-from src.predict.tracks import MIN_DETECTIONS, MultiTracker
-from src.predict.video import predictions_of, run_models
+from src.predict.tracks import MIN_DETECTIONS, MultiTracker, predictions_table, run_models
 
-SCHEMES = ("rtsp", "rtsps", "http", "https")  # of the addresses of network cameras
+# Address of a network camera: scheme, and host with port. A password may contain / ? and #, so the last @ ends it.
+ADDRESS = re.compile(r"(rtsps?|https?)://(?:.*@)?([^/?#]*)", re.IGNORECASE)
 TIMEOUT = 10.0  # seconds to connect to a network camera, and to wait for its next frame
 
 
 class NoCamera(OSError):
-    """The camera sends no picture, or no window can be opened to show it."""
+    """The camera sends no image, or no window can be opened to show it."""
 
 
 @contextlib.contextmanager
@@ -45,33 +46,29 @@ def open_camera(source: int | str = 0, timeout: float = TIMEOUT) -> Iterator[Ite
 
     Raises:
         ValueError: `source` is not a camera.
-        NoCamera: The camera sends no picture.
+        NoCamera: The camera sends no image.
     """
     text = str(source).strip()
-    scheme, separator, rest = text.partition("://")
-    network = bool(separator) and scheme.lower() in SCHEMES
-    if not (network or text.isdecimal() or text.startswith("/dev/")):
-        got = f"an address that begins with {scheme}://" if separator else repr(text)  # the rest may contain a password
-        schemes = ", ".join(f"{name}://" for name in SCHEMES)
-        raise ValueError(
-            f"a camera is a number such as 0, a device such as /dev/video0, or an address ({schemes}); got {got}"
-        )
+    address = ADDRESS.match(text)
+    if not (address or text.isdecimal() or text.startswith("/dev/")):
+        places = "a number such as 0, a device such as /dev/video0, or an address (rtsp://, rtsps://, http://, https://)"
+        raise ValueError(f"a camera is {places}; got {text.partition('://')[0]!r}")  # the rest may contain a password
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's messages would contain the password
-    if network:
-        host = rest.rpartition("@")[2].replace("?", "/").replace("#", "/").partition("/")[0]  # a password may contain these
-        name = f"at {scheme.lower()}://{host}"
+    if address:
+        scheme, host = address[1].lower(), address[2]
+        name = f"at {scheme}://{host}"
         reason = f"no stream within {timeout:g} seconds; check the address, the user and the password"
         limit = round(1000 * timeout)
         options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
-        camera = cv2.VideoCapture(f"{scheme.lower()}://{rest}", cv2.CAP_FFMPEG, options)
+        camera = cv2.VideoCapture(scheme + text[len(scheme) :], cv2.CAP_FFMPEG, options)
     else:
         name, reason = text, "there is no such camera, or another program is using it"
         camera = cv2.VideoCapture(int(text) if text.isdecimal() else text)
     try:
         received, first = camera.read() if camera.isOpened() else (False, None)
         if not received:
-            raise NoCamera(f"camera {name} gives no picture: {reason}")
+            raise NoCamera(f"camera {name} sends no image: {reason}")
         with contextlib.closing(_newest(camera, first)) as frames:
             yield frames
     finally:
@@ -89,7 +86,7 @@ def _newest(camera: cv2.VideoCapture, first: Photo) -> Generator[Photo, None, No
         while received and not stopped.is_set():
             received, frame = camera.read()
             with contextlib.suppress(queue.Empty):
-                newest.get_nowait()  # the frame that nobody requested
+                newest.get_nowait()  # drops the previous frame
             newest.put(frame if received else None)
 
     reader = threading.Thread(target=read, daemon=True)
@@ -103,17 +100,21 @@ def _newest(camera: cv2.VideoCapture, first: Photo) -> Generator[Photo, None, No
 
 
 def annotate_frames(frames: Iterator[Photo], predictor: Predictor) -> Iterator[Photo]:
-    """Draws the predictions on each frame. They are means over all detections so far, so they become stable."""
+    """Draws the predictions on each frame of `open_camera`. They are means over all detections so far, so they stabilise."""
     tracker = MultiTracker(predictor.detector)
     for frame in frames:
         run_models(tracker.update(frame), frame, predictor.models)
         tracks = [track for track in tracker.in_sight if track.detections >= MIN_DETECTIONS]
         boxes = pd.DataFrame([track.box for track in tracks], columns=BOX_COLUMNS).assign(person=[t.number for t in tracks])
-        yield annotate(frame, predictions_of(tracks, predictor.models).join(boxes), legend=False)
+        yield annotate(frame, predictions_table(tracks, predictor.models).join(boxes), legend=False)
 
 
 def show(frames: Iterator[Photo], predictor: Predictor) -> None:
-    """Shows the view in a window until it is closed or Escape is pressed. Raises NoCamera if no window can be opened."""
+    """Shows the frames of `open_camera` in a window until it is closed or Escape is pressed.
+
+    Raises:
+        NoCamera: No window can be opened.
+    """
     try:
         import tkinter
 
@@ -134,14 +135,14 @@ def show(frames: Iterator[Photo], predictor: Predictor) -> None:
 
 
 def in_notebook(frames: Iterator[Photo], predictor: Predictor, seconds: float = 30) -> None:
-    """Shows the view in a notebook cell for some seconds or until the cell is interrupted."""
+    """Shows the frames of `open_camera` in a notebook cell for some seconds or until the cell is interrupted."""
     import ipywidgets
     from IPython.display import display
 
-    picture, end = ipywidgets.Image(format="jpeg"), time.monotonic() + seconds
-    display(picture)
+    image, end = ipywidgets.Image(format="jpeg"), time.monotonic() + seconds
+    display(image)
     with contextlib.suppress(KeyboardInterrupt):
         for view in annotate_frames(frames, predictor):
-            picture.value = cv2.imencode(".jpg", cv2.cvtColor(view, cv2.COLOR_RGB2BGR))[1].tobytes()
+            image.value = cv2.imencode(".jpg", cv2.cvtColor(view, cv2.COLOR_RGB2BGR))[1].tobytes()
             if time.monotonic() > end:
                 break

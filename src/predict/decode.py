@@ -1,7 +1,7 @@
 """From aligned faces to predictions: runs the models and turns their probabilities into the columns of the table."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,26 +14,30 @@ from src.faces.align import Alignment
 from src.models.model_folder import Labels, ModelFolderError, TrainedModel, load_model
 from src.models.onnx_graph import OnnxGraph, Predict, compile_graphs
 
-if TYPE_CHECKING:  # importing Keras takes seconds
-    from src.keras_setup import keras
-
-PREDICTION_TYPES = {
+DETECTION_TYPES = {
     "photo": "string", "status": "string",
     "face": "Int64", "left": "Int64", "top": "Int64", "right": "Int64", "bottom": "Int64", "detection_score": "Float64",
+}  # fmt: skip
+FACE_TYPES = {  # what is predicted for a face in a photo, or for a person in a video
     "gender": "string", "p_male": "Float64",
     "age_group": "string", "age_group_probability": "Float64", "age_years": "Float64",
     "message": "string",
     "age_interval_low": "Int64", "age_interval_high": "Int64", "gender_unsure": "boolean", "age_unsure": "boolean",
 }  # fmt: skip
+PREDICTION_TYPES = DETECTION_TYPES | FACE_TYPES
 PREDICTION_COLUMNS = tuple(PREDICTION_TYPES)
 BATCH_FACES = 16  # larger batches need more memory and, in ONNX Runtime, more time per face
 
 
 class Models(NamedTuple):
-    """The loaded models."""
+    """The loaded models.
+
+    `networks` are the functions that run them, by the tasks that each predicts, such as `{("gender", "age"): function}`;
+    see `build_networks`.
+    """
 
     trained: dict[str, TrainedModel]  # by task, "gender" and "age"
-    networks: dict[tuple[str, ...], Predict]  # the functions that run them; see `build_networks`
+    networks: dict[tuple[str, ...], Predict]
 
     @property
     def alignments(self) -> dict[str, Alignment]:
@@ -44,7 +48,8 @@ class Models(NamedTuple):
         """Runs the models.
 
         Args:
-            faces: For each face, the aligned face by task: uint8 (size, size, 3), RGB, 0-255.
+            faces: For each face, the aligned face by task, such as `{"gender": face, "age": face}`: uint8 (size, size, 3),
+                RGB, 0-255.
 
         Returns:
             The class probabilities by task, float32 (n, classes); empty without faces.
@@ -57,10 +62,15 @@ class Models(NamedTuple):
                     batches[task].append(probability)
         return {task: np.concatenate(parts) for task, parts in batches.items() if parts}
 
-    def columns(self, probabilities: dict[str, np.ndarray]) -> list[dict]:
-        """Decodes probabilities by task, (n, classes), into values of the table of predictions: for each face, by column.
+    def to_rows(self, probabilities: dict[str, np.ndarray]) -> list[dict]:
+        """Turns probabilities into predictions.
 
-        `message` names the tasks whose prediction is uncertain; it is None if there are none.
+        Args:
+            probabilities: The class probabilities by task, (n, classes).
+
+        Returns:
+            For each face, the values of `FACE_TYPES` by column. `message` names the tasks with an uncertain prediction; it
+            is None if there are none.
         """
         columns: dict = {}
         for task, probability in probabilities.items():
@@ -76,21 +86,21 @@ def load_models(gender_model: str | Path | None = MODELS / "gender", age_model: 
     """Loads model folders; None leaves a task out.
 
     Raises:
-        ModelFolderError: A folder cannot be used, or holds a model for the other task.
+        ModelFolderError: A folder cannot be used, or contains a model for the other task.
     """
     folders = {"gender": gender_model, "age": age_model}
     trained = {task: load_model(folder) for task, folder in folders.items() if folder is not None}
     for task, model in trained.items():
-        if model.labels.task != task:
-            raise ModelFolderError(f"the {task} model's folder holds a model for {model.labels.task}")
+        if (found := model.labels.task) != task:
+            raise ModelFolderError(f"{folders[task]} contains a model for {found}, not for {task}: choose another folder")
     return Models(trained, build_networks(trained))
 
 
 def build_networks(models: dict[str, TrainedModel]) -> dict[tuple[str, ...], Predict]:
     """Returns the functions that run models.
 
-    Models with the same alignment run together in ONNX Runtime, and run a common level one once. A model with layers that
-    only Keras knows runs in Keras.
+    Models with the same alignment run together in ONNX Runtime, and share level one if it is the same. A model with layers
+    that only Keras knows runs in Keras.
 
     Args:
         models: The models by task.
@@ -99,16 +109,17 @@ def build_networks(models: dict[str, TrainedModel]) -> dict[tuple[str, ...], Pre
         Functions from aligned faces, uint8 (n, size, size, 3), to probabilities by task. The keys are the tasks of each.
     """
     networks: dict[tuple[str, ...], Predict] = {}
-    together: dict[Alignment, dict[str, OnnxGraph]] = {}
+    by_alignment: dict[Alignment, dict[str, OnnxGraph]] = {}
     for task, trained in models.items():
         if trained.graph is None:
-            networks[(task,)] = _run_in_keras(task, trained.model)
+            networks[(task,)] = _run_in_keras(task, trained)
         else:
-            together.setdefault(trained.alignment, {})[task] = trained.graph
-    return networks | {tuple(some): compile_graphs(some) for some in together.values()}
+            by_alignment.setdefault(trained.alignment, {})[task] = trained.graph
+    return networks | {tuple(graphs): compile_graphs(graphs) for graphs in by_alignment.values()}
 
 
-def _run_in_keras(task: str, model: "keras.Model") -> Predict:
+def _run_in_keras(task: str, trained: TrainedModel) -> Predict:
+    model = trained.model  # loads it now, so that an error is one of the model folder
     # Unlike a direct call, this method is compiled; unlike `predict`, it does not start a data pipeline.
     return lambda faces: {task: model.predict_on_batch(faces)}
 
@@ -124,7 +135,7 @@ def predict_faces(rows: list[dict], models: Models) -> pd.DataFrame:
         The table of predictions, one row for each of `rows`.
     """
     faces = [row for row in rows if "aligned" in row]
-    for row, predicted in zip(faces, models.columns(models.probabilities([row["aligned"] for row in faces]))):
+    for row, predicted in zip(faces, models.to_rows(models.probabilities([row["aligned"] for row in faces]))):
         messages = filter(None, (row.get("message"), predicted["message"]))
         row |= predicted | {"message": "; ".join(messages) or None}
     table = pd.DataFrame(rows).reindex(columns=PREDICTION_COLUMNS)
@@ -149,20 +160,19 @@ def sum_to_classes(probability: npt.ArrayLike, labels: Labels) -> tuple[tuple[st
 
 
 def _task_columns(probability: np.ndarray, trained: TrainedModel) -> dict:
-    """The values of all faces for one task, by column."""
-    labels, calibration = trained.labels, trained.calibration
+    """Returns the values of all faces for one task, by column."""
+    labels, calibration, ordered = trained.labels, trained.calibration, trained.labels.task == "age"
     probability = probability / probability.sum(axis=1, keepdims=True, dtype=float)
     names, by_class = sum_to_classes(probability, labels)
-    predicted = decode(by_class, ordered=labels.task == "age")
-    confidence = prediction_confidence(by_class, ordered=labels.task == "age")
-    predicted_names = [names[i] for i in predicted]
+    predicted = [names[i] for i in decode(by_class, ordered)]
+    confidence = prediction_confidence(by_class, ordered)
     unsure = confidence < (calibration.unsure_below if calibration else 0)
     if labels.task == "gender":
-        return {"gender": predicted_names, "p_male": probability[:, names.index("male")].round(4), "gender_unsure": unsure}
-    median = labels.single_years
-    years = decode(probability, ordered=True) if median else expected_years(probability, labels.centre_years).round(1)
-    columns = {"age_group": predicted_names, "age_group_probability": confidence.round(4), "age_years": years}
-    if labels.single_years and calibration and calibration.quantiles:
+        return {"gender": predicted, "p_male": probability[:, names.index("male")].round(4), "gender_unsure": unsure}
+    columns = {"age_group": predicted, "age_group_probability": confidence.round(4), "age_unsure": unsure}
+    if not labels.single_years:
+        return columns | {"age_years": expected_years(probability, labels.centre_years).round(1)}
+    if calibration and calibration.quantiles:
         low, high = prediction_interval(probability, calibration.quantiles, calibration.bands).T
         columns |= {"age_interval_low": low, "age_interval_high": high}
-    return columns | {"age_unsure": unsure}
+    return columns | {"age_years": decode(probability, ordered=True)}

@@ -1,18 +1,16 @@
-"""A page to try the models in a browser on this machine: `make demo`.
+"""A page to try the models in a browser on this machine: `make demo` or `python -m src.predict.demo`.
 
-    python -m src.predict.demo [--host 127.0.0.1] [--port 7860] [--gender-model FOLDER] [--age-model FOLDER]
-
-It takes a photo, a camera picture or a short video, and shows the annotated result and the predictions. An upload is deleted
-as soon as its predictions are shown. Nothing is kept when the page ends, and nothing is sent to another machine.
+The page shows predictions for a photo, a camera image or a short video. An upload is deleted as soon as its predictions are
+shown. Nothing is kept when the page ends, and nothing is sent to another machine.
 """
 
 import argparse
 import base64
 import contextlib
 import html
+import io
 import json
 import os
-import signal
 import socket
 import sys
 import tempfile
@@ -24,7 +22,6 @@ from pathlib import Path
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
-import cv2
 import fastapi
 import gradio as gr
 import numpy as np
@@ -39,31 +36,32 @@ from src.predict import video
 from src.predict.annotate import annotate
 from src.predict.detection import Status
 from src.predict.predictor import Predictor
+from src.processes import run_command
 
 MAX_MEGABYTES = 50  # of an upload
 MAX_PIXELS = 50_000_000  # of a photo
-MAX_SECONDS = 60  # of a video
+MAX_SECONDS = 60  # of a video; the rest is left out
 SHOWN_SIDE = 1280  # pixels: the longest side of the annotated photo on the page
 TITLE = "Age and gender from face photos"
 INTRODUCTION = (
     "The models estimate the apparent age and gender of a face, with their uncertainty. They do not tell who someone is, and "
     f"no decision about a person should rest on them. Up to {MAX_MEGABYTES} MB and {MAX_PIXELS // 1_000_000} megapixels; "
-    f"videos up to {MAX_SECONDS} seconds. Uploads stay on the machine that runs this page and are deleted after use."
+    f"the first {MAX_SECONDS} seconds of a video. Uploads stay on the machine that runs this page and are deleted after use."
 )
-POLICY = (  # the browser loads nothing from other machines
+POLICY = (  # prevents the browser from loading anything from other machines
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'"
 )
 STYLE = """
 .gradio-container {max-width: 900px !important; margin: 0 auto}
-.answer {width: 0; min-width: 100%; overflow-x: auto}
-.answer img {max-width: 100%; height: auto}
-.answer td, .answer th {padding: 4px 8px; text-align: left}
+.result {width: 0; min-width: 100%; overflow-x: auto}
+.result img {max-width: 100%; height: auto}
+.result td, .result th {padding: 4px 8px; text-align: left}
 footer {display: none !important}
 """
 
 
 class _Uploads:
-    """Deletes each upload after its last use. Gradio stores equal uploads as one file, so requests are counted by path."""
+    """Deletes each upload after its last request. Requests are counted by path, because Gradio stores equal uploads once."""
 
     def __init__(self):
         self._lock, self._incoming, self._requests = threading.Lock(), 0, Counter()
@@ -102,8 +100,8 @@ _uploads = _Uploads()
 _models_lock = threading.Lock()  # the detector and the models process one request at a time
 
 
-def answer_photo(upload: str | None, predictor: Predictor) -> str:
-    """Predicts for an uploaded photo and deletes it. Returns HTML."""
+def predict_photo(upload: str | None, predictor: Predictor) -> str:
+    """Predicts for an uploaded photo and deletes it. Returns HTML, empty without an upload."""
     if not upload:
         return ""
     with _uploads.use(upload), _models_lock:
@@ -114,27 +112,21 @@ def answer_photo(upload: str | None, predictor: Predictor) -> str:
         table = predictor.predict(photo, progress=False)
     text = f"{len(table)} {'face was' if len(table) == 1 else 'faces were'} found."
     if (table["status"] == Status.NO_FACE).all():
-        text = "No face was found. A larger, frontal and well lit face is easier to find."
-    return f'<div class="answer">{_paragraph(text)}{_image(annotate(photo, table))}{_table(table)}</div>'
+        text = "No face was found. A larger, frontal and well-lit face is easier to detect."
+    return f'<div class="result">{_paragraph(text)}{_image(annotate(photo, table))}{_table(table)}</div>'
 
 
-def answer_video(upload: str | None, predictor: Predictor) -> tuple[str | None, str]:
+def predict_video(upload: str, predictor: Predictor) -> tuple[str | None, str]:
     """Predicts for an uploaded video and deletes it. Returns the path of the annotated copy and HTML."""
-    if not upload:
-        return None, ""
     with _uploads.use(upload), _models_lock:
         try:
-            with video.open_video(upload) as (properties, _):
-                if properties["duration"] > MAX_SECONDS:
-                    return None, _paragraph(f"This video is too long: it may last up to {MAX_SECONDS} seconds.")
-            # The limit is given again, since some videos do not state their duration.
             tracked = video.track_people(upload, predictor, progress=False, seconds=MAX_SECONDS)
             target = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"]), "annotated.mp4")
             video.annotate_video(upload, tracked.frames, target, progress=False, seconds=MAX_SECONDS)
         except video.UnreadableVideo:
             return None, _paragraph("This file could not be read: it is damaged or not a video in a supported format.")
     table = tracked.people.rename(columns={"person": "face"})
-    return str(target), f'<div class="answer">{_paragraph(tracked.summary.capitalize() + ".")}{_table(table)}</div>'
+    return str(target), f'<div class="result">{_paragraph(tracked.summary.capitalize() + ".")}{_table(table)}</div>'
 
 
 def _paragraph(text: str) -> str:
@@ -143,10 +135,10 @@ def _paragraph(text: str) -> str:
 
 def _image(pixels: np.ndarray) -> str:
     """The image as part of the HTML, so that it needs no file."""
-    image = Image.fromarray(pixels)
+    image, jpeg = Image.fromarray(pixels), io.BytesIO()
     image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
-    jpeg = cv2.imencode(".jpg", cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
-    return f'<img alt="the photo with predictions" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
+    image.save(jpeg, "JPEG", quality=88)
+    return f'<img alt="the photo with predictions" src="data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}">'
 
 
 def _table(table: pd.DataFrame) -> str:
@@ -168,24 +160,24 @@ def _table(table: pd.DataFrame) -> str:
 
 
 def page(predictor: Predictor) -> gr.Blocks:
-    """Builds the page with its three tabs."""
+    """Builds the page with its three tabs; their predictions are also the API endpoints /photo, /camera and /video."""
     queue = {"concurrency_id": "models", "concurrency_limit": 32}
-    # Gradio deletes the annotated videos, and uploads that nobody asked about, when they are ten minutes old.
+    # Gradio deletes the annotated videos and unused uploads when they are ten minutes old.
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 600)) as blocks:
         gr.Markdown(f"# {TITLE}\n{INTRODUCTION}")
         with gr.Tab("Photo"):
             photo = gr.File(label="A photo", file_types=list(IMAGE_SUFFIXES), elem_id="photo")
-            answer = gr.HTML(elem_id="photo-answer")
-            photo.upload(lambda path: answer_photo(path, predictor), photo, answer, api_name="photo", **queue)
+            result = gr.HTML(elem_id="photo-result")
+            photo.upload(lambda path: predict_photo(path, predictor), photo, result, api_name="photo", **queue)
         with gr.Tab("Camera"):
             # With an image mode Gradio would pass on a copy and keep the upload.
             camera = gr.Image(label="Camera", sources=["webcam"], type="filepath", image_mode=None, elem_id="camera")
-            answer = gr.HTML(elem_id="camera-answer")
-            camera.input(lambda path: answer_photo(path, predictor), camera, answer, api_name="camera", **queue)
+            result = gr.HTML(elem_id="camera-result")
+            camera.input(lambda path: predict_photo(path, predictor), camera, result, api_name="camera", **queue)
         with gr.Tab("Video"):
             film = gr.File(label="A video", file_types=list(VIDEO_SUFFIXES), elem_id="video")
-            copy, answer = gr.Video(label="Annotated", elem_id="copy"), gr.HTML(elem_id="video-answer")
-            film.upload(lambda path: answer_video(path, predictor), film, [copy, answer], api_name="video", **queue)
+            copy, result = gr.Video(label="Annotated", elem_id="copy"), gr.HTML(elem_id="video-result")
+            film.upload(lambda path: predict_video(path, predictor), film, [copy, result], api_name="video", **queue)
     return blocks.queue(max_size=64)
 
 
@@ -207,7 +199,7 @@ def application(predictor: Predictor) -> fastapi.FastAPI:
         response.headers["Content-Security-Policy"] = POLICY
         return response
 
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # fonts of the reader's machine
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # system fonts
     return gr.mount_gradio_app(
         app, page(predictor), path="/", footer_links=[], run_history=False, max_file_size=MAX_MEGABYTES * 2**20,
         ssr_mode=False, enable_monitoring=False, show_error=False, theme=gr.themes.Default(**fonts), css=STYLE,
@@ -221,9 +213,6 @@ def main() -> int:
     parser.add_argument("--gender-model", type=Path, default=MODELS / "gender", metavar="FOLDER")
     parser.add_argument("--age-model", type=Path, default=MODELS / "age", metavar="FOLDER")
     options = parser.parse_args()
-    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda *_: sys.exit(0))  # runs the clean-up below
     try:
         with (
             tempfile.TemporaryDirectory(prefix="age-and-gender-") as folder,
@@ -238,10 +227,10 @@ def main() -> int:
     except (ValueError, OSError, OverflowError) as error:  # OverflowError: a port number that is too large
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # Ctrl-C, SIGTERM or SIGHUP ends the page, and the folder above is deleted
         pass
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

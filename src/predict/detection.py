@@ -1,4 +1,4 @@
-"""Reads photos, detects their faces and aligns them; many photos are shared among worker processes.
+"""Reads photos, detects their faces and aligns them; worker processes share the work of many photos.
 
 Nothing here uses the models or Keras, so that the worker processes start quickly.
 """
@@ -19,18 +19,19 @@ from typing import NamedTuple
 import cv2
 import joblib
 import numpy as np
-import numpy.typing as npt
 from joblib.externals.loky import ProcessPoolExecutor
 from PIL import Image
 
 from src import processes
 from src.faces import align
 from src.faces.align import Alignment, Face
-from src.faces.detect import DEFAULT_DETECTOR
+from src.faces.detect import DEFAULT_DETECTOR, Photo
 from src.faces.image_io import PhotoFile, UnreadablePhoto, read_photo, read_scaled_photo
 
-FALLBACKS = NO_FALLBACK, WHOLE_PHOTO = ("none", "whole-photo")  # for a photo without a detected face
-PARALLEL_FROM = 8  # photos: fewer are finished before worker processes have started
+NO_FALLBACK = "none"
+WHOLE_PHOTO = "whole-photo"
+FALLBACKS = (NO_FALLBACK, WHOLE_PHOTO)  # for a photo without a detected face
+PARALLEL_FROM = 8  # photos; fewer are done before worker processes have started
 NO_FACE_FOUND = "no face found"
 QUEUED_PER_WORKER = 4  # photos; limits the memory
 
@@ -48,7 +49,7 @@ class Source(NamedTuple):
     """A photo to predict for."""
 
     name: str  # in the table of predictions
-    photo: PhotoFile | npt.NDArray[np.uint8]  # a file, its content, a PIL image, or (height, width, 3), RGB
+    photo: PhotoFile | Photo  # a file, its content, a PIL image, or uint8 (height, width, 3), RGB
 
 
 def detect_faces_in_photo(
@@ -63,39 +64,35 @@ def detect_faces_in_photo(
         detector: The face detector; see `detect.detect`.
 
     Returns:
-        The photo's rows of the table of predictions as far as detection fills them, largest face first. A row with a face
-        also has `aligned`: the aligned face by task, uint8 (size, size, 3), RGB, 0-255.
+        The photo's rows of the table of predictions, largest face first, with the columns `photo`, `status`, `message` and
+        those of the face: `face`, `left`, `top`, `right`, `bottom`, `detection_score`. Values that do not apply are left
+        out. A row with a face also has `aligned`: the aligned face by task, uint8 (size, size, 3), RGB, 0-255.
     """
     name, photo = source
     try:
         pixels, scale = (photo, 1) if isinstance(photo, np.ndarray) else read_scaled_photo(photo)[:2]
     except UnreadablePhoto as error:
-        return [_unreadable(name, str(error))]
+        return [{"photo": name, "status": Status.UNREADABLE, "message": str(error)}]
     height, width = pixels.shape[:2]
     rows: list[dict] = []
     for number, face in enumerate(align.find_faces(pixels, detector), start=1):
-        box = np.clip(face.box, 0, (width, height, width, height)) * scale
-        aligned = {one: align.align_face(pixels, face, one) for one in set(alignments.values())}
-        rows.append({"photo": name, "status": Status.OK, "face": number, **_edges(box), "detection_score": face.score,
-                     "aligned": {task: aligned[one] for task, one in alignments.items()}})  # fmt: skip
-    if not rows and fallback == WHOLE_PHOTO:
-        rows.append({"photo": name, "status": Status.WHOLE_PHOTO, "face": 1, **_edges((0, 0, width * scale, height * scale)),
-                     "aligned": {task: align.whole_photo(pixels, one) for task, one in alignments.items()},
-                     "message": f"{NO_FACE_FOUND}; the whole photo was used instead"})  # fmt: skip
-    return rows or [{"photo": name, "status": Status.NO_FACE, "message": NO_FACE_FOUND}]
+        box = np.clip(face.box, 0, (width, height, width, height)) * scale  # in the pixels of the full photo
+        aligned = {alignment: align.align_face(pixels, face, alignment) for alignment in set(alignments.values())}
+        rows.append({"photo": name, "status": Status.OK, "face": number, **_box_columns(box), "detection_score": face.score,
+                     "aligned": {task: aligned[alignment] for task, alignment in alignments.items()}})  # fmt: skip
+    if rows or fallback == NO_FALLBACK:
+        return rows or [{"photo": name, "status": Status.NO_FACE, "message": NO_FACE_FOUND}]
+    box = (0, 0, width * scale, height * scale)
+    return [{"photo": name, "status": Status.WHOLE_PHOTO, "face": 1, **_box_columns(box),
+             "aligned": {task: align.whole_photo(pixels, alignment) for task, alignment in alignments.items()},
+             "message": f"{NO_FACE_FOUND}; the whole photo was used instead"}]  # fmt: skip
 
 
-def _edges(box: Iterable[float]) -> dict[str, int]:
+def _box_columns(box: Iterable[float]) -> dict[str, int]:
     return dict(zip(("left", "top", "right", "bottom"), map(round, box), strict=True))
 
 
-def _unreadable(name: str, message: str) -> dict:
-    return {"photo": name, "status": Status.UNREADABLE, "message": message}
-
-
-def first_with_face(
-    paths: Iterable[Path], detector: str = DEFAULT_DETECTOR
-) -> tuple[npt.NDArray[np.uint8], list[Face]] | None:
+def first_with_face(paths: Iterable[Path], detector: str = DEFAULT_DETECTOR) -> tuple[Photo, list[Face]] | None:
     """Returns the first photo with a face, uint8 (height, width, 3), RGB, and its faces, largest first; None if none has."""
     for path in paths:
         with contextlib.suppress(UnreadablePhoto):
@@ -105,16 +102,14 @@ def first_with_face(
     return None
 
 
-# --- many photos ------------------------------------------------------------------------------------------------------
-
-
 def detect_faces_in_photos(
     sources: list[Source], alignments: dict[str, Alignment], fallback: str, detector: str, workers: int = -1
 ) -> Iterator[list[dict]]:
     """Detects and aligns the faces of many photos, with the arguments of `detect_faces_in_photo` and `worker_count`.
 
     Yields:
-        The rows of one photo, in the order of `sources`. A photo whose decoder crashes is "unreadable" and costs no other.
+        The rows of one photo, in the order of `sources`. A photo whose decoder crashes is "unreadable" and does not affect
+        other photos.
     """
     detect = functools.partial(detect_faces_in_photo, alignments=alignments, fallback=fallback, detector=detector)
     workers = worker_count(len(sources), workers)
@@ -136,14 +131,15 @@ def detect_faces_in_photos(
                 try:
                     yield _submit(1, detect, source).result()
                 except BrokenProcessPool:
-                    yield [_unreadable(source.name, "damaged picture (its decoder crashed)")]
+                    message = "damaged picture (its decoder crashed)"
+                    yield [{"photo": source.name, "status": Status.UNREADABLE, "message": message}]
     finally:
         for _, future in waiting:
             future.cancel()
 
 
 def worker_count(photos: int, workers: int = -1) -> int:
-    """The number of processes for so many photos: `workers`, or one per core for -1.
+    """Returns the number of processes for so many photos: `workers`, or one per core for -1.
 
     It is 1, this process alone, for a few photos and in processes that may not start others, such as those of Celery.
     """
@@ -152,15 +148,15 @@ def worker_count(photos: int, workers: int = -1) -> int:
     return joblib.cpu_count() if workers == -1 else workers
 
 
-def start_workers(workers: int) -> None:
-    """Starts the worker processes, unless they are running. They end after a minute without work."""
-    _executor(os.getpid(), workers)
+def start_workers(workers: int) -> Executor:
+    """Starts the worker processes unless they are running, and returns them. They end after a minute without work."""
+    return _executor(os.getpid(), workers)
 
 
 @functools.cache
 def _executor(pid: int, workers: int) -> Executor:
-    """The worker processes of this process; a forked process cannot use its parent's, hence `pid`."""
-    # loky replaces a worker process that has grown too much, and warns of it. No photo is lost.
+    """The worker processes of this process. A forked process cannot use its parent's, hence `pid`."""
+    # loky restarts workers whose memory grows, and warns of it. No photo is lost.
     warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
     executor = ProcessPoolExecutor(workers, timeout=60, initializer=_initialise_worker, initargs=(pid,))
     executor.submit(int)  # the first task starts all processes
@@ -178,12 +174,13 @@ def _initialise_worker(parent: int) -> None:
 
 
 def _submit(workers: int, detect: Callable[[Source], list[dict]], source: Source) -> Future:
-    if isinstance(source.photo, Image.Image):  # stays here: sent to another process, it would lose its orientation
+    """Gives a photo to the workers. PIL images stay in this process, because pickling drops their EXIF orientation."""
+    if isinstance(source.photo, Image.Image):
         done: Future = Future()
         done.set_result(detect(source))
         return done
     try:
-        return _executor(os.getpid(), workers).submit(detect, source)
+        return start_workers(workers).submit(detect, source)
     except BrokenProcessPool:  # a worker has crashed since the last photo
         _executor.cache_clear()
         return _submit(workers, detect, source)

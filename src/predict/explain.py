@@ -1,9 +1,10 @@
 """Explains the prediction for an aligned face by heat maps and by changed copies of it.
 
-Grad-CAM uses the network's gradients, occlusion only its probabilities, so that each checks the other. Their `classes` are
-indices of the model's classes, whose probabilities are added.
+Grad-CAM uses the network's gradients, occlusion only its probabilities, so the two check each other. This module imports
+Keras, which takes seconds.
 """
 
+import itertools
 from dataclasses import replace
 
 import cv2
@@ -17,12 +18,20 @@ from src.keras_setup import keras, ops
 from src.models.model_folder import TrainedModel
 from src.predict.decode import sum_to_classes
 
-GREY = 128  # the value of the square that hides a part of the face
-BATCH_FACES = 32  # hidden faces that the model takes at once
+GREY = 128  # value of the square that hides a part of the face
+BATCH_FACES = 32  # partly hidden faces that are predicted together
 
 
 def predicted_class(trained: TrainedModel, face: npt.NDArray[np.uint8]) -> tuple[str, list[int]]:
-    """Predicts an aligned face's gender or age group; returns it with the indices of the model's classes in it."""
+    """Predicts an aligned face's gender or age group.
+
+    Args:
+        trained: The model.
+        face: The aligned face, uint8 (size, size, 3), RGB, 0-255.
+
+    Returns:
+        The gender or age group, and the indices of the model's classes in it, for example the years of an age group.
+    """
     names, probability = sum_to_classes(np.asarray(trained.model(face[None], training=False)), trained.labels)
     predicted = decode(probability, ordered=trained.labels.task == "age")[0]
     _, belongs = sum_to_classes(np.eye(len(trained.labels.classes)), trained.labels)
@@ -30,14 +39,14 @@ def predicted_class(trained: TrainedModel, face: npt.NDArray[np.uint8]) -> tuple
 
 
 def grad_cam(model: keras.Model, face: npt.NDArray[np.uint8], classes: list[int]) -> npt.NDArray[np.float32]:
-    """Shows where level one's last convolution supports the classes.
+    """Computes where level one's last convolution supports the classes.
 
     Source: Selvaraju et al., "Grad-CAM: visual explanations from deep networks via gradient-based localization", ICCV 2017.
 
     Args:
         model: A two-level network. If its level one sees the face and its mirror image, the map is the sum of both.
         face: The aligned face, uint8 (size, size, 3), RGB, 0-255.
-        classes: See above.
+        classes: Indices of the model's classes whose probabilities are added; see `predicted_class`.
 
     Returns:
         The heat map, (size, size), 0-1; 1 is the strongest support.
@@ -50,10 +59,11 @@ def grad_cam(model: keras.Model, face: npt.NDArray[np.uint8], classes: list[int]
     import tensorflow as tf
 
     level_one, level_two = model.get_layer("level_one"), model.get_layer("level_two")
-    mirrored = [layer for layer in level_one.layers if isinstance(layer, keras.Model)]  # see `average_with_mirror_image`
-    trunk = mirrored[0] if mirrored else level_one
+    # A level one by `average_with_mirror_image` contains the network that sees both images.
+    shared = next((layer for layer in level_one.layers if isinstance(layer, keras.Model)), level_one)
+    mirrored = shared is not level_one
     views = [face, face[:, ::-1]] if mirrored else [face]
-    maps_and_features = keras.Model(trunk.inputs, [_last_feature_map(trunk), trunk.output])
+    maps_and_features = keras.Model(shared.inputs, [_last_feature_map(shared), shared.output])
     with tf.GradientTape() as tape:
         maps, features = maps_and_features([np.stack(views)], training=False)
         score = _log_odds(level_two, ops.mean(features, axis=0, keepdims=True), classes)
@@ -65,15 +75,15 @@ def grad_cam(model: keras.Model, face: npt.NDArray[np.uint8], classes: list[int]
 def occlusion(
     model: keras.Model, face: npt.NDArray[np.uint8], classes: list[int], share: float = 0.2, steps: int = 14
 ) -> npt.NDArray[np.float32]:
-    """Shows how much probability is lost if a grey square hides a part of the face.
+    """Computes how much probability is lost if a grey square hides a part of the face.
 
     Source: Zeiler and Fergus, "Visualizing and understanding convolutional networks", ECCV 2014.
 
     Args:
         model: A network from faces to probabilities.
-        face: As for `grad_cam`.
-        classes: See above.
-        share: The side of the square, as a share of the face's side.
+        face: The aligned face, uint8 (size, size, 3), RGB, 0-255.
+        classes: As for `grad_cam`.
+        share: The side of the square, as a fraction of the face's side.
         steps: The number of squares along each side.
 
     Returns:
@@ -83,8 +93,8 @@ def occlusion(
     side = round(share * size)
     starts = np.round((np.arange(steps) + 0.5) / steps * size - side / 2).astype(int)
     hidden = np.repeat(face[None], steps * steps, axis=0)
-    for picture, (top, left) in zip(hidden, ((top, left) for top in starts for left in starts)):
-        picture[max(0, top) : top + side, max(0, left) : left + side] = GREY
+    for image, (top, left) in zip(hidden, itertools.product(starts, starts)):
+        image[max(0, top) : top + side, max(0, left) : left + side] = GREY
     batches = np.array_split(hidden, -(-len(hidden) // BATCH_FACES))
     remaining = np.concatenate([np.asarray(model(batch, training=False)) for batch in batches])[:, classes].sum(axis=1)
     whole = np.asarray(model(face[None], training=False))[0, classes].sum()
@@ -103,7 +113,7 @@ def variants(photo: npt.NDArray[np.uint8], face: Face, alignment: Alignment) -> 
     """Aligns a face in a photo, uint8 (height, width, 3), RGB, and changes it in ways that should not matter.
 
     Returns:
-        The changed faces by the change's name, uint8 (size, size, 3), RGB.
+        The faces by the name of the change, uint8 (size, size, 3), RGB; "as it is" comes first.
     """
     aligned = align_face(photo, face, alignment)
     return {
@@ -134,10 +144,10 @@ def _log_odds(level_two: keras.Model, features, classes: list[int]):
     return ops.logsumexp(ops.take(logits, np.array(classes))) - ops.logsumexp(ops.take(logits, others))
 
 
-def _last_feature_map(trunk: keras.Model):
-    """The last output as large as the last convolution's, and thus after its activation and its shortcut."""
-    size = [layer for layer in trunk.layers if isinstance(layer, keras.layers.Conv2D)][-1].output.shape[1:3]
-    outputs = [layer.output for layer in trunk.layers if not isinstance(layer.output, (list, tuple))]
+def _last_feature_map(network: keras.Model):
+    """The last output with the height and width of the last convolution's: the one after its activation and shortcut."""
+    size = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)][-1].output.shape[1:3]
+    outputs = [layer.output for layer in network.layers if not isinstance(layer.output, (list, tuple))]
     return [output for output in outputs if len(output.shape) == 4 and output.shape[1:3] == size][-1]
 
 

@@ -1,6 +1,10 @@
-"""From photos to the table of predictions.
+"""From photos to the table of predictions, in these steps:
 
-Faces are detected and aligned by the same functions as the training faces, with the alignment in each model's card.
+1. `list_sources` lists and names the photos.
+2. `detection.detect_faces_in_photos` reads them, detects the faces and aligns them as the models' cards say.
+3. `decode.Models.probabilities` runs the models on the aligned faces.
+4. `decode.Models.to_rows` turns the probabilities into the columns of the table.
+5. `annotate.annotate` draws the predictions on copies of the photos, on request.
 """
 
 import itertools
@@ -11,13 +15,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
 
 from src.config import MODELS, VIDEO_SUFFIXES
-from src.faces.detect import DEFAULT_DETECTOR, require_detector
+from src.faces.detect import DEFAULT_DETECTOR, Photo, require_detector
 from src.faces.image_io import PhotoFile, list_photos, read_photo
 from src.files import atomic_write, write_text
 from src.predict.annotate import annotate as draw_predictions
@@ -27,7 +30,7 @@ from src.predict.detection import FALLBACKS, NO_FALLBACK, Source, Status, detect
 BATCH_PHOTOS = 32  # photos whose faces are predicted together; limits the memory
 COPIES_LIST = ".annotated-copies.json"  # in a folder of annotated copies: the names of the files written by this package
 
-Photo: TypeAlias = PhotoFile | npt.NDArray[np.uint8]  # one photo; see `Predictor.predict`
+PhotoSource: TypeAlias = PhotoFile | Photo  # one photo; see `Predictor.predict`
 
 
 class Predictor:
@@ -69,14 +72,14 @@ class Predictor:
         self.fallback, self.detector, self.workers = fallback, detector, workers
 
     def predict(
-        self, photos: Photo | Iterable[Photo], annotate: str | Path | None = None, progress: bool = True
+        self, photos: PhotoSource | Iterable[PhotoSource], annotate: str | Path | None = None, progress: bool = True
     ) -> pd.DataFrame:
         """Predicts for one photo or several.
 
         Args:
-            photos: A file, a folder (searched recursively, sorted), a pattern such as "*.jpg", the bytes of a picture file,
+            photos: A file, a folder (searched recursively, sorted), a pattern such as "*.jpg", the bytes of an image file,
                 a PIL image, an array uint8 (height, width, 3), RGB, 0-255, or an iterable of any of these.
-            annotate: A folder for annotated copies. Only the copies of an earlier call are replaced.
+            annotate: Folder to write annotated copies into; None writes none. Only copies of an earlier call are replaced.
             progress: Whether to show a progress bar.
 
         Returns:
@@ -85,11 +88,11 @@ class Predictor:
             `decode.PREDICTION_TYPES`.
 
         Raises:
-            ValueError: An array has another type or shape, a name is empty, or a copy would replace another file. A photo
-                that cannot be read raises nothing: its row says what is wrong.
+            ValueError: An array is not uint8 RGB, a name is empty, or a copy would replace another file. A photo that
+                cannot be read raises nothing: its row says what is wrong.
         """
         sources = list_sources(photos, annotate)
-        copies = name_outputs([Path(source.name) for source in sources], Path(annotate)) if annotate is not None else None
+        copies = reserve_copies([source.name for source in sources], Path(annotate)) if annotate is not None else None
         batches = list(self.batches(sources, copies, progress=progress))
         return pd.concat(batches, ignore_index=True) if batches else predict_faces([], self.models)
 
@@ -100,7 +103,7 @@ class Predictor:
 
         Args:
             sources: The photos; see `list_sources`.
-            copies: Where to write annotated copies; see `name_outputs`.
+            copies: Where to write annotated copies; see `reserve_copies`.
             done: The number of photos to skip at the beginning.
             progress: Whether to show a progress bar.
 
@@ -121,32 +124,25 @@ class Predictor:
 
 
 def predict(
-    photos: Photo | Iterable[Photo],
-    gender_model: str | Path | None = MODELS / "gender",
-    age_model: str | Path | None = MODELS / "age",
-    fallback: str = NO_FALLBACK,
-    annotate: str | Path | None = None,
-    progress: bool = True,
-    detector: str = DEFAULT_DETECTOR,
-    workers: int = -1,
+    photos: PhotoSource | Iterable[PhotoSource], *, annotate: str | Path | None = None, progress: bool = True, **options
 ) -> pd.DataFrame:
-    """`Predictor(...).predict(photos)` in one call, with the arguments and errors of both."""
-    return Predictor(gender_model, age_model, fallback, detector, workers).predict(photos, annotate, progress)
+    """Runs `Predictor(**options).predict(photos, annotate, progress)` in one call."""
+    return Predictor(**options).predict(photos, annotate, progress)
 
 
-def list_sources(photos: Photo | Iterable[Photo], annotate: str | Path | None = None) -> list[Source]:
-    """Lists the photos of `Predictor.predict`, with its arguments and errors, and names them.
+def list_sources(photos: PhotoSource | Iterable[PhotoSource], annotate: str | Path | None = None) -> list[Source]:
+    """Lists and names the photos of `Predictor.predict`, with its arguments and errors.
 
-    Annotated copies in folders and patterns are left out.
+    Folders and patterns do not give the annotated copies in the folder `annotate`.
     """
     if isinstance(photos, (str, Path, bytes, Image.Image, np.ndarray)) or not isinstance(photos, Iterable):
         photos = [photos]
-    drawn = {Path(annotate, name).resolve() for name in _drawn_copies(Path(annotate))} if annotate is not None else set()
+    own_copies = {Path(annotate, name).resolve() for name in _own_copies(Path(annotate))} if annotate is not None else set()
     sources: list[Source] = []
     for photo in photos:
         if isinstance(photo, (str, Path)):
-            named = Path(os.path.expanduser(photo))
-            paths = [path for path in list_photos([photo]) if path == named or path.resolve() not in drawn]
+            given = Path(os.path.expanduser(photo))
+            paths = [path for path in list_photos([photo]) if path == given or path.resolve() not in own_copies]
             sources += [Source(str(path), path) for path in paths]
         else:
             _check_photo(photo)
@@ -178,13 +174,14 @@ def summarise(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-# --- annotated copies -------------------------------------------------------------------------------------------------
+def reserve_copies(names: Iterable[str], folder: Path) -> dict[Path, Path]:
+    """Chooses the file names of annotated copies in a folder, and writes them to `.annotated-copies.json` there.
 
+    The list lets a later call replace these copies and the tables of videos, but no other file.
 
-def name_outputs(paths: list[Path], folder: Path) -> dict[Path, Path]:
-    """Creates the folder for annotated copies of photos and videos, and chooses the copies' names in it.
-
-    A hidden file in the folder lists the copies and the videos' tables, so that a later call may replace these alone.
+    Args:
+        names: The photos or videos.
+        folder: The folder for the copies; it is created.
 
     Returns:
         The copy's path by the original's path.
@@ -193,30 +190,29 @@ def name_outputs(paths: list[Path], folder: Path) -> dict[Path, Path]:
         ValueError: A copy would replace a file that no earlier call has written.
         OSError: The folder cannot be created or written.
     """
-    originals = {path.resolve() for path in paths}
-    earlier = _drawn_copies(folder)
-    written = set(earlier)
-    taken: set[str] = set()  # in lower case, because some file systems do not distinguish A.jpg from a.jpg
+    paths = dict.fromkeys(map(Path, names))
+    originals, earlier = {path.resolve() for path in paths}, _own_copies(folder)
+    written, used = set(earlier), set()  # in lower case, because some file systems do not distinguish A.jpg from a.jpg
     copies = {}
-    for path in dict.fromkeys(paths):
-        kept = path.suffix.lower() in (".jpg", ".jpeg", ".png")
-        suffix = ".mp4" if is_video(path) else path.suffix if kept else path.suffix + ".jpg"
-        names = (f"{path.stem}{'' if number == 1 else f'-{number}'}{suffix}" for number in itertools.count(1))
-        copy = folder / next(name for name in names if name.lower() not in taken)
-        tables = ("frames", "people") if is_video(path) else ()
-        for file in (copy, *(copy.with_name(f"{copy.stem}-{table}.csv") for table in tables)):
+    for path in paths:
+        keeps_suffix = path.suffix.lower() in (".jpg", ".jpeg", ".png")
+        suffix = ".mp4" if is_video(path) else path.suffix if keeps_suffix else path.suffix + ".jpg"
+        candidates = (f"{path.stem}{'' if number == 1 else f'-{number}'}{suffix}" for number in itertools.count(1))
+        copy = folder / next(name for name in candidates if name.lower() not in used)
+        tables = [copy.with_name(f"{copy.stem}-{table}.csv") for table in ("frames", "people")] if is_video(path) else []
+        for file in (copy, *tables):
             if file.resolve() in originals or (file.exists() and file.name not in earlier):
                 raise ValueError(f"an annotated copy must not replace {file}: choose another folder than {folder}")
             written.add(file.name)
-        taken.add(copy.name.lower())
+        used.add(copy.name.lower())
         copies[path] = copy
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / COPIES_LIST, json.dumps(sorted(written)))
     return copies
 
 
-def _drawn_copies(folder: Path) -> set[str]:
-    """The names of the files in a folder that earlier calls have written."""
+def _own_copies(folder: Path) -> set[str]:
+    """Returns the names of the files in a folder that earlier calls have written."""
     try:
         return set(json.loads((folder / COPIES_LIST).read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -225,20 +221,19 @@ def _drawn_copies(folder: Path) -> set[str]:
 
 def _write_copies(sources: list[Source], copies: dict[Path, Path], table: pd.DataFrame) -> None:
     """Draws the predictions on copies of the photos; if one cannot be written, the photo's message says so."""
+    readable = table[table["status"] != Status.UNREADABLE]
     photos = dict(sources)
-    for name, rows in table.groupby("photo", sort=False):
-        if (rows["status"] == Status.UNREADABLE).any():
-            continue
+    for name, rows in readable.groupby("photo", sort=False):
         photo = photos[name]
         try:
             with atomic_write(copies[Path(name)]) as new:
                 pixels = photo if isinstance(photo, np.ndarray) else read_photo(photo)
                 Image.fromarray(draw_predictions(pixels, rows)).save(new, quality=92)
-        except (OSError, ValueError) as error:  # a missing copy must not cost the predictions
+        except (OSError, ValueError) as error:  # keep the predictions
             reason = f"no annotated copy could be written ({getattr(error, 'strerror', None) or error})"
             table.loc[rows.index, "message"] = (rows["message"] + "; ").fillna("") + reason
 
 
 def is_video(name: str | Path) -> bool:
-    """Whether a file's name ends as a video's does."""
+    """Returns whether a file's name ends as a video's does."""
     return Path(name).suffix.lower() in VIDEO_SUFFIXES

@@ -1,7 +1,8 @@
 """Tracks people through the frames of a video: faces are detected at intervals and tracked in between.
 
-dlib's correlation tracker (Danelljan et al., "Accurate scale estimation for robust visual tracking", 2014) carries a face
-from one detection to the next. dlib's face descriptor tells people apart who cross each other or come back.
+A track is one person. dlib's correlation tracker (Danelljan et al., "Accurate scale estimation for robust visual tracking",
+2014) carries a face from one detection to the next. dlib's face descriptor tells people apart who cross each other or come
+back.
 """
 
 import functools
@@ -11,35 +12,38 @@ from typing import Any, TypeAlias
 import dlib
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
-from src.faces.align import Face, find_faces
-from src.faces.detect import DLIB_FACE_SCORE, VIDEO_FIRST_SIDE, Box, Photo, intersection_over_union
+from src.faces.align import Face, align_face, find_faces
+from src.faces.detect import VIDEO_FIRST_SIDE, Box, Photo, intersection_over_union
 from src.faces.landmark_file import packaged_file
+from src.predict.decode import FACE_TYPES, Models
 
 DETECTION_INTERVAL = 0.24  # seconds from one detection to the next
-EVERY_FRAME_BELOW = 15.0  # frames a second; faster videos are tracked in every second frame and interpolated in between
-MATCH_IOU = 0.2  # intersection over union from which a detection may belong to a track
-CROSSING_IOU = 0.15  # intersection over union from which one of two people may hide the other
-SAME_PERSON = 0.45  # distance of two descriptors below which they show one person; dlib says 0.6 for photos years apart
-MIN_CONFIDENCE = 6.0  # the tracker's peak-to-sidelobe ratio below which it has lost the face
-MAX_MISSED = 3  # missed detections in a row that end the tracking
+EVERY_FRAME_BELOW = 15.0  # frames per second; a faster video is tracked in every second frame, and interpolated in between
+MIN_SCORE = 0.1  # minimum score of a detection; dlib's detectors give face-like patterns less
+MATCH_IOU = 0.2  # minimum intersection over union of a track and its detection
+CROSSING_IOU = 0.15  # minimum intersection over union of two people, one of whom may hide the other
+SAME_PERSON = 0.45  # maximum distance of two descriptors of one person; dlib says 0.6 for photos years apart
+MIN_CONFIDENCE = 6.0  # minimum peak-to-sidelobe ratio of the tracker; below it, the face is lost
+MAX_MISSED = 3  # consecutive detections without the person that end the tracking
 DESCRIPTOR_INTERVAL = 5  # detections from one stored descriptor to the next
-MIN_DETECTIONS = 2  # a track needs this many; a pattern that resembles a face is rarely detected twice
+MIN_DETECTIONS = 2  # of a track; a pattern that resembles a face is rarely detected twice
 RECOGNITION_FILE = "dlib_face_recognition_resnet_model_v1.dat"
 _Descriptor: TypeAlias = npt.NDArray[np.float64]  # (128,)
 
 
 @dataclass(eq=False)
 class Track:
-    """One person in the video; `number` counts from 1."""
+    """One person in the video."""
 
-    number: int
+    number: int  # from 1
     descriptors: list[_Descriptor]  # of some detections
     boxes: dict[int, Box] = field(default_factory=dict)  # by frame
     probabilities: dict[str, npt.NDArray] = field(default_factory=dict)  # by task, the sum over all detections, (classes,)
     detections: int = 0
-    missed: int = 0  # detections in a row
+    missed: int = 0  # consecutive detections without this person
     last_detection: int = 0  # frame
     tracker: Any = None  # dlib.correlation_tracker; None while the person is out of sight
 
@@ -50,7 +54,7 @@ class Track:
         return place.left(), place.top(), place.right(), place.bottom()
 
     def distance(self, other: _Descriptor) -> float:
-        """The distance of a descriptor from the nearest one of this person."""
+        """Returns the distance of a descriptor from the nearest one of this person."""
         return min(float(np.linalg.norm(own - other)) for own in self.descriptors)
 
     def add_probabilities(self, probabilities: dict[str, npt.NDArray]) -> None:
@@ -60,7 +64,7 @@ class Track:
 
 
 class MultiTracker:
-    """Tracks all people of a video. `detector` is one of `detect.DETECTORS`; `fps` are frames a second."""
+    """Tracks all people in a video. `detector` is one of `detect.DETECTORS`; `fps` are frames per second."""
 
     def __init__(self, detector: str, fps: float = 25):
         self.detector = detector
@@ -75,7 +79,10 @@ class MultiTracker:
         return [track for track in self.tracks if track.tracker]
 
     def update(self, frame: Photo) -> list[tuple[Track, Face]]:
-        """Takes the next frame, uint8 (height, width, 3), RGB. Returns the faces detected in it with their tracks."""
+        """Processes a frame, uint8 (height, width, 3), RGB, and returns the faces detected in it with their tracks.
+
+        Call it for every frame, in order.
+        """
         self.frame += 1
         if self.frame % self.step:
             return []
@@ -83,23 +90,23 @@ class MultiTracker:
             confidence, (left, top, right, bottom) = track.tracker.update(frame), track.box
             inside = 0 <= left + right < 2 * frame.shape[1] and 0 <= top + bottom < 2 * frame.shape[0]
             if confidence < MIN_CONFIDENCE or not inside:
-                self._end(track)
+                self._lose(track)
         detected = self._detect(frame) if self.frame % self.interval == 0 else []
         for track in self.in_sight:
             track.boxes[self.frame] = track.box
         return detected
 
     def finish(self) -> list[Track]:
-        """Ends the video. Returns the tracks with enough detections, numbered in the order in which the people came."""
+        """Ends the video and returns the tracks with enough detections, numbered in order of first appearance."""
         for track in self.in_sight:
-            self._end(track)
+            self._lose(track)
         tracks = [track for track in self.tracks if track.detections >= MIN_DETECTIONS]
         for number, track in enumerate(tracks, start=1):
             track.number, track.boxes = number, _interpolate(track.boxes, self.step)
         return tracks
 
     def _detect(self, frame: Photo) -> list[tuple[Track, Face]]:
-        faces = [face for face in find_faces(frame, self.detector, VIDEO_FIRST_SIDE) if face.score >= DLIB_FACE_SCORE]
+        faces = [face for face in find_faces(frame, self.detector, VIDEO_FIRST_SIDE) if face.score >= MIN_SCORE]
         tracks = self.in_sight
         matches = self._match(frame, tracks, faces)
         for i, track in enumerate(tracks):
@@ -107,9 +114,10 @@ class MultiTracker:
                 track.missed += 1
                 hidden = any(intersection_over_union(track.box, faces[j].box) > CROSSING_IOU for j in matches.values())
                 if hidden or track.missed >= MAX_MISSED:
-                    self._end(track)
-        detected = [(self._identify(tracks[i], frame, faces[j]), faces[j]) for i, j in matches.items()]
-        detected += [(self._identify(None, frame, face), face) for j, face in enumerate(faces) if j not in matches.values()]
+                    self._lose(track)
+        detected = [(self._assign_track(tracks[i], frame, faces[j]), faces[j]) for i, j in matches.items()]
+        new = [face for j, face in enumerate(faces) if j not in matches.values()]
+        detected += [(self._assign_track(None, frame, face), face) for face in new]
         for track, face in detected:
             track.tracker = dlib.correlation_tracker()
             track.tracker.start_track(frame, dlib.drectangle(*face.box))
@@ -135,18 +143,18 @@ class MultiTracker:
         cost[overlap < MATCH_IOU] = 10
         return {int(i): int(j) for i, j in zip(*linear_sum_assignment(cost)) if overlap[i, j] >= MATCH_IOU}
 
-    def _identify(self, track: Track | None, frame: Photo, face: Face) -> Track:
+    def _assign_track(self, track: Track | None, frame: Photo, face: Face) -> Track:
         """The track of a detected face: the track of the same person who was out of sight, the matched one, or a new one.
 
-        A matched track may turn out to be an earlier person once more of the face is visible than at first; the two are
+        A matched track may turn out to be an earlier person once more of the face is visible than at first. The two are
         merged.
         """
-        own = track.boxes.keys() if track else set()
-        away = [other for other in self.tracks if not other.tracker and not other.boxes.keys() & own]
-        if track and (not away or track.detections >= DESCRIPTOR_INTERVAL):
+        own_frames = track.boxes.keys() if track else set()
+        out_of_sight = [other for other in self.tracks if not other.tracker and not other.boxes.keys() & own_frames]
+        if track and (not out_of_sight or track.detections >= DESCRIPTOR_INTERVAL):
             return track
         found = descriptor(frame, face)
-        earlier = min(away, key=lambda other: other.distance(found), default=None)
+        earlier = min(out_of_sight, key=lambda other: other.distance(found), default=None)
         if earlier is None or earlier.distance(found) >= SAME_PERSON:
             if track is None:
                 track = Track(len(self.tracks) + 1, [found])
@@ -160,10 +168,27 @@ class MultiTracker:
             self.tracks.remove(track)
         return earlier
 
-    def _end(self, track: Track) -> None:
+    def _lose(self, track: Track) -> None:
         """Marks a person as out of sight and drops the boxes after the last detection, which may be wrong."""
         track.tracker, track.missed = None, 0
         track.boxes = {frame: box for frame, box in track.boxes.items() if frame <= track.last_detection}
+
+
+def run_models(detected: list[tuple[Track, Face]], frame: Photo, models: Models) -> None:
+    """Runs the models on the faces detected in a frame, and adds the probabilities to their tracks."""
+    faces = [{task: align_face(frame, face, by) for task, by in models.alignments.items()} for _, face in detected]
+    probabilities = models.probabilities(faces)
+    for i, (track, _) in enumerate(detected):
+        track.add_probabilities({task: values[i] for task, values in probabilities.items()})
+
+
+def predictions_table(tracks: list[Track], models: Models) -> pd.DataFrame:
+    """Returns the predictions from each track's mean probabilities: one row per track with the columns `FACE_TYPES`."""
+    rows: list[dict] = []
+    if tracks:
+        tasks = models.trained
+        rows = models.to_rows({task: np.stack([t.probabilities[task] / t.detections for t in tracks]) for task in tasks})
+    return pd.DataFrame(rows, columns=list(FACE_TYPES)).astype(FACE_TYPES)
 
 
 @functools.cache
@@ -172,7 +197,7 @@ def _recognition_model():
 
 
 def descriptor(frame: Photo, face: Face) -> _Descriptor:
-    """dlib's face descriptor, float64 (128,). Descriptors of one person are close to each other."""
+    """Returns dlib's face descriptor, float64 (128,). Descriptors of one person are close to each other."""
     points = [dlib.point(round(x), round(y)) for x, y in face.landmarks]
     shape = dlib.full_object_detection(dlib.rectangle(*(round(edge) for edge in face.box)), points)
     return np.array(_recognition_model().compute_face_descriptor(np.ascontiguousarray(frame), shape))

@@ -10,7 +10,7 @@ from src.files import atomic_write
 
 
 def button(folder: Path, show: Callable[[list[Path]], None]) -> ipywidgets.VBox:
-    """Makes a button that saves photos into a folder and calls `show` with their paths; its output appears below."""
+    """Returns a button that saves photos into a folder. The output of `show`, called with their paths, appears below it."""
     chooser = ipywidgets.FileUpload(accept=",".join(IMAGE_SUFFIXES), multiple=True, description="Upload photos")
     output = ipywidgets.Output()
 

@@ -15,23 +15,20 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from src.data.table import BOX_COLUMNS
-from src.faces.align import Face, align_face
 from src.faces.detect import Photo
 from src.files import atomic_write
 from src.predict.annotate import annotate
-from src.predict.decode import PREDICTION_TYPES, Models
 from src.predict.predictor import Predictor
-from src.predict.tracks import MultiTracker, Track
+from src.predict.tracks import MultiTracker, predictions_table, run_models
 
 MAX_SIDE = 1920  # pixels; larger frames are scaled down
-MAX_FPS, DEFAULT_FPS = 60, 25  # frames a second: the most that are read, and the rate of a video that does not state one
+MAX_FPS = 60  # frames per second; frames of faster videos are dropped
+DEFAULT_FPS = 25  # frames per second of a video that does not state its rate
 # FFmpeg detects the format by the content. The list leaves out playlists, such as HLS, which would make it read other files.
 FORMATS = "mov,matroska,webm,avi,mpeg,mpegts,asf,flv,gif,ogg,mpegvideo"
 PEOPLE_TYPES = {
     "person": "int64", "first_second": "float64", "last_second": "float64", "frames": "int64", "detections": "int64",
 }  # fmt: skip
-_PHOTO_COLUMNS = ("photo", "status", "face", *BOX_COLUMNS, "detection_score")  # columns of predictions that people lack
-_PREDICTIONS = {name: kind for name, kind in PREDICTION_TYPES.items() if name not in _PHOTO_COLUMNS}
 
 
 class UnreadableVideo(ValueError):
@@ -51,26 +48,23 @@ class TrackedVideo(NamedTuple):
 
     @property
     def summary(self) -> str:
-        """The number of people in words."""
+        """The number of people in a sentence."""
         if self.people.empty:
             return "nobody was tracked: no face was found, or only in too few frames"
         return f"{len(self.people)} {'person was' if len(self.people) == 1 else 'people were'} tracked"
 
 
-class VideoResult(NamedTuple):
-    """The written files, the annotated copy first, and the number of people in words."""
-
-    files: list[Path]
-    summary: str
-
-
 @contextlib.contextmanager
 def open_video(path: str | Path, seconds: float | None = None) -> Iterator[tuple[dict, Iterator[Photo]]]:
-    """Opens a video, of which at most so many seconds are read.
+    """Opens a video.
+
+    Args:
+        path: The video file.
+        seconds: How much is read at most; None for the whole video.
 
     Yields:
-        The properties of the video (size, fps, duration), and its frames: uint8 (height, width, 3), RGB, upright, at a
-        constant rate.
+        The properties of the video, with its `size` (width, height), `fps` and `duration` (seconds), and its frames: uint8
+        (height, width, 3), RGB, upright, at a constant rate.
 
     Raises:
         UnreadableVideo: The video cannot be read. Reading the frames may raise it too.
@@ -114,7 +108,7 @@ def track_people(path: str | Path, predictor: Predictor, progress: bool = True, 
         path: The video file.
         predictor: The loaded models and the detector; `detect.VIDEO_DETECTOR` is fast enough.
         progress: Whether to show a progress bar.
-        seconds: The longest part that is read; None for the whole video.
+        seconds: How much is read at most; None for the whole video.
 
     Returns:
         Both tables.
@@ -131,7 +125,7 @@ def track_people(path: str | Path, predictor: Predictor, progress: bool = True, 
     if frame is None:
         raise UnreadableVideo(f"{path}: the video has no frames")
     tracks = tracker.finish()
-    predictions = predictions_of(tracks, predictor.models)
+    predictions = predictions_table(tracks, predictor.models)
     spans = [(t.number, min(t.boxes) / fps, max(t.boxes) / fps, len(t.boxes), t.detections) for t in tracks]
     people = pd.DataFrame(spans, columns=list(PEOPLE_TYPES)).astype(PEOPLE_TYPES).round(3)
     boxes = [(number, track.number, *box) for track in tracks for number, box in track.boxes.items()]
@@ -142,30 +136,14 @@ def track_people(path: str | Path, predictor: Predictor, progress: bool = True, 
     return TrackedVideo(table, pd.concat([people, predictions], axis=1))
 
 
-def run_models(detected: list[tuple[Track, Face]], frame: Photo, models: Models) -> None:
-    """Runs the models on the faces detected in a frame and adds the probabilities to their tracks."""
-    faces = [{task: align_face(frame, face, how) for task, how in models.alignments.items()} for _, face in detected]
-    probabilities = models.probabilities(faces)
-    for i, (track, _) in enumerate(detected):
-        track.add_probabilities({task: values[i] for task, values in probabilities.items()})
-
-
-def predictions_of(tracks: list[Track], models: Models) -> pd.DataFrame:
-    """The predictions for tracks from their mean probabilities, one row each, as columns of the table of predictions."""
-    if tracks:
-        means = {task: np.stack([t.probabilities[task] / t.detections for t in tracks]) for task in models.trained}
-    rows = models.columns(means) if tracks else []
-    return pd.DataFrame(rows, columns=list(_PREDICTIONS)).astype(_PREDICTIONS)
-
-
 def annotate_video(
     path: str | Path, frames: pd.DataFrame, target: Path, progress: bool = True, seconds: float | None = None
 ) -> None:
     """Writes a copy of a video with the boxes and predictions of `TrackedVideo.frames`, without sound."""
     by_frame = dict(list(frames.groupby("frame")))
-    with open_video(path, seconds) as (properties, pictures):
-        numbered = enumerate(tqdm(pictures, desc="writing", unit=" frames", disable=not progress))
-        drawn = (annotate(one, by_frame[i], legend=False) if i in by_frame else one for i, one in numbered)
+    with open_video(path, seconds) as (properties, images):
+        numbered = enumerate(tqdm(images, desc="writing", unit=" frames", disable=not progress))
+        drawn = (annotate(image, by_frame[i], legend=False) if i in by_frame else image for i, image in numbered)
         write_video(drawn, properties["size"], properties["fps"], target)
 
 
@@ -182,8 +160,11 @@ def write_video(frames: Iterable[Photo], size: tuple[int, int], fps: float, targ
                 writer.send(np.ascontiguousarray(frame))
 
 
-def process_video(path: str | Path, target: Path, predictor: Predictor, progress: bool = True) -> VideoResult:
+def process_video(path: str | Path, target: Path, predictor: Predictor, progress: bool = True) -> tuple[list[Path], str]:
     """Writes the annotated copy of a video to `target`, and its tables to NAME-frames.csv and NAME-people.csv beside it.
+
+    Returns:
+        The written files, and the number of people in a sentence.
 
     Raises:
         UnreadableVideo: The video cannot be read.
@@ -196,4 +177,4 @@ def process_video(path: str | Path, target: Path, predictor: Predictor, progress
         with atomic_write(files[-1]) as new:
             table.to_csv(new, index=False)
     annotate_video(path, tracked.frames, target, progress)
-    return VideoResult(files, tracked.summary)
+    return files, tracked.summary

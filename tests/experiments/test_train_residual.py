@@ -67,7 +67,7 @@ def test_both_models_can_be_loaded_and_predict(runs, pictures, data):
         assert counts == {name: int((mine == name).sum()) for name in counts}, dataset
         assert {"train", "validation", "test"} <= set(counts) and sum(counts.values()) in (FACES, FACES + 1)
     photos = sorted((pictures / "FairFace" / "train").glob("1*.png"))
-    table = predict(photos, *folders, progress=False)
+    table = predict(photos, gender_model=folders[0], age_model=folders[1], progress=False)
     found = table[table["status"] == "ok"]
     assert len(found) >= 0.8 * len(photos)
     assert found["gender"].isin(GENDERS).all() and found["age_group"].isin(AGE_GROUPS["adience"].names).all()

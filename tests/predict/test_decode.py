@@ -26,7 +26,7 @@ INTERVALS = Calibration(0.0, (0, 30), (1.4, 1.3))
 def columns_of(labels: str, probability, calibration=None) -> list[dict]:
     trained = TrainedModel(None, LABELS[labels], Alignment(), {}, calibration)
     task = trained.labels.task
-    return Models({task: trained}, {}).columns({task: np.asarray(probability)})
+    return Models({task: trained}, {}).to_rows({task: np.asarray(probability)})
 
 
 def around(year: int) -> np.ndarray:

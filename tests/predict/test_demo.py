@@ -104,10 +104,10 @@ def kept(folder: Path) -> list[Path]:
 def test_a_photo_is_answered(page, files, browser):
     browser.get(page[0])
     upload(browser, "photo", files / "face.jpg")
-    found(browser, "#photo-answer", "1 face was found")
-    table = found(browser, "#photo-answer table").text
+    found(browser, "#photo-result", "1 face was found")
+    table = found(browser, "#photo-result table").text
     assert re.search(r"(fe)?male \(\d+%\)", table) and re.search(r"\d+-\d+ \(\d+%\)", table) and re.search(r"\d+–\d+", table)
-    picture = found(browser, "#photo-answer img")
+    picture = found(browser, "#photo-result img")
     assert picture.get_property("naturalWidth") == 512
     width = browser.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
     assert width[0] <= width[1] in (1200, 375), "nothing is wider than the screen, and a phone need not zoom out"
@@ -138,7 +138,7 @@ def test_what_cannot_be_answered_is_told_kindly(page, files, browser):
     ):
         browser.refresh()
         upload(browser, "photo", files / name)
-        found(browser, "#photo-answer", said)
+        found(browser, "#photo-result", said)
     assert not kept(page[1])
 
 
@@ -154,7 +154,7 @@ def test_a_picture_of_the_camera_is_answered_and_gone(page, browser):
         lambda page: page.execute_script("return (document.querySelector('#camera video') || {}).readyState === 4")
     )
     capture.click()
-    found(browser, "#camera-answer", "No face was found")
+    found(browser, "#camera-result", "No face was found")
     assert not kept(page[1])
 
 
@@ -163,7 +163,7 @@ def test_a_video_is_answered_with_one_that_the_browser_plays(page, files, browse
     browser.get(page[0])
     open_tab(browser, "Video")
     upload(browser, "video", files / "film.mp4")
-    found(browser, "#video-answer", "1 person was tracked")
+    found(browser, "#video-result", "1 person was tracked")
     copy = found(browser, "#copy video")
     end = time.monotonic() + 60
     while not copy.get_property("videoWidth") and time.monotonic() < end:
@@ -193,7 +193,7 @@ def test_the_page_shows_the_predictions_of_the_predictor(standins, files, tmp_pa
     predictor = Predictor(standins.gender, standins.age)
     (row,) = predictor.predict(files / "face.jpg", progress=False).to_dict("records")
     shutil.copy(files / "face.jpg", tmp_path)
-    said = demo.answer_photo(str(tmp_path / "face.jpg"), predictor)
+    said = demo.predict_photo(str(tmp_path / "face.jpg"), predictor)
     assert "1 face was found" in said and not (tmp_path / "face.jpg").exists()
     expected = [f"{row['gender']} ({max(row['p_male'], 1 - row['p_male']):.0%})", f"{row['age_years']:.0f}",
                 f"{row['age_group']} ({row['age_group_probability']:.0%})"]  # fmt: skip
@@ -211,7 +211,7 @@ def test_uploads_that_are_too_large_are_refused(page, tmp_path):
 def test_videos_that_are_too_long_are_refused(files, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "MAX_SECONDS", 1)
     shutil.copy(files / "film.mp4", tmp_path)
-    assert "up to 1 seconds" in demo.answer_video(str(tmp_path / "film.mp4"), None)[1]
+    assert "up to 1 seconds" in demo.predict_video(str(tmp_path / "film.mp4"), None)[1]
     assert not (tmp_path / "film.mp4").exists()
 
 

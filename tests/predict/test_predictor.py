@@ -79,7 +79,8 @@ def assert_each_is(table, expected, count):
 
 def test_columns_and_types(predictor, expected):
     table = predictor.predict([HEAD, WALL, b"no picture"], progress=False)
-    for one in (table, predictor.predict([], progress=False), predict([HEAD, WALL], None, None, progress=False)):
+    no_models = predict([HEAD, WALL], gender_model=None, age_model=None, progress=False)
+    for one in (table, predictor.predict([], progress=False), no_models):
         assert one.dtypes.astype(str).to_dict() == PREDICTION_TYPES
     assert table["status"].tolist() == ["ok", "no_face", "unreadable"] and table["photo"].tolist()[1] == "photo-2"
     (row,) = expected.to_dict("records")
@@ -219,7 +220,7 @@ def test_arguments_are_checked():
         ({"fallback": "guess"}, "fallback must be one of none, whole-photo, got 'guess'"),
         ({"detector": "eyes"}, "detector must be one of .*, got 'eyes'"),
         ({"workers": 0}, "workers must be -1, for one per core, or at least 1, got 0"),
-        ({"gender_model": MODELS / "age"}, "the gender model's folder holds a model for age"),
+        ({"gender_model": MODELS / "age"}, "expected a model for gender, found one for age"),
         ({"age_model": MODELS / "nowhere"}, "is not a model folder"),
     ):
         with pytest.raises(ValueError, match=message):
