@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from src.config import FACE_COLOURS
 from src.data.table import BOX_COLUMNS
 from src.predict.detection import Status
-from src.predict.placement import COST_OWN_FACE, Box, Size, place, place_all
+from src.predict.placement import COST_OWN_FACE, Box, Size, place
 
 
 class Text(NamedTuple):
@@ -107,7 +107,7 @@ def layout(size: Size, rows: pd.DataFrame, legend: bool = True) -> Layout:
     large = small | {number: int(np.clip((box[2] - box[0]) / 7, smallest, 2 * smallest)) for number, box in boxes.items()}
     for font_sizes in (large, small):
         label_sizes = {number: _text_size(line, font_sizes[number]) for number, line in lines.items()}
-        places = place_all(label_sizes, boxes, size)
+        places = place(label_sizes, boxes, size)
         if len(places) == len(lines):
             return Layout(size, boxes, _texts(lines, font_sizes, places), [], [])
     if legend:
@@ -136,7 +136,7 @@ def _numbers(chosen: Iterable[int], boxes: dict[int, Box], size: Size, canvas: S
 
 
 def _legend(lines: dict[int, str], size: Size, font_size: int, below: bool) -> tuple[Size, list[Text]]:
-    """The canvas with a legend in columns below the photo or to its right, and the entries of the legend."""
+    """Returns the canvas with a legend in columns below the photo or to its right, and the entries of the legend."""
     numbers = sorted(lines)
     margin, line_height = font_size // 2, round(1.7 * font_size)
     number_width = max(_text_size(str(number), font_size, bold=True)[0] for number in numbers)
@@ -159,7 +159,7 @@ def _legend(lines: dict[int, str], size: Size, font_size: int, below: bool) -> t
 
 
 def _line(row: dict) -> str:
-    """One row's prediction as a line of text."""
+    """Returns one row's prediction as a line of text."""
     prefix = {Status.NO_FACE: "no face found", Status.WHOLE_PHOTO: "whole photo: "}.get(row.get("status", ""), "")
     if "person" in row:
         prefix += f"person {row['person']}: "
@@ -174,7 +174,7 @@ def _line(row: dict) -> str:
 
 
 def _clip(box: list[float], size: Size) -> Box:
-    """The part of a box inside the photo, of at least one pixel."""
+    """Returns the part of a box inside the photo, of at least one pixel."""
     left, top = np.clip(np.floor(box[:2]), 0, np.subtract(size, 1)).astype(int).tolist()
     right, bottom = np.clip(np.ceil(box[2:]), (left + 1, top + 1), size).astype(int).tolist()
     return left, top, right, bottom

@@ -76,7 +76,7 @@ def open_camera(source: int | str = 0, timeout: float = TIMEOUT) -> Iterator[Ite
 
 
 def _newest(camera: cv2.VideoCapture, first: Photo) -> Generator[Photo, None, None]:
-    """The newest frame at each request. A thread reads all frames, since a camera delivers them in order."""
+    """Yields the newest frame at each request. A thread reads all frames, since a camera delivers them in order."""
     newest: queue.Queue[Photo | None] = queue.Queue(1)
     newest.put(first)
     stopped = threading.Event()

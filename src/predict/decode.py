@@ -63,14 +63,9 @@ class Models(NamedTuple):
         return {task: np.concatenate(parts) for task, parts in batches.items() if parts}
 
     def to_rows(self, probabilities: dict[str, np.ndarray]) -> list[dict]:
-        """Turns probabilities into predictions.
+        """Turns class probabilities by task, (n, classes), into the values of `FACE_TYPES` by column, for each face.
 
-        Args:
-            probabilities: The class probabilities by task, (n, classes).
-
-        Returns:
-            For each face, the values of `FACE_TYPES` by column. `message` names the tasks with an uncertain prediction; it
-            is None if there are none.
+        `message` names the tasks with an uncertain prediction; it is None if there are none.
         """
         columns: dict = {}
         for task, probability in probabilities.items():
@@ -100,13 +95,8 @@ def build_networks(models: dict[str, TrainedModel]) -> dict[tuple[str, ...], Pre
     """Returns the functions that run models.
 
     Models with the same alignment run together in ONNX Runtime, and share level one if it is the same. A model with layers
-    that only Keras knows runs in Keras.
-
-    Args:
-        models: The models by task.
-
-    Returns:
-        Functions from aligned faces, uint8 (n, size, size, 3), to probabilities by task. The keys are the tasks of each.
+    that only Keras knows runs in Keras. Models are given by task. A function is given by the tasks that it predicts, and maps
+    aligned faces, uint8 (n, size, size, 3), RGB, to probabilities by task.
     """
     networks: dict[tuple[str, ...], Predict] = {}
     by_alignment: dict[Alignment, dict[str, OnnxGraph]] = {}

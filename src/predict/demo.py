@@ -134,7 +134,7 @@ def _paragraph(text: str) -> str:
 
 
 def _image(pixels: np.ndarray) -> str:
-    """The image as part of the HTML, so that it needs no file."""
+    """Returns the image as part of the HTML, so that it needs no file."""
     image, jpeg = Image.fromarray(pixels), io.BytesIO()
     image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
     image.save(jpeg, "JPEG", quality=88)
@@ -142,7 +142,7 @@ def _image(pixels: np.ndarray) -> str:
 
 
 def _table(table: pd.DataFrame) -> str:
-    """The predictions and their uncertainty, one row per face."""
+    """Returns the predictions and their uncertainty, one row per face."""
     table = table[table["face"].notna()]
     if table.empty:
         return ""

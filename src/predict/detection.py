@@ -155,7 +155,7 @@ def start_workers(workers: int) -> Executor:
 
 @functools.cache
 def _executor(pid: int, workers: int) -> Executor:
-    """The worker processes of this process. A forked process cannot use its parent's, hence `pid`."""
+    """Returns the worker processes of this process. A forked process cannot use its parent's, hence `pid`."""
     # loky restarts workers whose memory grows, and warns of it. No photo is lost.
     warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
     executor = ProcessPoolExecutor(workers, timeout=60, initializer=_initialise_worker, initargs=(pid,))

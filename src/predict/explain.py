@@ -23,14 +23,9 @@ BATCH_FACES = 32  # partly hidden faces that are predicted together
 
 
 def predicted_class(trained: TrainedModel, face: npt.NDArray[np.uint8]) -> tuple[str, list[int]]:
-    """Predicts an aligned face's gender or age group.
+    """Predicts the gender or age group of an aligned face, uint8 (size, size, 3), RGB, 0-255.
 
-    Args:
-        trained: The model.
-        face: The aligned face, uint8 (size, size, 3), RGB, 0-255.
-
-    Returns:
-        The gender or age group, and the indices of the model's classes in it, for example the years of an age group.
+    Returns it with the indices of the model's classes in it, for example the years of an age group.
     """
     names, probability = sum_to_classes(np.asarray(trained.model(face[None], training=False)), trained.labels)
     predicted = decode(probability, ordered=trained.labels.task == "age")[0]
@@ -128,13 +123,13 @@ def variants(photo: npt.NDArray[np.uint8], face: Face, alignment: Alignment) -> 
 
 
 def _zoom(alignment: Alignment, factor: float) -> Alignment:
-    """The alignment enlarged about the middle of the face."""
+    """Returns the alignment enlarged about the middle of the face."""
     eye_height = 0.5 + (alignment.eye_height - 0.5) * factor
     return replace(alignment, eye_distance=alignment.eye_distance * factor, eye_height=eye_height)
 
 
 def _log_odds(level_two: keras.Model, features, classes: list[int]):
-    """The log odds of the classes against all others, from the logits: probabilities near 1 have almost no gradient."""
+    """Returns the log odds of the classes against all others, from the logits: probabilities near 1 have almost no gradient."""
     last = level_two
     if isinstance(level_two, keras.Model):
         last = level_two.layers[-1]
@@ -145,7 +140,7 @@ def _log_odds(level_two: keras.Model, features, classes: list[int]):
 
 
 def _last_feature_map(network: keras.Model):
-    """The last output with the height and width of the last convolution's: the one after its activation and shortcut."""
+    """Returns the last output of the last convolution's height and width: the one after its activation and shortcut."""
     size = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)][-1].output.shape[1:3]
     outputs = [layer.output for layer in network.layers if not isinstance(layer.output, (list, tuple))]
     return [output for output in outputs if len(output.shape) == 4 and output.shape[1:3] == size][-1]

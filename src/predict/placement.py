@@ -16,7 +16,6 @@ Size: TypeAlias = tuple[int, int]
 _Boxes: TypeAlias = npt.NDArray[np.int64]  # (n, 4)
 
 GAP = 2  # pixels between labels
-ATTEMPTS = 3  # orders in which `place_all` places the labels
 MAX_OWN_COVER = 0.1  # share of its own face's box that a label covers at most, if the box is much larger than the label
 
 # Costs of a place for a label. Larger ones outweigh smaller ones; a cost counts for each face or label that is covered.
@@ -27,19 +26,6 @@ COST_OTHER_FACE = 120  # covers another face; twice as much if the whole label l
 COST_LABEL = 10**6  # covers another label
 
 
-def place_all(label_sizes: dict[int, Size], boxes: dict[int, Box], photo_size: Size) -> dict[int, Box]:
-    """Places as many labels as possible that cover nothing; see `place`. It tries again with the missing labels first."""
-    order, best = list(label_sizes), {}
-    for _ in range(ATTEMPTS):
-        placed = place({number: label_sizes[number] for number in order}, boxes, photo_size)
-        best = max(best, placed, key=len)
-        missing = [number for number in order if number not in placed]
-        if not missing:
-            break
-        order = missing + list(placed)
-    return best
-
-
 def place(
     label_sizes: dict[int, Size],
     boxes: dict[int, Box],
@@ -47,17 +33,10 @@ def place(
     other_labels: Sequence[Box] = (),
     cost_below: float = COST_OWN_CORNER,
 ) -> dict[int, Box]:
-    """Places labels one after the other, each at the cheapest place beside its face.
+    """Places labels one after the other inside the photo, each at the cheapest place beside its face.
 
-    Args:
-        label_sizes: The labels. A label without a box goes to the photo's upper left corner.
-        boxes: All faces in the photo, inside the photo.
-        photo_size: The size of the photo. No label reaches over its edge.
-        other_labels: The places of other labels.
-        cost_below: A label is left out if no place costs less. By default, a place must cover nothing.
-
-    Returns:
-        The places of the labels that have one.
+    A label without a box goes to the photo's upper left corner. A label is left out if it is larger than the photo, or if no
+    place costs less than `cost_below`; by default, a place must cover nothing. `other_labels` are places that are taken.
     """
     placed: dict[int, Box] = {}
     for number, size in label_sizes.items():
@@ -75,7 +54,7 @@ def place(
 
 
 def _corners_near(box: Box, size: Size) -> npt.NDArray[np.int64]:
-    """Upper left corners of labels at a face, best first: above, below, at the sides, over the corners of its box."""
+    """Returns upper left corners of labels at a face, best first: above, below, at the sides, over the corners of its box."""
     left, top, right, bottom = box
     width, height = size
 
@@ -93,7 +72,7 @@ def _corners_near(box: Box, size: Size) -> npt.NDArray[np.int64]:
 
 
 def _cost(candidates: _Boxes, box: Box, other_faces: list[Box], labels: list[Box]) -> npt.NDArray[np.float64]:
-    """The cost of each candidate, float64 (n,)."""
+    """Returns the cost of each candidate, float64 (n,)."""
     width, height = candidates[0, 2:] - candidates[0, :2]
     box_width, box_height = box[2] - box[0], box[3] - box[1]
     is_large_box = 8 * height <= box_height or (2 * width <= box_width and 2 * height <= box_height)
@@ -108,7 +87,7 @@ def _cost(candidates: _Boxes, box: Box, other_faces: list[Box], labels: list[Box
 
 
 def _overlap(candidates: _Boxes, boxes: list[Box], margin: int = 0) -> npt.NDArray[np.int64]:
-    """The area that each candidate shares with each box and a margin around it, in square pixels, (candidates, boxes)."""
+    """Returns the square pixels that each candidate shares with each box and a margin around it, (candidates, boxes)."""
     others = np.array(boxes, int).reshape(-1, 4) + margin * np.array([-1, -1, 1, 1])
     low = np.maximum(candidates[:, None, :2], others[None, :, :2])
     high = np.minimum(candidates[:, None, 2:], others[None, :, 2:])

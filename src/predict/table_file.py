@@ -96,7 +96,7 @@ def _is_table(path: Path) -> bool:
 
 
 def _finished_photos(path: Path, photos: list[str]) -> tuple[int, list[list[str]]]:
-    """The number of photos that an unfinished table can keep, and their rows."""
+    """Returns the number of photos that an unfinished table can keep, and their rows."""
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
         rows = [row for row in csv.reader(file) if len(row) == len(PREDICTION_COLUMNS)][1:]
     starts = [i for i, row in enumerate(rows) if row[FACE_COLUMN] in ("", "1")]  # the first row of each photo
@@ -107,5 +107,5 @@ def _finished_photos(path: Path, photos: list[str]) -> tuple[int, list[list[str]
 
 
 def _escape(name: str) -> str:
-    r"""A photo's name for the table, which is UTF-8 with lines that end in \n, while names may contain any bytes."""
+    r"""Returns a photo's name for the table, which is UTF-8 with lines that end in \n, while names may contain any bytes."""
     return name.encode(errors="backslashreplace").decode().replace("\r", "\\r")

@@ -128,7 +128,7 @@ class MultiTracker:
         return detected
 
     def _match(self, frame: Photo, tracks: list[Track], faces: list[Face]) -> dict[int, int]:
-        """The index of the detected face for each track, by place and, where people cross, also by descriptor."""
+        """Returns the index of the detected face for each track, by place and, where people cross, also by descriptor."""
         if not tracks or not faces:
             return {}
         overlap = np.array([[intersection_over_union(track.box, face.box) for face in faces] for track in tracks])
@@ -144,7 +144,7 @@ class MultiTracker:
         return {int(i): int(j) for i, j in zip(*linear_sum_assignment(cost)) if overlap[i, j] >= MATCH_IOU}
 
     def _assign_track(self, track: Track | None, frame: Photo, face: Face) -> Track:
-        """The track of a detected face: the track of the same person who was out of sight, the matched one, or a new one.
+        """Returns the track of a face: that of the same person who was out of sight, the matched one, or a new one.
 
         A matched track may turn out to be an earlier person once more of the face is visible than at first. The two are
         merged.

@@ -97,7 +97,7 @@ def test_names_that_begin_with_a_dash_or_are_no_text(tmp_path, capfd, monkeypatc
     [
         (["--fallback", "guess"], "guess"),
         (["--gender-model", "nowhere"], "nowhere is not a model folder"),
-        (["--gender-model", MODELS / "age"], "expected a model for gender, found one for age"),
+        (["--gender-model", MODELS / "age"], "contains a model for age, not for gender"),
         (["--annotate", "FOLDER"], "must not replace"),
         (["--annotate", "WALL"], "wall.png"),
         (["--annotate", ""], "--annotate: expected a name, got an empty one"),

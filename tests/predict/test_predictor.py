@@ -220,7 +220,7 @@ def test_arguments_are_checked():
         ({"fallback": "guess"}, "fallback must be one of none, whole-photo, got 'guess'"),
         ({"detector": "eyes"}, "detector must be one of .*, got 'eyes'"),
         ({"workers": 0}, "workers must be -1, for one per core, or at least 1, got 0"),
-        ({"gender_model": MODELS / "age"}, "expected a model for gender, found one for age"),
+        ({"gender_model": MODELS / "age"}, "contains a model for age, not for gender"),
         ({"age_model": MODELS / "nowhere"}, "is not a model folder"),
     ):
         with pytest.raises(ValueError, match=message):
