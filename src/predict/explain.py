@@ -129,7 +129,7 @@ def _zoom(alignment: Alignment, factor: float) -> Alignment:
 
 
 def _log_odds(level_two: keras.Model, features, classes: list[int]):
-    """Returns the log odds of the classes against all others, from the logits: probabilities near 1 have almost no gradient."""
+    """Returns the log odds of the classes, from the logits: probabilities near 1 have almost no gradient."""
     last = level_two
     if isinstance(level_two, keras.Model):
         last = level_two.layers[-1]
