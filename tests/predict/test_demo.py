@@ -199,10 +199,12 @@ def test_the_page_shows_the_predictions_of_the_predictor(standins, files, tmp_pa
                 f"{row['age_group']} ({row['age_group_probability']:.0%})"]  # fmt: skip
     assert all(f"<td>{words}</td>" in said for words in expected)
     monkeypatch.setattr(demo, "MAX_SECONDS", 1)  # of 1.5 seconds
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    shutil.copy(files / "film.mp4", tmp_path)
-    copy, said = demo.predict_video(str(tmp_path / "film.mp4"), predictor)
-    assert "1 person was tracked" in said and not (tmp_path / "film.mp4").exists()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(files))
+    upload = tmp_path / "upload" / "film.mp4"
+    upload.parent.mkdir(parents=True)
+    shutil.copy(files / "film.mp4", upload)
+    copy, said = demo.predict_video(str(upload), predictor)
+    assert "1 person was tracked" in said and not upload.exists()
     with video.open_video(copy) as (properties, _):
         assert properties["duration"] == pytest.approx(1, abs=0.15)
 
