@@ -98,7 +98,7 @@ def test_many_photos_inside_a_worker_of_a_pool(tmp_path):
         Image.fromarray(np.full((60, 80, 3), i, np.uint8)).save(folder / f"{i}.png")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         statuses, how = pool.apply(work, (folder, tmp_path / "cache"))
-    assert statuses == ["no_face"] * 10 and how == ["none"] * 10
+    assert statuses == ["no_face"] * 10 and how == ["whole_photo"] * 10
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from src.faces.align import Face, find_faces
-from src.faces.detect import DLIB_FACE_SCORE, VIDEO_FIRST_SIDE, Box, Photo, intersection_over_union
+from src.faces.detect import DETECTORS, VIDEO_FIRST_SIDE, Box, Photo, intersection_over_union
 from src.faces.landmark_file import packaged_file
 
 DETECTION_INTERVAL = 0.24  # seconds from one detection to the next
@@ -99,7 +99,8 @@ class MultiTracker:
         return tracks
 
     def _detect(self, frame: Photo) -> list[tuple[Track, Face]]:
-        faces = [face for face in find_faces(frame, self.detector, VIDEO_FIRST_SIDE) if face.score >= DLIB_FACE_SCORE]
+        lowest = DETECTORS[self.detector].min_score
+        faces = [face for face in find_faces(frame, self.detector, VIDEO_FIRST_SIDE) if face.score >= lowest]
         tracks = self.in_sight
         matches = self._match(frame, tracks, faces)
         for i, track in enumerate(tracks):

@@ -13,7 +13,8 @@ import pytest
 
 from src import data
 from src.data.download import ADDRESSES, DownloadError, download, main
-from src.files import HIDDEN
+from src.files import TEMPORARY_PREFIX
+from src.processes import run_command
 
 RANDOM = np.random.default_rng(1).bytes(3_000_000)
 BLOCK = 1 << 16
@@ -199,7 +200,8 @@ def test_files_to_download_by_hand(tmp_path):
 
 
 def test_the_command_says_in_one_line_what_to_do_by_hand(tmp_path, capsys):
-    assert main(["adience", "--to", str(tmp_path / "set")]) == 1
+    with pytest.raises(SystemExit, match="2"):
+        run_command(lambda: main(["adience", "--to", str(tmp_path / "set")]))
     said = capsys.readouterr().err
     assert said.startswith("error: ") and "register on that page" in said and said.count("\n") == 1
 
@@ -259,7 +261,7 @@ def test_a_zip_never_writes_outside_its_folder(server, get, tmp_path):
 
 
 def test_what_a_killed_unpacking_left_is_removed(get, tmp_path):
-    half = tmp_path / "web" / f"{HIDDEN}half" / "crop"
+    half = tmp_path / "web" / f"{TEMPORARY_PREFIX}half" / "crop"
     half.mkdir(parents=True)
     assert is_complete(get()) and not half.parent.exists()
 

@@ -19,7 +19,7 @@ from src import config
 from src.data.table import TABLE_COLUMNS, check_table
 from src.faces import prepare as prepare_module
 from src.faces.align import Alignment
-from src.faces.detect import DETECTORS
+from src.faces.detect import DEFAULT_DETECTOR
 from src.faces.prepare import main, prepare
 
 pytestmark = pytest.mark.slow
@@ -117,10 +117,10 @@ def test_no_cluster_is_one_sentence(pictures, tmp_path, monkeypatch):
 
 def test_a_worker_of_another_version_is_refused(pictures, tmp_path):
     folder, table = pictures
-    settings = prepare_module._settings(SMALL, DETECTORS[0]) | {"dlib": "1.0"}
-    job = prepare_module._Job(folder, tmp_path, SMALL, DETECTORS[0], settings, 128)
-    with pytest.raises(ValueError, match="a worker's versions must equal"):
-        prepare_module._prepare_chunk(job, 0, table.head(2))
+    settings = prepare_module._settings(SMALL, DEFAULT_DETECTOR) | {"dlib": "1.0"}
+    common = prepare_module._ChunkSettings(folder, tmp_path, SMALL, DEFAULT_DETECTOR, settings, 128)
+    with pytest.raises(ValueError, match="got dlib 1.0 here, .* there: install the same"):
+        prepare_module._prepare_chunk(common, 0, table.head(2))
 
 
 def test_caches_of_other_settings_or_versions_are_kept_apart(pictures, tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from src.faces.align import Alignment, align, align_face, find_faces, whole_phot
 from src.faces.detect import DEFAULT_DETECTOR, DETECTORS
 from src.faces.image_io import read_photo
 from src.faces.prepare import prepare
-from src.files import HIDDEN
+from src.files import TEMPORARY_PREFIX
 from src.predict.detection import Source, detect_faces_in_photo
 from src.sample import scene
 from src.sample.face_model import FaceModel
@@ -61,16 +61,16 @@ def make_rows(folder):
     row("cut.jpg", crop(30, 130, 200), "", "unreadable: damaged picture")
     (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:3000])
     (folder / "text.jpg").write_text("no picture")
-    row("text.jpg", None, "", "unreadable: not a picture")
+    row("text.jpg", None, "", "unreadable: not an image")
     (folder / "empty.jpg").touch()
     row("empty.jpg", None, "", "unreadable: the file is empty")
     row("gone.jpg", None, "", "unreadable: no such file")
     row("tiny.png", crop(100, 200, 15), "", "picture too small")
     row("line.png", crop(100, 200, 60)[:3], "", "picture too small")
 
-    row("noise.png", rng.integers(0, 256, (90, 120, 3), np.uint8), "none")
-    row("flat.png", np.full((150, 100, 3), 90, np.uint8), "none")
-    row("sliver.png", np.full((16, 20_000, 3), 90, np.uint8), "none")
+    row("noise.png", rng.integers(0, 256, (90, 120, 3), np.uint8), "whole_photo")
+    row("flat.png", np.full((150, 100, 3), 90, np.uint8), "whole_photo")
+    row("sliver.png", np.full((16, 20_000, 3), 90, np.uint8), "whole_photo")
 
     two = np.full((240, 520, 3), 120, np.uint8)
     two[20:200, 0:160], two[20:200, 180:340] = PORTRAIT[40:220, 145:305], PORTRAIT[40:220, 305:144:-1][:, :160]
@@ -149,7 +149,7 @@ def test_faces_are_in_the_tables_order(pictures, undisturbed):
             photo = read_photo(folder / path)
             (found,) = find_faces(photo)
             assert (face == align_face(photo, found, SMALL)).all(), path
-        elif how == "none":
+        elif how == "whole_photo":
             assert (face == whole_photo(read_photo(folder / path), SMALL)).all(), path
 
 
@@ -183,7 +183,7 @@ def test_a_photo_gives_the_same_pixels_in_training_and_in_prediction(tmp_path, d
     prepared = prepare(table, tmp_path, SMALL, tmp_path / "cache", workers=1, detector=detector)
     for name, face, how in zip(kinds, prepared.faces, prepared.alignment_source):
         rows = detect_faces_in_photo(Source(name, tmp_path / name), {"age": SMALL}, "whole-photo", detector)
-        expected = ("none", "whole_photo") if name == "nobody.png" else ("landmarks", "ok")
+        expected = ("whole_photo", "whole_photo") if name == "nobody.png" else ("landmarks", "ok")
         assert (how, rows[0]["status"]) == expected, name
         assert sum((row["aligned"]["age"] == face).all() for row in rows) == 1, name
         assert len(rows) == 1 or detector != "yunet", name  # HOG also takes the suit for a face
@@ -353,7 +353,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(pictures, undisturbed
     if moment == "first record":
         assert kept
         (kept_folder,) = {path.parent for path in kept}
-        (kept_folder / f"{HIDDEN}x7.json").write_text("[[")  # as a kill in the middle of a record leaves it
+        (kept_folder / f"{TEMPORARY_PREFIX}x7.json").write_text("[[")  # as a kill in the middle of a record leaves it
     prepared = prepare(table, folder, SMALL, tmp_path, workers=1)
     assert tree(prepared.folder) == tree(undisturbed.folder)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept  # what was done was not done again
