@@ -20,7 +20,7 @@ from src.faces.align import eye_centres, find_faces
 from src.faces.detect import DETECTORS, TILE_SIDE, detect, intersection_over_union
 from src.sample import scene
 from src.sample.face_model import FaceModel
-from src.sample.person import BUST, EYE_DISTANCE, EYE_LINE, WIDTH, draw_person, face_box, new_person
+from src.sample.person import EYE_DISTANCE, EYE_HEIGHT, FRAME_HEIGHT, FRAME_WIDTH, draw_person, face_box, new_person
 
 PORTRAIT = skimage.data.astronaut()  # 512 x 512, RGB, one frontal face
 WITH_PEOPLE = ("astronaut", "camera")
@@ -48,9 +48,9 @@ def row_of_people(space, shape, sizes, line=0.5, seed=0):
     boxes = []
     for i, size in enumerate(sizes):
         person = new_person(space, i % 7 + 1, GENDERS[i % 2], rng)
-        left = round(width * (i + 0.5) / len(sizes) - WIDTH / 2 * size * EYE_DISTANCE)
-        top = round(height * line - EYE_LINE * size * EYE_DISTANCE)
-        scene.paste(photo, draw_person(space, person, size, rng, BUST), left, top)
+        left = round(width * (i + 0.5) / len(sizes) - FRAME_WIDTH / 2 * size * EYE_DISTANCE)
+        top = round(height * line - EYE_HEIGHT * size * EYE_DISTANCE)
+        scene.paste(photo, draw_person(space, person, size, rng, FRAME_HEIGHT), left, top)
         boxes.append(tuple(np.array(face_box(size)) + (left, top, left, top)))
     return photo, boxes
 
@@ -139,7 +139,7 @@ def test_threads_do_not_disturb_each_other(detector):
 @pytest.mark.parametrize("name", [name for name in scene.ROWS if name != "one_face"])
 def test_everybody_in_a_composed_photo_is_found(space, name):
     found = detect(scene.group_photo(space, name, np.random.default_rng(5)))
-    assert len(found) == sum(count for count, _, _ in scene.ROWS[name])
+    assert len(found) == sum(row.people for row in scene.ROWS[name])
 
 
 @needs_yunet

@@ -22,8 +22,8 @@ from src.predict import camera, demo, predictor, video
 from src.predict.__main__ import main
 from src.predict.predictor import Predictor
 from src.predict.tracks import Track
-from src.sample import scene
 from src.sample.face_model import FaceModel
+from tools.people import street as draw_street
 
 FRAMES, RATE = 110, 25
 
@@ -36,7 +36,7 @@ def loaded(standins):
 @pytest.fixture(scope="module")
 def street(tmp_path_factory):
     """The file, its frames, and by frame where each of the three people's faces is."""
-    _, film = scene.street(FaceModel.load(), np.random.default_rng(3), FRAMES)
+    _, film = draw_street(FaceModel.load(), np.random.default_rng(3), FRAMES)
     pictures, places = zip(*film)
     file = tmp_path_factory.mktemp("film") / "-street 😀.mp4"
     write(file, pictures)
