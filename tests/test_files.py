@@ -85,8 +85,6 @@ def test_new_files_get_the_umasks_mode_and_replaced_ones_keep_theirs(tmp_path):
         os.umask(before)
 
 
-# --- locks ------------------------------------------------------------------------------------------------------------
-
 COUNT = """
 import sys, time
 from pathlib import Path

@@ -73,9 +73,6 @@ def test_a_signal_that_is_ignored_stays_ignored():
     assert running.wait(30) == 0
 
 
-# --- processes that may not have children -----------------------------------------------------------------------------
-
-
 def work(folder, cache):
     """Predictions and aligned faces, made in a process that may start no others."""
     from src.data.table import TABLE_COLUMNS, check_table

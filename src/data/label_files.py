@@ -52,12 +52,7 @@ def read_labels(file: Path, separator: str, columns: tuple[str, ...]) -> pd.Data
 
 
 def parse_ages(labels: pd.Series, ranges: Mapping[str, tuple[int, int]]) -> dict[str, pd.Series]:
-    """Returns the columns age_low and age_high (Float64, years) of label texts; NA for a text that `ranges` lacks.
-
-    Args:
-        labels: Label texts.
-        ranges: First and last year, inclusive, of each known text.
-    """
+    """Returns the columns age_low and age_high (Float64) of label texts, from each text's first and last year; NA without."""
     low, high = ({text: years[end] for text, years in ranges.items()} for end in (0, 1))
     return {"age_low": labels.map(low).astype("Float64"), "age_high": labels.map(high).astype("Float64")}
 
@@ -94,20 +89,15 @@ def list_images(folder: Path, expected: str) -> pd.Series:
 def read_names(
     folder: str | Path, subfolders: tuple[str, ...], pattern: str, expected: str
 ) -> tuple[pd.Series, pd.DataFrame, dict[str, npt.NDArray[np.bool_]]]:
-    """Reads a data set whose labels are numbers in the names of its image files.
+    """Reads a data set whose labels are numbers in the names of its images.
 
     Args:
-        folder: The data set's folder.
-        subfolders: Names of subfolders, the first of which with files is read alone.
+        folder, subfolders, expected: As in `require_folder` and `find_subfolder`.
         pattern: Regular expression of a file name, with one group per number.
-        expected: What the folder should hold, for error messages.
 
     Returns:
-        The paths of the images, sorted; the numbers, Float64 (n, groups), NA where a name does not fit; and the masks (n,) of
-        the reasons "malformed name", "image missing" and "repeated picture" (the same name in another folder).
-
-    Raises:
-        FileNotFoundError: There is no folder or no image.
+        The sorted paths; the numbers, Float64 (n, groups), NA where a name does not fit; and masks (n,) by reason. A repeated
+        picture has the same name as another one.
     """
     folder = require_folder(folder, expected)
     subfolder = find_subfolder(folder, subfolders)

@@ -19,13 +19,14 @@ ROWS_PER_BLOCK = 2000  # faces that are compared with all others at a time
 MAX_HASH_DISTANCE = 3  # bits in which two hashes of one image may differ; larger distances link different images
 
 
-def near_duplicates(faces: npt.NDArray[np.uint8], min_correlation: float = MIN_CORRELATION) -> npt.NDArray[np.int32]:
+def near_duplicates(faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
     """Groups aligned faces that come from the same image.
+
+    Two faces are linked if their grey thumbnails, with slow changes of brightness removed, correlate by more than
+    `MIN_CORRELATION`.
 
     Args:
         faces: uint8 (n, size, size, 3), RGB, aligned, so that different crops of an image give the same face.
-        min_correlation: Two faces are linked if their grey thumbnails, with slow changes of brightness removed, correlate by
-            more than this (-1 to 1).
 
     Returns:
         Group numbers, shape (n,), equal for faces that are linked directly or through others.
@@ -34,7 +35,7 @@ def near_duplicates(faces: npt.NDArray[np.uint8], min_correlation: float = MIN_C
     pairs = []
     for start in range(0, len(thumbnails), ROWS_PER_BLOCK):
         block = thumbnails[start : start + ROWS_PER_BLOCK]
-        pairs.append(np.argwhere(block @ thumbnails[start:].T > min_correlation) + start)
+        pairs.append(np.argwhere(block @ thumbnails[start:].T > MIN_CORRELATION) + start)
     return _linked_groups(np.concatenate(pairs), len(thumbnails))
 
 

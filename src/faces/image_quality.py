@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from src.config import CACHE
 from src.data.table import Loaded, split_rejects
-from src.faces.duplicates import MAX_HASH_DISTANCE, group_similar_hashes, perceptual_hash
+from src.faces.duplicates import group_similar_hashes, perceptual_hash
 from src.faces.image_io import MIN_SIDE, UnreadablePhoto, read_photo
 from src.files import atomic_write, file_stamps
 
@@ -48,28 +48,23 @@ def inspect_images(table: pd.DataFrame, folder: str | Path, cache: Path = CACHE,
     return pd.DataFrame(np.concatenate(chunks), index=table.index)
 
 
-def drop_bad_images(
-    loaded: Loaded,
-    properties: pd.DataFrame,
-    min_side: int = MIN_SIDE,
-    drop_grey: bool = False,
-    max_distance: int = MAX_HASH_DISTANCE,
-) -> Loaded:
+def drop_bad_images(loaded: Loaded, properties: pd.DataFrame, min_side: int = MIN_SIDE, drop_grey: bool = False) -> Loaded:
     """Moves rows to the ledger whose image is unreadable, too small, grey, or a duplicate image, in this order.
+
+    The first of several duplicates is kept.
 
     Args:
         loaded: Table of faces and ledger.
         properties: Result of `inspect_images` for the table.
         min_side: Shortest side in pixels that is kept.
         drop_grey: Whether to drop images without colour.
-        max_distance: Largest number of bits in which the hashes of duplicates differ. The first duplicate is kept.
     """
     side = properties[["width", "height"]].min(axis=1).to_numpy()
     reasons = {"unreadable": ~properties["readable"].to_numpy(), "too small": side < min_side}
     if drop_grey:
         reasons["grey"] = properties["colour"].to_numpy() < MIN_COLOUR
     good = np.flatnonzero(~np.logical_or.reduce(list(reasons.values())))
-    group = group_similar_hashes(properties["hash"].to_numpy()[good], max_distance)
+    group = group_similar_hashes(properties["hash"].to_numpy()[good])
     reasons["duplicate image"] = np.zeros(len(properties), bool)
     reasons["duplicate image"][good] = pd.Series(group).duplicated()
     table, ledger = split_rejects(loaded.table, reasons, loaded.table["dataset"])

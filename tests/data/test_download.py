@@ -121,9 +121,6 @@ def is_complete(folder):
     return (folder / "crop/01/a.jpg").read_bytes() == b"one" and (folder / "crop/b.bin").read_bytes() == RANDOM
 
 
-# --- downloads --------------------------------------------------------------------------------------------------------
-
-
 def test_broken_connections_are_resumed_within_one_run(server, get):
     server.cuts = [1_000_000, 1_500_000, 0, 10]
     assert is_complete(get(retries=4))
@@ -213,8 +210,6 @@ def test_the_address_list_names_every_real_data_set():
         assert entry["page"].startswith("https://")
         assert all(file.startswith("https://") for file in entry["files"]) or entry["by_hand"]
 
-
-# --- archives ---------------------------------------------------------------------------------------------------------
 
 GOOD = [("crop/01/a.jpg", b"one"), ("crop/ü b.jpg", b"two" * 1000)]
 ARCHIVES = {"set.tar": tar_of(GOOD), "set.tar.gz": tar_of(GOOD, "w:gz"), "set.zip": zip_of(GOOD)}

@@ -162,11 +162,6 @@ def test_hog_finds_the_drawn_faces(drawn, hog):
     assert np.mean([len(hog(read_photo(file), 0)) == 1 for file in files]) >= 0.93
 
 
-def test_the_face_model_is_small_and_needs_no_pickle():
-    assert face_model.FILE.stat().st_size <= 4e6
-    np.load(face_model.FILE, allow_pickle=False).close()
-
-
 def test_the_seed_decides_the_drawn_face():
     model = face_model.FaceModel.load()
     one, same, other = (model.face(model.draw(4, "male", np.random.default_rng(seed)), 64) for seed in (5, 5, 6))
