@@ -3,6 +3,7 @@
 import argparse
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,7 +15,7 @@ from src.config import GENDERS, SEED
 from src.faces.image_io import list_photos
 from src.sample import scene
 from src.sample.face_model import FaceModel
-from src.sample.person import new_person
+from src.sample.person import draw_person, face_box, new_person
 from src.sample.scene import write_jpeg
 
 Photo: TypeAlias = npt.NDArray[np.uint8]
@@ -69,6 +70,30 @@ def write_photos(photos: list[Photo], folder: Path) -> list[Path]:
     for path, photo in zip(paths, photos):
         write_jpeg(path, photo)
     return paths
+
+
+def street(rng: np.random.Generator, frames: int = 100) -> Iterator[tuple[Photo, list[scene.Box | None]]]:
+    """Draws a video in which one person crosses from the left, one from the right behind, and a third leaves and returns.
+
+    Yields:
+        The frames, uint8 (480, 640, 3) RGB, each with the boxes of the three faces. A box is None if the face is outside the
+        frame or behind the first person.
+    """
+    model, (width, height), size = FaceModel.load(), (640, 480), 138
+    background = scene.backdrop(width, height, rng)
+    people = [new_person(model, group, gender, rng) for group, gender in ((6, "male"), (3, "female"), (1, "male"))]
+    figures = [draw_person(model, person, size, rng) for person in people]
+    face = np.array(face_box(size))
+    for t in np.linspace(0, 1, frames):
+        image = np.clip(background + rng.normal(0, 1.5, background.shape), 0, 255).round().astype(np.uint8)
+        away = max(0.0, np.sin(np.pi * (t - 0.25) / 0.5)) * 260
+        corners = [(-40 + 500 * t, 170), (420 - 500 * t, 150), (430 + away, 20 + 10 * np.sin(12 * t))]
+        boxes = [tuple(face + np.tile(np.round(corner), 2)) for corner in corners]
+        for i in (2, 1, 0):  # the first person in front
+            scene.paste(image, figures[i], *(round(float(edge)) for edge in corners[i]))
+        visible = [0 <= (left + right) / 2 < width for left, _, right, _ in boxes]
+        visible[1] = visible[1] and abs(corners[0][0] - corners[1][0]) >= 0.6 * (face[2] - face[0])
+        yield image, [box if seen else None for box, seen in zip(boxes, visible, strict=True)]
 
 
 def random_files(data: Path | None, names: tuple[str, ...], n: int) -> dict[str, list[Path]]:

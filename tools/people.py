@@ -1,7 +1,6 @@
-"""Videos of drawn people: some who walk past each other, for the demonstration, and a street, for tests and benchmarks."""
+"""A video of drawn people who walk past each other, for the demonstration."""
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from src.predict import video
 from src.predict.predictor import Predictor
 from src.sample import scene
 from src.sample.face_model import FaceModel
-from src.sample.person import EYE_DISTANCE, EYE_HEIGHT, FRAME_WIDTH, Person, draw_person, face_box, new_person
+from src.sample.person import EYE_DISTANCE, EYE_HEIGHT, FRAME_WIDTH, draw_person, new_person
 from tools import cards
 
 SHAPE = cards.WIDTH, cards.BODY
@@ -72,33 +71,3 @@ def track(frames: list[npt.NDArray[np.uint8]], fps: int) -> list[pd.DataFrame]:
         video.write_video(frames, SHAPE, fps, film)
         rows = video.track_people(film, Predictor(detector=VIDEO_DETECTOR), progress=False).frames
     return [rows[rows["frame"] == number] for number in range(len(frames))]
-
-
-def street(
-    model: FaceModel, rng: np.random.Generator, frames: int = 100
-) -> tuple[list[Person], Iterator[tuple[scene.Image, list[scene.Box | None]]]]:
-    """Draws a video in which one person crosses from the left, one from the right behind, and a third leaves and returns.
-
-    Returns:
-        The people, and an iterator over the frames, uint8 (480, 640, 3) RGB, with the box of each person's face. A box is
-        None if the face is outside the frame or behind the first person.
-    """
-    width, height, size = 640, 480, 138
-    background = scene.backdrop(width, height, rng)
-    people = [new_person(model, group, gender, rng) for group, gender in ((6, "male"), (3, "female"), (1, "male"))]
-    figures = [draw_person(model, person, size, rng) for person in people]
-    face = np.array(face_box(size))
-
-    def draw_frames() -> Iterator[tuple[scene.Image, list[scene.Box | None]]]:
-        for t in np.linspace(0, 1, frames):
-            image = np.clip(background + rng.normal(0, 1.5, background.shape), 0, 255).round().astype(np.uint8)
-            away = max(0.0, np.sin(np.pi * (t - 0.25) / 0.5)) * 260
-            corners = [(-40 + 500 * t, 170), (420 - 500 * t, 150), (430 + away, 20 + 10 * np.sin(12 * t))]
-            boxes = [tuple(face + np.tile(np.round(corner), 2)) for corner in corners]
-            for i in (2, 1, 0):  # the first person in front
-                scene.paste(image, figures[i], *(round(float(edge)) for edge in corners[i]))
-            visible = [0 <= (left + right) / 2 < width for left, _, right, _ in boxes]
-            visible[1] = visible[1] and abs(corners[0][0] - corners[1][0]) >= 0.6 * (face[2] - face[0])
-            yield image, [box if seen else None for box, seen in zip(boxes, visible, strict=True)]
-
-    return people, draw_frames()

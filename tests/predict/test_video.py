@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.common import street as draw_street
 from src.config import ROOT
 from src.faces.align import Face, eye_centres
 from src.faces.detect import VIDEO_DETECTOR, intersection_over_union
@@ -22,8 +23,6 @@ from src.predict import camera, demo, predictor, video
 from src.predict.__main__ import main
 from src.predict.predictor import Predictor
 from src.predict.tracks import Track
-from src.sample.face_model import FaceModel
-from tools.people import street as draw_street
 
 FRAMES, RATE = 110, 25
 
@@ -36,8 +35,7 @@ def loaded(standins):
 @pytest.fixture(scope="module")
 def street(tmp_path_factory):
     """The file, its frames, and by frame where each of the three people's faces is."""
-    _, film = draw_street(FaceModel.load(), np.random.default_rng(3), FRAMES)
-    pictures, places = zip(*film)
+    pictures, places = zip(*draw_street(np.random.default_rng(3), FRAMES))
     file = tmp_path_factory.mktemp("film") / "-street 😀.mp4"
     write(file, pictures)
     return file, pictures, places
