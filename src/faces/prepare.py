@@ -214,7 +214,7 @@ def _prepare_chunk(common: _ChunkSettings, start: int, rows: pd.DataFrame) -> in
     results = []
     for target, row in zip(faces, rows.itertuples(index=False)):
         path, box = common.folder / row.path, tuple(getattr(row, edge) for edge in BOX_COLUMNS)
-        aligned, source, reason = align_row(path, None if any(map(pd.isna, box)) else box, alignment, detector)
+        aligned, source, reason = _align_row(path, None if any(map(pd.isna, box)) else box, alignment, detector)
         if aligned is not None:
             target[:] = aligned
         elif row.exists and not path.exists():  # the drive may be disconnected: this must not be cached as a failure
@@ -228,19 +228,10 @@ def _prepare_chunk(common: _ChunkSettings, start: int, rows: pd.DataFrame) -> in
     return len(rows)
 
 
-def align_row(
-    path: Path, box: tuple | None, alignment: Alignment, detector: str = DEFAULT_DETECTOR
-) -> tuple[npt.NDArray[np.uint8] | None, str, str]:
-    """Aligns the face of one row.
-
-    Args:
-        path: Image file.
-        box: Left, top, right and bottom of the face in pixels, may reach over the edge; None searches the whole image.
-        alignment, detector: As in `prepare`.
-
-    Returns:
-        The aligned face, or None if the image is unusable; the `AlignmentSource`; and the reason as in `Prepared`.
-    """
+def _align_row(
+    path: Path, box: tuple | None, alignment: Alignment, detector: str
+) -> tuple[npt.NDArray[np.uint8] | None, AlignmentSource, str]:
+    """Aligns the face of one row, whose `box` may be None. Returns the face or None, its source, and the reason for None."""
     try:
         photo = read_photo(path)
     except UnreadablePhoto as error:

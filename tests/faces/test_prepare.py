@@ -369,8 +369,8 @@ def test_pictures_that_vanish_meanwhile_are_not_taken_for_missing(pictures, tmp_
             away.rename(moved)
         return align_row(path, *how)
 
-    align_row = prepare_module.align_row
-    monkeypatch.setattr(prepare_module, "align_row", dropping_out)
+    align_row = prepare_module._align_row
+    monkeypatch.setattr(prepare_module, "_align_row", dropping_out)
     with pytest.raises(ValueError, match="05.jpg existed at the start and is missing now"):
         prepare(table, away, SMALL, tmp_path / "cache", workers=1)
     monkeypatch.undo()
