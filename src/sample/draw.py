@@ -34,6 +34,7 @@ FOLDS, USERS = 5, 40  # a user_id of Adience is a user's album of several people
 BLOCK = len(GROUPS.years) * len(GENDERS)  # consecutive people, one of each age group and gender
 IMAGES_PER_PERSON = 2.5
 IMAGE_SIDE = 192  # pixels
+
 Task: TypeAlias = tuple  # a delayed call of joblib
 
 
