@@ -419,7 +419,7 @@ def test_a_file_where_the_cache_should_be(pictures, tmp_path):
 def test_too_little_room_is_told_before_the_work(pictures, mounted):
     point = mounted("-o", "size=128k")
     error = refusal(pictures, point)
-    assert error.errno == errno.ENOSPC and f"{len(pictures[1])} faces need" in str(error)
+    assert error.errno == errno.ENOSPC and f"{len(pictures[1])} faces require" in str(error)
     assert not records(point)
 
 
