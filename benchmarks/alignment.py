@@ -6,8 +6,8 @@ DATA contains UTKFace/ and FairFace/. Their test parts are not used.
 
 | part | what it measures |
 |---|---|
-| boxes | the place of the eyes in each detector's boxes: `align.HOG_EYES`, `CNN_EYES`, `YUNET_EYE_DISTANCE` |
-| mapping | YuNet's box against HOG's (`align.YUNET_TO_HOG_SHIFT`), and how far apart the landmarks in the two boxes lie |
+| boxes | the place of the eyes in each detector's boxes: `Detector.eye_distance` and `eye_height` |
+| mapping | YuNet's box against HOG's (`Detector.hog_shift`), and how far apart the landmarks in the two boxes lie |
 """
 
 from collections.abc import Iterable, Iterator

@@ -30,7 +30,7 @@ def make_imdb(file: Path, wiki: Path, count: int = IMDB, seed: int = SEED) -> No
     rng = np.random.default_rng(seed)
     real = loadmat(wiki)["wiki"].flat[0]
     drawn = rng.integers(real["dob"].size, size=count)
-    field = {name: real[name].ravel()[drawn] for name in imdb_wiki.NUMBERS}
+    field = {name: real[name].ravel()[drawn] for name in imdb_wiki.NUMERIC_FIELDS}
     celeb = np.sort(rng.integers(min(CELEBRITIES, -(-count // 3)), size=count))
     names = [
         f"Søren Person {number:05d}" if number % 9 == 0 else f"Some Person {number:05d}" for number in range(CELEBRITIES)

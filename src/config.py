@@ -26,7 +26,7 @@ BACKENDS = ("tensorflow", "jax")  # supported Keras backends; the first is the d
 SEED = 1
 FACE_SIZE = 227  # pixels, the input side of the two-level CNN
 GENDERS = ("female", "male")
-YEARS = 101  # classes of an age distribution: years 0 to 100; older people count as 100
+YEARS = 101  # classes of an age distribution, one per year from 0 to 100; older people count as 100
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".bmp", ".ppm", ".tif", ".tiff", ".gif", ".heic",
     ".heif", ".hif",
@@ -37,7 +37,7 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpe
 FACE_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442")
 
 
-def keras_backend() -> str:
+def require_keras_backend() -> str:
     """Returns the Keras backend that KERAS_BACKEND selects; ends the program with a message if it is not supported.
 
     Commands import Keras before they can handle exceptions, so an exception would reach the user as a traceback.
@@ -52,10 +52,16 @@ def keras_backend() -> str:
 
 @dataclass(frozen=True)
 class AgeGroups:
-    """Ordered age classes."""
+    """Ordered age classes that cover all ages.
 
-    years: tuple[tuple[int, int], ...]  # first and last year of each class as the data set labels it, inclusive
-    starts: tuple[int, ...]  # first year of each class once gaps between labels are closed, so that every age has a class
+    Attributes:
+        years: First and last year of each class's label, inclusive. Labels may leave gaps: Adience has 4-6 and 8-12.
+        starts: First year of each class when the ages in gaps belong to a class too: Adience's 4-6 covers 4 to 7.
+        names: Name of each class.
+    """
+
+    years: tuple[tuple[int, int], ...]
+    starts: tuple[int, ...]
     names: tuple[str, ...]
 
     def index(self, low: npt.ArrayLike, high: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -79,6 +85,8 @@ def _named_by_years(years: tuple, starts: tuple) -> AgeGroups:
     return AgeGroups(years, starts, tuple(f"{low}-{high}" for low, high in years))
 
 
+# Age classes that a network can predict. Documents call Adience's the age groups and FairFace's the age ranges; "four" is a
+# coarser choice for small data sets.
 AGE_GROUPS = {
     # Ages between two labels go to the group that the mapped variant of Adience's protocol assigns.
     "adience": _named_by_years(

@@ -4,20 +4,22 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from filelock import FileLock, Timeout
 
-HIDDEN = ".writing-"  # prefix of temporary names
+TEMPORARY_PREFIX = ".writing-"  # of the names of unfinished files and folders
 
 
 @contextmanager
 def atomic_write(target: Path) -> Iterator[Path]:
     """Replaces a file when the block ends; if the block raises, the target stays as it was.
 
-    A link stays and the file that it leads to is replaced. The new file keeps the mode of the file that it replaces.
+    A symbolic link is kept and its target is replaced. The new file has the permissions of the file that it replaces.
 
     Args:
         target: File to write, in an existing folder.
@@ -40,11 +42,16 @@ def atomic_write(target: Path) -> Iterator[Path]:
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Replaces a folder and its content when the block ends; if the block raises, the target stays as it was.
 
+    A folder cannot be replaced in one step: between two renames, the target is missing for a moment.
+
     Args:
-        target: Folder to write; missing parents are created. NotADirectoryError if it is a file.
+        target: Folder to write; missing parents are created.
 
     Yields:
         Path of an empty folder beside the target.
+
+    Raises:
+        NotADirectoryError: The target is a file.
     """
     target = resolve_links(target)
     if target.exists() and not target.is_dir():
@@ -71,12 +78,24 @@ def write_text(target: Path, text: str) -> None:
 
 
 def resolve_links(path: Path) -> Path:
-    """Returns the path that a link leads to, existing or not; any other path unchanged."""
+    """Returns the target of a symbolic link, existing or not; returns any other path unchanged."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
+def file_stamps(folder: Path, paths: Iterable[str]) -> npt.NDArray[np.int64]:
+    """Returns the size in bytes and the modification time in ns of each file, shape (n, 2); zeros for a missing file."""
+    stamps = []
+    for path in paths:
+        try:
+            state = (folder / path).stat()
+            stamps.append((state.st_size, state.st_mtime_ns))
+        except (OSError, ValueError):  # missing, or an impossible name
+            stamps.append((0, 0))
+    return np.array(stamps, np.int64).reshape(-1, 2)
+
+
 def _temporary_path(target: Path, suffix: str = "") -> Path:
-    return target.with_name(f"{HIDDEN}{secrets.token_hex(4)}{suffix}")
+    return target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}{suffix}")
 
 
 def _copy_mode(source: Path, target: Path) -> None:
@@ -90,8 +109,8 @@ def exclusive_lock(lock_file: Path, wait: bool = True) -> Iterator[None]:
 
     Args:
         lock_file: File that stands for the lock. Its folder is created, and the file is removed at the end.
-        wait: Whether to wait for another process that holds the lock. The holder then also removes temporary folders that
-            a killed process left beside the lock file.
+        wait: True waits for another process that holds the lock, then removes the unfinished folders that a killed process
+            left beside the lock file. False raises an error.
 
     Raises:
         BlockingIOError: Another process holds the lock and `wait` is False.
@@ -106,10 +125,11 @@ def exclusive_lock(lock_file: Path, wait: bool = True) -> Iterator[None]:
         print(f"waiting for another run that is using {lock_file.parent}", flush=True)
         lock.acquire()
     try:
-        for unfinished in lock_file.parent.glob(f"{HIDDEN}*/") if wait else ():
+        for unfinished in lock_file.parent.glob(f"{TEMPORARY_PREFIX}*/") if wait else ():
             shutil.rmtree(unfinished, ignore_errors=True)
         yield
     finally:
+        # A process that waits for the removed file notices this after it has acquired it, and tries again (filelock).
         with contextlib.suppress(OSError):  # Windows does not remove an open file
             os.unlink(lock_file)
         lock.release()

@@ -6,15 +6,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from src.config import keras_backend
+from src.config import require_keras_backend
 
 __all__ = ["devices", "fused_normalisation", "keras", "layers", "ops", "over_all_devices"]
 
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ["KERAS_BACKEND"] = keras_backend()  # takes precedence over ~/.keras/keras.json
-# Keras imports scikit-learn and TensorFlow imports JAX for features that are not used here; without them it starts a third
-# faster. None in sys.modules makes an import fail.
+os.environ["KERAS_BACKEND"] = require_keras_backend()  # takes precedence over ~/.keras/keras.json
+# Keras imports scikit-learn and TensorFlow imports JAX for features that are not used here. None in sys.modules makes these
+# optional imports fail, so that Keras starts a third faster.
 _skipped = {"sklearn", "jax"} - {os.environ["KERAS_BACKEND"]} - set(sys.modules)
 sys.modules.update(dict.fromkeys(_skipped))  # type: ignore[arg-type]
 _stderr = os.dup(2)
@@ -38,10 +38,10 @@ logging.getLogger("tensorflow").setLevel("ERROR")
 
 @contextmanager
 def fused_normalisation() -> Iterator[None]:
-    """Makes TensorFlow normalise image batches by one kernel in networks that are set up for training inside the block.
+    """Makes BatchNormalization use TensorFlow's fused kernel in networks that are compiled for training inside the block.
 
-    Keras's many small steps take nearly half of a residual network's training time on a CPU.
-    Results stay the same. Other backends fuse these steps themselves.
+    On a CPU, the layer's many small steps take nearly half of a residual network's training time; `benchmarks/training.py`
+    measures it. The results are the same. With other backends this has no effect, because they fuse the steps themselves.
     """
     if keras.backend.backend() != "tensorflow":
         yield
@@ -73,7 +73,7 @@ def fused_normalisation() -> Iterator[None]:
 def over_all_devices() -> Iterator[None]:
     """Makes models that are built inside the block train on all devices of this machine, which share each batch.
 
-    Nothing changes with another backend than JAX, with one device, or where a distribution is already set.
+    This has no effect with a backend other than JAX, with one device, or if a distribution is already set.
     """
     found = keras.distribution.list_devices() if keras.backend.backend() == "jax" else []
     if len(found) < 2 or keras.distribution.distribution() is not None:

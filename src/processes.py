@@ -17,8 +17,9 @@ POLL_INTERVAL = 1.0  # seconds between two checks of the parent
 def run_command(main: Callable[[], int]) -> NoReturn:
     """Runs a command and exits with the status that it returns.
 
-    On Ctrl-C, SIGTERM or SIGHUP, `main` gets a KeyboardInterrupt, worker processes end, and the status is 128 plus the
-    signal's number. A text that `main` adds to the exception is printed. An ignored signal stays ignored (nohup).
+    A ValueError or OSError is printed as one sentence, with status 2. On Ctrl-C, SIGTERM or SIGHUP, `main` gets a
+    KeyboardInterrupt, worker processes end, and the status is 128 plus the signal's number. If `main` sets the exception's
+    arguments, they are printed instead of "stopped". A signal that the caller ignores, as under nohup, stays ignored.
     """
     received = signal.SIGINT
 
@@ -34,6 +35,9 @@ def run_command(main: Callable[[], int]) -> NoReturn:
             signal.signal(number, stop)
     try:
         sys.exit(main())
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt as interrupt:
         with contextlib.suppress(OSError, ValueError):  # the terminal may be closed
             print(f"\n{interrupt if interrupt.args else 'stopped'}", file=sys.stderr, flush=True)
@@ -58,11 +62,11 @@ def end_with_parent(parent: int) -> None:
 
 
 def _exit_after(parent: int) -> None:
-    if sys.platform == "win32":  # os.getppid keeps the id of a parent that has ended
+    if sys.platform == "win32":  # where os.getppid keeps the id of a parent that has ended
         if process := multiprocessing.parent_process():
             process.join()
             os._exit(1)
         return
-    while os.getppid() == parent:  # polls: the Linux signal for this comes when the parent's thread ends, not its process
+    while os.getppid() == parent:  # polling, because Linux's PR_SET_PDEATHSIG fires when the parent's thread ends
         time.sleep(POLL_INTERVAL)
     os._exit(1)

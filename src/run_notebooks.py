@@ -7,7 +7,6 @@ The executed notebooks go to runs/DATASET/. With --save, their outputs also repl
 
 import argparse
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -15,13 +14,20 @@ import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError
 
-from src.config import MODELS, NOTEBOOKS, ROOT, RUNS, keras_backend
-from src.data import NAMES
+from src.config import MODELS, NOTEBOOKS, ROOT, RUNS, require_keras_backend
+from src.data import NAMES, resolve_folder
 from src.files import write_text
+from src.processes import run_command
 
 
 def run_notebooks(dataset: str, data: str, numbers: list[int], save: bool = False) -> None:
-    """Executes notebooks by their numbers and prints what they wrote; see `main` for the arguments.
+    """Executes notebooks and prints the files that they wrote.
+
+    Args:
+        dataset: Name of the data set.
+        data: The data set's folder; "" is the folder of `data.resolve_folder`.
+        numbers: Numbers of the notebooks, in the order to run them.
+        save: Whether to replace the outputs in notebooks/.
 
     Raises:
         ValueError: No notebook has one of the numbers.
@@ -68,26 +74,27 @@ def _save_outputs(executed: Path, notebook: Path) -> None:
 
 
 def main() -> int:
+    """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m src.run_notebooks", description="Runs the notebooks.")
     parser.add_argument("--dataset", default="sample", choices=NAMES)
-    parser.add_argument("--data", default="", help="the data set's folder; see data/README.md")
+    parser.add_argument("--data", default="", help="the data set's folder (default: data/DATASET); see data/README.md")
     parser.add_argument("--notebooks", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6, 7])
     parser.add_argument("--save", action="store_true", help="also write the outputs to notebooks/ (sample only)")
     options = parser.parse_args()
-    keras_backend()  # fails here, not after a minute in a notebook's traceback
+    require_keras_backend()  # before a notebook shows the same error as a traceback
     if options.save and options.dataset != "sample":
         parser.error("--save requires the sample, because saved outputs must not show real people")
-    if options.dataset != "sample" and not (options.data and Path(options.data).expanduser().is_dir()):
-        command = f"make run DATASET={options.dataset} DATA=/path"
-        parser.error(f"{options.dataset} requires its folder, got {options.data!r}; run: {command} (see data/README.md)")
+    if options.dataset != "sample":
+        resolve_folder(options.dataset, options.data)
     try:
         run_notebooks(options.dataset, options.data, options.notebooks, options.save)
     except DeadKernelError:
-        sys.exit("error: a notebook's process died, perhaps because memory ran out; finished work is kept, so run again")
-    except (ValueError, OSError, papermill.PapermillExecutionError) as error:
-        sys.exit(f"error: {error}")
+        problem = "a notebook's process died, perhaps because memory ran out; finished work is kept, so run again"
+        raise ValueError(problem) from None
+    except papermill.PapermillExecutionError as error:
+        raise ValueError(str(error)) from None
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

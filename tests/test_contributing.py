@@ -82,11 +82,6 @@ def test_the_example_of_a_level_one_trains_and_is_saved_and_loaded(tmp_path):
     assert np.allclose(loaded.model.predict(faces, verbose=0).sum(axis=1), 1, atol=1e-5)
 
 
-def test_there_are_two_examples_and_commands_of_each_kind():
-    assert len(BLOCKS) == 2
-    assert any(line.startswith("make check") for line in COMMANDS) and any(PYTEST in line for line in COMMANDS)
-
-
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith(PYTEST)])
 def test_a_command_selects_tests_that_there_are(line, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from src.files import HIDDEN, atomic_folder, atomic_write, exclusive_lock, write_text
+from src.files import TEMPORARY_PREFIX, atomic_folder, atomic_write, exclusive_lock, write_text
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -85,8 +85,6 @@ def test_new_files_get_the_umasks_mode_and_replaced_ones_keep_theirs(tmp_path):
         os.umask(before)
 
 
-# --- locks ------------------------------------------------------------------------------------------------------------
-
 COUNT = """
 import sys, time
 from pathlib import Path
@@ -101,7 +99,7 @@ with exclusive_lock(Path(sys.argv[1]) / ".lock"):
 
 def test_one_process_at_a_time_holds_a_lock(tmp_path):
     folder = tmp_path / "states"
-    (folder / f"{HIDDEN}of-a-killed-run" / "epoch").mkdir(parents=True)
+    (folder / f"{TEMPORARY_PREFIX}of-a-killed-run" / "epoch").mkdir(parents=True)
     with exclusive_lock(folder / ".lock"):
         assert [path.name for path in folder.iterdir()] == [".lock"], "what a killed run left is removed"
         command = [sys.executable, "-c", COUNT, str(folder)]

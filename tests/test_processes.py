@@ -73,9 +73,6 @@ def test_a_signal_that_is_ignored_stays_ignored():
     assert running.wait(30) == 0
 
 
-# --- processes that may not have children -----------------------------------------------------------------------------
-
-
 def work(folder, cache):
     """Predictions and aligned faces, made in a process that may start no others."""
     from src.data.table import TABLE_COLUMNS, check_table
@@ -98,7 +95,7 @@ def test_many_photos_inside_a_worker_of_a_pool(tmp_path):
         Image.fromarray(np.full((60, 80, 3), i, np.uint8)).save(folder / f"{i}.png")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         statuses, how = pool.apply(work, (folder, tmp_path / "cache"))
-    assert statuses == ["no_face"] * 10 and how == ["none"] * 10
+    assert statuses == ["no_face"] * 10 and how == ["whole_photo"] * 10
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from src.predict import video
 from src.predict.predictor import Predictor
 from src.sample import scene
 from src.sample.face_model import FaceModel
-from src.sample.person import EYE_DISTANCE, EYE_LINE, WIDTH, draw_person, new_person
+from src.sample.person import EYE_DISTANCE, EYE_HEIGHT, FRAME_WIDTH, draw_person, new_person
 from tools import cards
 
 SHAPE = cards.WIDTH, cards.BODY
@@ -50,7 +50,7 @@ def walk(fps: int) -> list[npt.NDArray[np.uint8]]:
     for walker in WALKERS:
         person = new_person(space, walker.age_group, walker.gender, rng)
         unit = walker.size * EYE_DISTANCE
-        top = height * walker.line - EYE_LINE * unit
+        top = height * walker.line - EYE_HEIGHT * unit
         figures.append((draw_person(space, person, walker.size, rng, (height - top) / unit + 0.2), unit, top))
     frames = []
     for i in range(round(LENGTH * fps) + 1):  # the last frame is one on which faces are detected
@@ -59,7 +59,7 @@ def walk(fps: int) -> list[npt.NDArray[np.uint8]]:
             share = np.clip((second - walker.begins) / (LENGTH - 1 - walker.begins), 0, 1)
             x = walker.x[0] + (walker.x[1] - walker.x[0]) * share
             step = 0.02 * height * abs(np.sin(2.2 * second + walker.size)) * (0 < share < 1)
-            scene.paste(frame, figure, round(width * x - WIDTH / 2 * unit), round(top - step))
+            scene.paste(frame, figure, round(width * x - FRAME_WIDTH / 2 * unit), round(top - step))
         frames.append(frame)
     return frames
 

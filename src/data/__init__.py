@@ -1,11 +1,12 @@
-"""Data sets: each loader reads the files of one data set as its owners publish them and returns a table of faces."""
+"""Data sets: each loader reads the files of one data set as its authors publish them and returns a table of faces."""
 
 from importlib import import_module
 from pathlib import Path
 
+from src.config import DATA
 from src.data.table import Loaded, check_table
 
-# The module of each data set's `load`. It is imported when it is needed: programs that only predict need none.
+# The module of each data set's `load`, imported on first use because predictions require none.
 LOADERS = {
     "sample": "adience",  # drawn faces in Adience's layout
     "adience": "adience",
@@ -15,23 +16,32 @@ LOADERS = {
     "allagefaces": "allagefaces",
 }
 NAMES = tuple(LOADERS)
-# The key in `config.AGE_GROUPS` of the age classes that suit each data set's labels.
+# The key in `config.AGE_GROUPS` of the age classes that suit each data set's labels; Adience's unless stated otherwise.
 AGE_GROUPS_OF = {name: "fairface" if name == "fairface" else "adience" for name in NAMES}
 
 
 def resolve_folder(name: str, folder: str | Path = "") -> Path:
-    """Returns the folder to load a data set from. For the sample, this is its own folder; it is drawn first if necessary.
+    """Returns the folder to load a data set from.
+
+    Args:
+        name: One of `NAMES`.
+        folder: The data set's folder; "" is data/NAME, where `make data` puts it. The sample always has its own folder and
+            is drawn first if necessary.
 
     Raises:
-        ValueError: No folder is given for a data set other than the sample.
+        FileNotFoundError: The folder does not exist.
     """
     if name == "sample":
         from src.sample import draw
 
         return draw.draw_sample() / "adience"
-    if not str(folder):
-        raise ValueError(f"{name} requires its folder, got none; data/README.md says what the folder holds")
-    return Path(folder).expanduser()
+    folder = Path(folder).expanduser() if str(folder) else DATA / name
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"expected the folder of {name}, but {folder} is not a folder: choose it with DATA=/path, or run "
+            f"make data DATASET={name}; data/README.md says what the folder holds"
+        )
+    return folder
 
 
 def load(name: str, folder: str | Path, **options) -> Loaded:
@@ -43,7 +53,7 @@ def load(name: str, folder: str | Path, **options) -> Loaded:
         **options: Options of the data set's own `load`.
 
     Returns:
-        The table of faces, with at least one row, and the ledger of the rows that were dropped.
+        The table of faces, with at least one row, and the ledger of dropped rows.
 
     Raises:
         ValueError: The name or an option is unknown, a label file is damaged, or every row was dropped.

@@ -15,12 +15,12 @@ from src.data.table import Loaded, split_rejects
 FOLD_FILES = tuple(f"fold_{fold}_data.txt" for fold in range(5))
 FIELDS = ("user_id", "original_image", "face_id", "age", "gender")
 EXPECTED = "fold_0_data.txt to fold_4_data.txt beside the folder faces/ or aligned/"
-IMAGES = {"faces": "coarse_tilt_aligned_face", "aligned": "landmark_aligned_face"}  # folder, beginning of the file names
+IMAGE_KINDS = {"faces": "coarse_tilt_aligned_face", "aligned": "landmark_aligned_face"}  # folder, beginning of the file names
 GENDERS = {"f": "female", "m": "male"}
 
 # The eight labels as the fold files write them.
 STRICT = {f"({low}, {high})": (low, high) for low, high in AGE_GROUPS["adience"].years}
-# Other age texts, and the label that later work assigns them to.
+# Other age texts, and the label that `load` assigns them to with "mapped".
 _OTHERS = {
     "(0, 2)": ("2", "3"),
     "(8, 12)": ("13", "(8, 23)"),
@@ -31,18 +31,18 @@ _OTHERS = {
     "(60, 100)": ("57", "58"),
 }
 MAPPED = STRICT | {text: STRICT[label] for label, texts in _OTHERS.items() for text in texts}
-LABELS = {"strict": STRICT, "mapped": MAPPED}
+LABEL_SETS = {"strict": STRICT, "mapped": MAPPED}
 
 
 def load(folder: str | Path, images: str = "faces", labels: str = "strict", check_images: bool = True) -> Loaded:
     """Loads the faces of Adience.
 
-    A row is kept if its age or its gender is known; the other one is then NA. The ages are the years of the label, the
-    subject is `face_id`, and the fold is the published one (0 to 4).
+    Rows with a known age or a known gender are kept; the unknown value is NA. Ages are the years of the label: "(4, 6)" gives
+    age_low 4 and age_high 6. The subject is `face_id`, and the fold is the published one (0 to 4).
 
     Args:
         folder: Folder of the fold files, or its parent if it is named adience/ or Adience/.
-        images: "faces" (upright crops of 816 x 816 pixels) or "aligned" (aligned by the data set's owners).
+        images: "faces" (upright crops of 816 x 816 pixels) or "aligned" (aligned by the data set's authors).
         labels: "strict" uses an age only if its text equals one of the eight labels, as the published protocol does
             (Levi and Hassner 2015). "mapped" also assigns the other texts, except None, to a label.
         check_images: False reads the labels without looking for the images.
@@ -55,24 +55,25 @@ def load(folder: str | Path, images: str = "faces", labels: str = "strict", chec
         ValueError: An option is unknown, or a fold file is not a table with the expected columns.
         FileNotFoundError: A fold file is missing, or all images are.
     """
-    for option, value, allowed in (("images", images, IMAGES), ("labels", labels, LABELS)):
+    for option, value, allowed in (("images", images, IMAGE_KINDS), ("labels", labels, LABEL_SETS)):
         if value not in allowed:
             raise ValueError(f"{option} must be one of {', '.join(allowed)}, got {value!r}")
-    folder = label_files.open_folder(folder, EXPECTED)
-    inner = label_files.find_subfolder(folder, ("adience", "Adience"), "fold_*_data.txt")
-    missing = [name for name in FOLD_FILES if not (folder / inner / name).is_file()]
+    folder = label_files.require_folder(folder, EXPECTED)
+    subfolder = label_files.find_subfolder(folder, ("adience", "Adience"), "fold_*_data.txt")
+    files = [folder / subfolder / name for name in FOLD_FILES]
+    missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise label_files.missing_data_error(folder / inner, f"lacks {', '.join(missing)}", EXPECTED)
-    folds = [label_files.read_labels(folder / inner / name, "\t", FIELDS).assign(fold=i) for i, name in enumerate(FOLD_FILES)]
+        raise label_files.missing_data_error(folder / subfolder, f"lacks {', '.join(missing)}", EXPECTED)
+    folds = [label_files.read_labels(file, "\t", FIELDS).assign(fold=i) for i, file in enumerate(files)]
     source = pd.concat(folds, ignore_index=True)
 
-    path = f"{images}/" + source["user_id"] + f"/{IMAGES[images]}." + source["face_id"] + "." + source["original_image"]
+    path = f"{images}/" + source["user_id"] + f"/{IMAGE_KINDS[images]}." + source["face_id"] + "." + source["original_image"]
     rows = pd.DataFrame(
         {
-            "path": inner + path,
+            "path": subfolder + path,
             "subject": source["face_id"].replace("", None),
             "gender": source["gender"].str.strip().str.lower().map(GENDERS),
-            **label_files.parse_ages(source["age"].str.strip(), LABELS[labels]),
+            **label_files.parse_ages(source["age"].str.strip(), LABEL_SETS[labels]),
             "fold": source["fold"],
         }
     )
@@ -82,5 +83,5 @@ def load(folder: str | Path, images: str = "faces", labels: str = "strict", chec
         "no usable label": rows["age_low"].isna() & rows["gender"].isna(),
     }
     if check_images:
-        reasons["image missing"] = label_files.find_missing(folder, rows["path"], reasons["path outside the folder"])
+        reasons["image missing"] = label_files.is_missing(folder, rows["path"], reasons["path outside the folder"])
     return split_rejects(rows, reasons, "adience")

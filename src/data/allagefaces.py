@@ -9,24 +9,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src.data import label_files
+from src.data.label_files import read_names
 from src.data.table import Loaded, split_rejects
 
 EXPECTED = "images named NNNNNAYY.jpg (serial number, A, age), or a folder original images/ or AllAgeFaces/ of them"
 NAME = r"^([0-9]{5})A([0-9]{2})\.[A-Za-z]+$"
-LAST_FEMALE = 7380  # the owners' rule: serial numbers up to this one are female, those above are male
+LAST_FEMALE = 7380  # the authors' rule: serial numbers up to this one are female, those above are male
 FOLDERS = ("original images", "All-Age-Faces Dataset/original images", "All-Age-Faces Dataset", "AllAgeFaces")
 
 
 def load(folder: str | Path) -> Loaded:
     """Loads the faces of All-Age-Faces, in the order of their paths.
 
-    Ages are exact. People have no identity, so `subject` is NA. The owners say that each image shows another person, but
-    images with neighbouring serial numbers often look like the same one: a random split can separate these.
+    Ages are exact. The data set has no identities, so `subject` is NA. According to the authors, each image shows another
+    person, but images with neighbouring serial numbers often seem to show the same person, whom a random split may separate.
 
     Args:
-        folder: Folder of the images, the owners' "All-Age-Faces Dataset", or the parent of this or of AllAgeFaces/. If
-            there is a folder "original images", only this one is read: the owners' aligned copies show the same faces.
+        folder: Folder of the images, the authors' folder "All-Age-Faces Dataset", or the parent of this folder or of
+            AllAgeFaces/. If there is a folder "original images", only this one is read, because the authors' aligned copies
+            show the same faces.
 
     Returns:
         The table of faces and the ledger, with these reasons in this order: malformed name, image missing (a link that
@@ -35,17 +36,8 @@ def load(folder: str | Path) -> Loaded:
     Raises:
         FileNotFoundError: The folder holds no images.
     """
-    folder = label_files.open_folder(folder, EXPECTED)
-    inner = label_files.find_subfolder(folder, FOLDERS)
-    path = inner + label_files.list_images(folder / inner, EXPECTED)
-    name = path.str.rpartition("/")[2]
-    parts = name.str.extract(NAME).astype("Float64")
-    serial, age = parts[0], parts[1]
+    path, numbers, reasons = read_names(folder, FOLDERS, NAME, EXPECTED)
+    serial, age = numbers[0], numbers[1]
     gender = np.where(serial.le(LAST_FEMALE).fillna(False), "female", "male")
     rows = pd.DataFrame({"path": path, "gender": gender, "age_low": age, "age_high": age})
-    reasons = {
-        "malformed name": age.isna(),
-        "image missing": label_files.find_missing(folder, path),
-        "repeated picture": name.duplicated(),
-    }
     return split_rejects(rows, reasons, "allagefaces")

@@ -1,6 +1,6 @@
 """Downloads and unpacks a data set: `make data DATASET=imdb_wiki` or `python -m src.data.download DATASET [--to FOLDER]`.
 
-data/addresses.json lists the files of each data set. If the owners require an account or a form, the command says which
+data/addresses.json lists the files of each data set. If the authors require an account or a form, the command says which
 files to download by hand; run it again to check and unpack them. Downloads stay in FOLDER/downloads.
 """
 
@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import tarfile
 import tempfile
 import zipfile
@@ -21,7 +20,8 @@ import requests
 from tqdm.auto import tqdm
 
 from src.config import DATA
-from src.files import HIDDEN, exclusive_lock, write_text
+from src.files import TEMPORARY_PREFIX, exclusive_lock, write_text
+from src.processes import run_command
 
 ADDRESSES = DATA / "addresses.json"
 UNPACKED = "unpacked.json"  # in the folder of downloads: each file's SHA-256 and the names of what it was unpacked to
@@ -37,8 +37,8 @@ class DownloadError(OSError):
 def download(name: str, folder: Path, addresses: Path = ADDRESSES, retries: int = RETRIES) -> None:
     """Downloads and unpacks a data set, except for files that are already unpacked.
 
-    A broken download is resumed, also by a later run. The owners publish no checksums, so the SHA-256 of a file's first
-    download is recorded, and a later download must match it. What a killed run leaves is never taken for complete.
+    A broken download is resumed, also by a later run, and incomplete downloads and archives are detected. The authors publish
+    no checksums, so the SHA-256 of a file's first download is recorded, and a later download must match it.
 
     Args:
         name: The data set.
@@ -60,9 +60,10 @@ def download(name: str, folder: Path, addresses: Path = ADDRESSES, retries: int 
         downloads.mkdir(exist_ok=True)
         record_file = downloads / UNPACKED
         record = json.loads(record_file.read_text(encoding="utf-8")) if record_file.exists() else {}
-        urls = {file.rpartition("/")[2]: file for file in entry["files"]}  # by hand, the URL is only a file name
+        urls = {file.rpartition("/")[2]: file for file in entry["files"]}
         todo = [file for file in urls if not _is_unpacked(record.get(file), folder)]
-        missing = [file for file in todo if urls[file] == file and not (downloads / file).is_file()]
+        by_hand = [file for file in todo if not urls[file].startswith("http")]
+        missing = [file for file in by_hand if not (downloads / file).is_file()]
         if missing:
             raise FileNotFoundError(
                 f"{name} has to be downloaded by hand from {entry['page']}: {entry['by_hand']}, put {', '.join(missing)} "
@@ -70,7 +71,7 @@ def download(name: str, folder: Path, addresses: Path = ADDRESSES, retries: int 
             )
         for file in todo:
             archive, sha256 = downloads / file, record.get(file, {}).get("sha256")
-            if urls[file] != file:
+            if file not in by_hand:
                 _fetch(urls[file], archive, sha256, retries)
             found = pooch.file_hash(str(archive))
             if sha256 not in (None, found):
@@ -80,6 +81,7 @@ def download(name: str, folder: Path, addresses: Path = ADDRESSES, retries: int 
 
 
 def _is_unpacked(recorded: dict | None, folder: Path) -> bool:
+    """Returns whether all files and folders of an entry of `UNPACKED` exist."""
     return recorded is not None and all((folder / name).exists() for name in recorded["unpacked"])
 
 
@@ -93,7 +95,7 @@ def _fetch(url: str, target: Path, sha256: str | None, retries: int) -> None:
 
 
 def _resume(url: str, output_file: str, _pooch: object) -> None:
-    """Downloads to `output_file` for pooch, from where a partial file of the same version on the server ends."""
+    """Downloads a file, as pooch's downloader. Resumes a partial file if the server still has the same version."""
     headers = {"Accept-Encoding": "identity"}
     head = requests.head(url, headers=headers, allow_redirects=True, timeout=TIMEOUT)
     if 400 <= head.status_code < 500:
@@ -120,7 +122,7 @@ def _resume(url: str, output_file: str, _pooch: object) -> None:
 def _unpack(archive: Path, folder: Path) -> list[str]:
     """Unpacks an archive, or copies another file, into the folder. Returns the names of the new files and folders there."""
     print(f"unpacking {archive.name}", flush=True)
-    new = Path(tempfile.mkdtemp(dir=folder, prefix=HIDDEN))  # after a kill, `exclusive_lock` removes it
+    new = Path(tempfile.mkdtemp(dir=folder, prefix=TEMPORARY_PREFIX))  # after a kill, `exclusive_lock` removes it
     try:
         if archive.name.endswith((".tar", ".tar.gz", ".tgz")):
             with tarfile.open(archive) as tar:
@@ -150,14 +152,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--to", default="", metavar="FOLDER", help="the folder to unpack into (default: data/DATASET)")
     options = parser.parse_args(arguments)
     folder = Path(options.to).expanduser() if options.to else DATA / options.dataset
-    try:
-        download(options.dataset, folder)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{options.dataset} is in {folder}; next: make run DATASET={options.dataset} DATA={folder}")
+    download(options.dataset, folder)
+    place = f" DATA={folder}" if options.to else ""
+    print(f"{options.dataset} is in {folder}; next: make run DATASET={options.dataset}{place}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -24,8 +24,8 @@ def load(folder: str | Path) -> Loaded:
     """Loads the faces of FairFace; age_low and age_high are the years of their range ("more than 70" is 70 to 100).
 
     An image may have another suffix than in the label file (train/1.webp for train/1.jpg). Paths may contain backslashes,
-    and labels may be in lower or upper case. A gender other than female and male becomes NA. People have no identity, so
-    `subject` is NA.
+    and labels may be in lower or upper case. A gender other than female and male becomes NA. The data set has no identities,
+    so `subject` is NA.
 
     Args:
         folder: Folder of the label files, or its parent if it is named FairFace/.
@@ -38,43 +38,51 @@ def load(folder: str | Path) -> Loaded:
         ValueError: A label file is not a table with the expected columns.
         FileNotFoundError: There is no label file, or none of its images.
     """
-    folder, inner, source = _read_labels(folder, ("file", "age", "gender"))
-    images = label_files.list_images(folder / inner, EXPECTED)
-    named = source["file"]
-    renamed = _stem(named).map(dict(zip(_stem(images), images)))  # the same name with the suffix on disk
+    folder, subfolder, source = _read_labels(folder, ("file", "age", "gender"))
+    images = label_files.list_images(folder / subfolder, EXPECTED)
+    label_path = source["file"]
+    path_on_disk = _stem(label_path).map(dict(zip(_stem(images), images)))  # the same name with another suffix
     rows = pd.DataFrame(
         {
-            "path": inner + named.where(named.isin(images) | renamed.isna(), renamed),
+            "path": subfolder + label_path.where(label_path.isin(images) | path_on_disk.isna(), path_on_disk),
             "gender": source["gender"].str.strip().str.lower().map({name: name for name in GENDERS}),
             **label_files.parse_ages(source["age"].str.strip().str.lower(), AGES),
         }
     )
-    outside = label_files.is_outside(named)
+    outside = label_files.is_outside(label_path)
     reasons = {
         "path outside the folder": outside,
         "unknown age": rows["age_low"].isna(),
-        "image missing": label_files.find_missing(folder, rows["path"], outside),
+        "image missing": label_files.is_missing(folder, rows["path"], outside),
     }
     return split_rejects(rows, reasons, "fairface")
 
 
 def races(folder: str | Path, paths: pd.Series) -> npt.NDArray[np.object_]:
-    """Returns the race that the label files give for each path of the table, shape (n,), None where they give none."""
-    folder, inner, source = _read_labels(folder, ("file", "race"))
+    """Returns the race of each face.
+
+    Args:
+        folder: As in `load`.
+        paths: Column `path` of the table of faces.
+
+    Returns:
+        The race as the label files write it, such as "East Asian", shape (n,); None where they give none.
+    """
+    folder, subfolder, source = _read_labels(folder, ("file", "race"))
     by_stem = dict(zip(_stem(source["file"]), source["race"].str.strip()))
-    stems = _stem(paths.str.removeprefix(inner))
+    stems = _stem(paths.str.removeprefix(subfolder))
     return np.array([by_stem.get(stem) or None for stem in stems], object)
 
 
 def _read_labels(folder: str | Path, columns: tuple[str, ...]) -> tuple[Path, str, pd.DataFrame]:
-    """The folder, the subfolder of the label files, and their rows, with forward slashes in the column `file`."""
-    folder = label_files.open_folder(folder, EXPECTED)
-    inner = label_files.find_subfolder(folder, ("FairFace", "fairface"), "fairface_label_*.csv")
-    files = [folder / inner / name for name in LABEL_FILES if (folder / inner / name).is_file()]
+    """Returns the folder, the subfolder of the label files, and their rows, with forward slashes in the column `file`."""
+    folder = label_files.require_folder(folder, EXPECTED)
+    subfolder = label_files.find_subfolder(folder, ("FairFace", "fairface"), "fairface_label_*.csv")
+    files = [folder / subfolder / name for name in LABEL_FILES if (folder / subfolder / name).is_file()]
     if not files:
         raise label_files.missing_data_error(folder, "holds no label file", EXPECTED)
     rows = pd.concat([label_files.read_labels(file, ",", columns) for file in files], ignore_index=True)
-    return folder, inner, rows.assign(file=rows["file"].str.strip().str.replace("\\", "/"))
+    return folder, subfolder, rows.assign(file=rows["file"].str.strip().str.replace("\\", "/"))
 
 
 def _stem(paths: pd.Series) -> pd.Series:

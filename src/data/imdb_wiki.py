@@ -1,7 +1,7 @@
 """IMDB-WIKI: half a million images of celebrities, with their crawled metadata in imdb.mat and wiki.mat.
 
 Rothe, Timofte, Van Gool, "Deep expectation of real and apparent age from a single image without facial landmarks",
-IJCV 2018; https://data.vision.ee.ethz.ch/cvl/rrothe/imdb-wiki/. The owners warn of wrong years and film stills.
+IJCV 2018; https://data.vision.ee.ethz.ch/cvl/rrothe/imdb-wiki/. The authors warn of wrong years and film stills.
 """
 
 import os
@@ -19,14 +19,14 @@ from src.files import atomic_write, write_text
 
 PARTS = ("imdb", "wiki")
 EXPECTED = "imdb.mat or wiki.mat, in the folder itself or in one of its folders, such as imdb_crop/, wiki_crop/ or imdb_meta/"
-NUMBERS = ("dob", "photo_taken", "gender", "face_score", "second_face_score")
+NUMERIC_FIELDS = ("dob", "photo_taken", "gender", "face_score", "second_face_score")
+TEXT_FIELDS = ("full_path", "name")
 CLEANED_TABLE, CLEANED_LEDGER, CLEANED_FOLDER = "imdb_wiki_clean.csv", "imdb_wiki_ledger.csv", "imdb_wiki_folder.txt"
-TEXTS = ("full_path", "name")
 GENDERS = {0.0: "female", 1.0: "male"}  # NaN is unknown
 UNIX_EPOCH = 719529  # Matlab's date number of 1 January 1970
 FIRST_DATE, LAST_DATE = 367, 3652425  # Matlab's date numbers of 1 January 1 and 31 December 9999
 BIRTH_DATE = r"_([0-9]{1,4})-([0-9]{1,2})-([0-9]{1,3})"  # a few days have three digits, as in 1929-10-012
-PHOTO_DAY = 701  # 1 July as month * 100 + day: the owners say to assume this day for every photo
+PHOTO_DAY = 701  # 1 July as month * 100 + day, which the authors assume for every photo
 
 
 def load(
@@ -38,15 +38,17 @@ def load(
     parts: tuple[str, ...] = PARTS,
     known_gender: bool = False,
 ) -> Loaded:
-    """Loads the faces of IMDB-WIKI whose labels can be trusted, in the order of the records, IMDB first.
+    """Loads the faces of IMDB-WIKI that pass the checks listed under Returns, in the order of the records, IMDB first.
 
     Ages are those on 1 July of the year of the photo; an age spans two years if the day or month of birth is unknown. Boxes
-    are NA for images in a folder with "crop" in its name. The subject is the celebrity's name, in both parts and for all
-    names of one celeb_id; without a name, it is the number in the file name.
+    are NA for images in a folder with "crop" in its name.
+
+    The subject is the celebrity's name, which both parts share. Names with one celeb_id are one subject. Without a name, the
+    subject is the number in the file name.
 
     Args:
         folder: Folder of imdb.mat and wiki.mat or of the crops; data/README.md lists the layouts.
-        min_score: Lowest score of the owners' face detector. Images with a second face are always dropped.
+        min_score: Lowest score of the authors' face detector. Images with a second face are always dropped.
         max_age: Highest age in years, inclusive.
         min_age: Lowest age in years, inclusive.
         check_images: False reads the metadata without looking for the images.
@@ -55,17 +57,17 @@ def load(
 
     Returns:
         The table of faces and the ledger, with these reasons in this order: path outside the folder, no face, second face,
-        low score, gender unknown (if asked for), impossible date, age out of range, image missing, duplicate image (an
-        earlier kept record names the same file).
+        low score, gender unknown (with `known_gender`), impossible date, age out of range, image missing, duplicate image
+        (the file of an earlier record that is kept).
 
     Raises:
         ValueError: An option is invalid, or a .mat file is damaged or lacks a field.
         FileNotFoundError: The .mat files or all images are missing.
     """
     rows = records(folder, parts)
-    reasons = _reasons(rows, min_score, max_age, min_age, known_gender)
+    reasons = _drop_reasons(rows, min_score, max_age, min_age, known_gender)
     if check_images:
-        reasons["image missing"] = label_files.find_missing(Path(folder).expanduser(), rows["path"], rows["outside"])
+        reasons["image missing"] = label_files.is_missing(Path(folder).expanduser(), rows["path"], rows["outside"])
     reasons["duplicate image"] = _is_duplicate(rows["path"], reasons)
     return split_rejects(rows, reasons, "imdb_wiki")
 
@@ -80,7 +82,7 @@ def funnel(
         that no earlier reason fits) and `left` (those that remain).
     """
     rows = records(folder)
-    reasons = _reasons(rows, min_score, max_age, min_age, known_gender)
+    reasons = _drop_reasons(rows, min_score, max_age, min_age, known_gender)
     del reasons["age out of range"]
     reasons |= {f"older than {max_age}": rows["age_high"] > max_age, f"younger than {min_age}": rows["age_low"] < min_age}
     reasons["duplicate image"] = _is_duplicate(rows["path"], reasons)
@@ -93,15 +95,19 @@ def funnel(
 
 
 def records(folder: str | Path, parts: tuple[str, ...] = PARTS) -> pd.DataFrame:
-    """Reads all records: columns of the table of faces, face_score, second_face_score, and `outside` (see `is_outside`).
+    """Reads all records.
+
+    Returns:
+        Columns of the table of faces; face_score, minus infinity without a face; second_face_score, NaN without a second
+        face; and `outside`, see `label_files.is_outside`.
 
     Raises:
         ValueError: `parts` is invalid, or a .mat file is damaged or lacks a field.
         FileNotFoundError: There is no .mat file.
     """
     if not set(parts) <= set(PARTS):
-        raise ValueError(f"parts must be a tuple of {', '.join(PARTS)}, got {parts!r}")
-    folder = label_files.open_folder(folder, EXPECTED)
+        raise ValueError(f"parts must be among {', '.join(PARTS)}, got {parts!r}")
+    folder = label_files.require_folder(folder, EXPECTED)
     files = {part: [*folder.glob(f"{part}.mat"), *sorted(folder.glob(f"*/{part}.mat"))] for part in parts}
     found = [_read_part(folder, files[part][0], part) for part in parts if files[part]]
     if not found:
@@ -109,7 +115,7 @@ def records(folder: str | Path, parts: tuple[str, ...] = PARTS) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-def _reasons(
+def _drop_reasons(
     rows: pd.DataFrame, min_score: float, max_age: int, min_age: int, known_gender: bool
 ) -> dict[str, npt.ArrayLike]:
     if not 0 <= min_age <= max_age:
@@ -127,7 +133,7 @@ def _reasons(
 
 
 def _is_duplicate(path: pd.Series, reasons: dict[str, npt.ArrayLike]) -> npt.NDArray[np.bool_]:
-    """Marks records that no reason fits and whose file an earlier such record names."""
+    """Marks records without a reason to drop them whose file is that of an earlier such record."""
     kept = ~np.logical_or.reduce(list(reasons.values()))
     return kept & path.where(kept).duplicated().to_numpy()
 
@@ -136,15 +142,15 @@ def _read_part(folder: Path, file: Path, part: str) -> pd.DataFrame:
     record = _read_mat(file, part)
     path = record["full_path"].str.replace("\\", "/")
     outside = label_files.is_outside(path)
-    # The images are in the first of these subfolders that holds a folder named in the paths.
-    tops = path[~outside].str.split("/").str[0].unique()
-    subfolders = [file.parent.relative_to(folder).as_posix(), f"{part}_crop", part, "."]
-    inner = next((name for name in subfolders if any(os.path.exists(folder / name / top) for top in tops)), subfolders[0])
-    is_crop = "crop" in f"{(folder / inner).absolute().name} {(folder / inner).resolve().name}".lower()
+    # The images are in the first of these subfolders that contains the top folder of any path.
+    top_folders = path[~outside].str.split("/").str[0].unique()
+    names = [file.parent.relative_to(folder).as_posix(), f"{part}_crop", part, "."]
+    subfolder = next((name for name in names if any(os.path.exists(folder / name / top) for top in top_folders)), names[0])
+    is_crop = "crop" in f"{(folder / subfolder).absolute().name} {(folder / subfolder).resolve().name}".lower()
     age_low, age_high = _age_range(record["dob"], record["photo_taken"], path)
     rows = pd.DataFrame(
         {
-            "path": f"{inner}/".removeprefix("./") + path,
+            "path": f"{subfolder}/".removeprefix("./") + path,
             "outside": outside,
             "subject": _subjects(record["name"], record.get("celeb_id"), path, part),
             "gender": record["gender"].map(GENDERS),
@@ -161,34 +167,38 @@ def _read_part(folder: Path, file: Path, part: str) -> pd.DataFrame:
 
 
 def _read_mat(file: Path, part: str) -> pd.DataFrame:
-    """One row per record. A text is "" where its cell is empty; a box is NaN where its cell does not hold four numbers."""
-    numbers = NUMBERS if part == "wiki" else (*NUMBERS, "celeb_id")
+    """Reads one row per record. An empty text cell gives ""; a box cell without four numbers gives NaN."""
+    numbers = NUMERIC_FIELDS if part == "wiki" else (*NUMERIC_FIELDS, "celeb_id")
     try:
         struct = loadmat(file)[part].flat[0]
         fields = {name: struct[name].ravel().astype(float) for name in numbers}
-        for name in TEXTS:
+        for name in TEXT_FIELDS:
             fields[name] = pd.Series([cell.item(0) if cell.size else "" for cell in struct[name].ravel()], dtype="str")
         boxes = [cell.ravel() if cell.size == 4 else np.full(4, np.nan) for cell in struct["face_location"].ravel()]
         fields |= dict(zip(BOX_COLUMNS, np.array(boxes, float).reshape(-1, 4).T))
         return pd.DataFrame(fields)
     except Exception as error:  # a damaged file makes loadmat raise many kinds of errors
+        expected = ", ".join((*numbers, *TEXT_FIELDS, "face_location"))
         raise ValueError(
-            f"{file}: expected a Matlab struct {part} with the fields {', '.join((*numbers, *TEXTS, 'face_location'))}, but "
-            f"reading it failed ({error!r}): download the original again"
+            f"{file}: expected a Matlab struct {part} with the fields {expected}, but reading it failed ({error!r}): "
+            "download the original again"
         ) from error
 
 
 def _age_range(dob: pd.Series, photo_taken: pd.Series, path: pd.Series) -> tuple[pd.Series, pd.Series]:
-    """The lowest and the highest age in years on 1 July of the photo's year, NaN where a date is impossible.
+    """Returns the lowest and the highest age in years on 1 July of the photo's year, NaN where a date is impossible.
 
-    The Matlab date number `dob` gives the birth, except where the date in the path has a month or day of 00: Matlab
-    converted this to the month before. It converted a month above 12 to one of the next year, so that date is impossible.
+    `dob`, a Matlab date number, is the date of birth that the path also contains. In some paths the month or day is 00. The
+    authors converted such dates with Matlab, which returns the previous month, so `dob` is wrong and the path's date is used:
+    1980-07-00 is any day in July 1980, and the age on 1 July 2010 is 29 or 30. Matlab also turned months above 12 into months
+    of the next year; these dates are impossible.
     """
     text = path.str.extract(BIRTH_DATE).astype(float).set_axis(["year", "month", "day"], axis=1)
     is_vague = (text["month"] == 0) | (text["day"] == 0)
     is_date = dob.between(FIRST_DATE, LAST_DATE + 1, inclusive="left")
     days = np.floor(dob.where(is_date, UNIX_EPOCH)).to_numpy("int64") - UNIX_EPOCH
     born = pd.Series(days.astype("datetime64[D]").astype("datetime64[s]")).dt
+    # The first and the last possible birthday as month * 100 + day
     birthday = born.month * 100 + born.day
     first = birthday.where(~is_vague, text["month"].clip(1) * 100 + text["day"].clip(1))
     last = birthday.where(~is_vague, text["month"].replace(0, 12) * 100 + text["day"].replace(0, 31))
@@ -200,7 +210,7 @@ def _age_range(dob: pd.Series, photo_taken: pd.Series, path: pd.Series) -> tuple
 
 
 def _subjects(name: pd.Series, celeb_id: pd.Series | None, path: pd.Series, part: str) -> pd.Series:
-    """The celebrity's name in one spelling or, where it is empty, the number in the file name."""
+    """Returns the celebrity's name in one spelling or, where it is empty, the number in the file name."""
     subject = name.str.normalize("NFKC").str.casefold().str.split().str.join(" ").replace("", None)
     if celeb_id is not None:
         subject = subject.groupby(celeb_id).transform("first").fillna(subject)

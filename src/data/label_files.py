@@ -1,4 +1,4 @@
-"""Functions that several loaders share: finding a data set's files, reading label files, checking which images exist."""
+"""Functions that loaders share: finding a data set's files, reading labels, checking which images exist."""
 
 import os
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import pandas as pd
 
 from src.config import IMAGE_SUFFIXES
 
-# A path that is empty, absolute (POSIX or Windows) or contains "..", and so may lead out of the data set's folder.
+# A path that is empty, absolute (POSIX or Windows) or contains "..", and may therefore lead outside the data set's folder.
 OUTSIDE = r"^\s*$|^[\\/]|^[A-Za-z]:|(?:^|[\\/])\.\.(?:[\\/]|$)"
 
 
@@ -21,7 +21,7 @@ def missing_data_error(folder: Path, problem: str, expected: str) -> FileNotFoun
     )
 
 
-def open_folder(folder: str | Path, expected: str) -> Path:
+def require_folder(folder: str | Path, expected: str) -> Path:
     """Returns the folder as a Path.
 
     Raises:
@@ -34,7 +34,7 @@ def open_folder(folder: str | Path, expected: str) -> Path:
 
 
 def find_subfolder(folder: Path, names: tuple[str, ...], pattern: str = "*") -> str:
-    """Returns "NAME/" for the first subfolder in `names` with a file that fits the glob `pattern`, otherwise ""."""
+    """Returns "NAME/", for paths, of the first subfolder in `names` with a file that fits the glob `pattern`; else ""."""
     return next((f"{name}/" for name in names if any((folder / name).glob(pattern))), "")
 
 
@@ -52,13 +52,13 @@ def read_labels(file: Path, separator: str, columns: tuple[str, ...]) -> pd.Data
 
 
 def parse_ages(labels: pd.Series, ranges: Mapping[str, tuple[int, int]]) -> dict[str, pd.Series]:
-    """Returns the columns age_low and age_high (Float64, years) for label texts; NA for a text that is not in `ranges`."""
+    """Returns the columns age_low and age_high (Float64) of label texts, from each text's first and last year; NA without."""
     low, high = ({text: years[end] for text, years in ranges.items()} for end in (0, 1))
     return {"age_low": labels.map(low).astype("Float64"), "age_high": labels.map(high).astype("Float64")}
 
 
 def is_outside(paths: pd.Series) -> npt.NDArray[np.bool_]:
-    """Marks, shape (n,), the paths that are empty, absolute or contain ".."."""
+    """Marks, shape (n,), the paths that are empty, absolute or contain ".."; see `OUTSIDE`."""
     return paths.str.contains(OUTSIDE).to_numpy(bool)
 
 
@@ -79,14 +79,40 @@ def list_images(folder: Path, expected: str) -> pd.Series:
             continue
         seen.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__MACOSX")))
-        inner = f"{Path(parent).relative_to(folder).as_posix()}/".removeprefix("./")
-        found += [inner + name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")]
+        subfolder = f"{Path(parent).relative_to(folder).as_posix()}/".removeprefix("./")
+        found += [subfolder + name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")]
     if not found:
         raise missing_data_error(folder, "holds no images", expected)
     return pd.Series(sorted(found), dtype="str")
 
 
-def find_missing(folder: Path, paths: pd.Series, outside: npt.ArrayLike = False) -> npt.NDArray[np.bool_]:
+def read_names(
+    folder: str | Path, subfolders: tuple[str, ...], pattern: str, expected: str
+) -> tuple[pd.Series, pd.DataFrame, dict[str, npt.NDArray[np.bool_]]]:
+    """Reads a data set whose labels are numbers in the names of its images.
+
+    Args:
+        folder, subfolders, expected: As in `require_folder` and `find_subfolder`.
+        pattern: Regular expression of a file name, with one group per number.
+
+    Returns:
+        The sorted paths; the numbers, Float64 (n, groups), NA where a name does not fit; and masks (n,) by reason. A repeated
+        picture has the same name as another one.
+    """
+    folder = require_folder(folder, expected)
+    subfolder = find_subfolder(folder, subfolders)
+    path = subfolder + list_images(folder / subfolder, expected)
+    name = path.str.rpartition("/")[2]
+    numbers = name.str.extract(pattern).astype("Float64")
+    masks = {
+        "malformed name": numbers[0].isna().to_numpy(),
+        "image missing": is_missing(folder, path),
+        "repeated picture": name.duplicated().to_numpy(),
+    }
+    return path, numbers, masks
+
+
+def is_missing(folder: Path, paths: pd.Series, outside: npt.ArrayLike = False) -> npt.NDArray[np.bool_]:
     """Marks, shape (n,), the images that do not exist, including links that lead nowhere.
 
     Args:

@@ -32,18 +32,18 @@ SPLITS = ("train", "validation", "test")
 
 
 class Loaded(NamedTuple):
-    """A table of faces and the ledger of the rows that were dropped, with the columns `path` and `reason`."""
+    """A table of faces, and the ledger: the dropped rows with the columns `path` and `reason`."""
 
     table: pd.DataFrame
     ledger: pd.DataFrame
 
 
 def split_rejects(rows: pd.DataFrame, reasons: Mapping[str, npt.ArrayLike], dataset: str) -> Loaded:
-    """Splits rows into the faces that are kept and the ledger of the others: kept + dropped = read.
+    """Splits rows into the table of faces and the ledger. Every row is in exactly one of them.
 
     Args:
         rows: All rows, with the column `path` and any other of `TABLE_COLUMNS`; absent columns become NA.
-        reasons: For each reason a boolean mask (n,) of the rows to drop. The ledger gives a row's first reason.
+        reasons: For each reason, the mask (n,) of the rows to drop, in order of priority: the ledger gives the first one.
         dataset: Name of the data set, for the column `dataset`.
 
     Returns:
@@ -76,10 +76,15 @@ def check_table(table: pd.DataFrame) -> pd.DataFrame:
     table = table[list(TABLE_COLUMNS)].astype(TABLE_COLUMNS).reset_index(drop=True)
     unknown = set(table["gender"].dropna().unique()) - set(GENDERS)
     if unknown:
-        raise ValueError(f"gender must be female, male or NA, got {sorted(unknown)[0]!r}")
+        raise ValueError(f"gender must be female, male or NA, got {sorted(unknown)[0]!r}: correct the loader")
     low, high = table["age_low"], table["age_high"]
-    if (low.isna() != high.isna()).any() or (low > high).any() or (low < 0).any():
-        raise ValueError("ages must satisfy 0 <= age_low <= age_high, or both be NA")
+    invalid = (low.isna() != high.isna()) | (low > high).fillna(False) | (low < 0).fillna(False)
+    if invalid.any():
+        row = table[invalid].iloc[0]
+        raise ValueError(
+            f"ages must satisfy 0 <= age_low <= age_high, or both be NA, got {row['age_low']} and {row['age_high']} for "
+            f"{row['path']}: correct the loader, or drop such rows with a reason"
+        )
     return table
 
 
@@ -92,8 +97,8 @@ def task_labels(table: pd.DataFrame, task: str, groups: AgeGroups | None = None)
         groups: Age classes, required for "age". An age range that touches several classes gives no label.
 
     Returns:
-        The labelled faces, under their index in `table`, with the additional column `label` (int64 class index; for
-        gender, 0 is female and 1 is male), and the ledger of the other faces.
+        The labelled faces, with their original index and the additional column `label` (int64 class index; for gender, 0 is
+        female and 1 is male), and the ledger of the other faces.
 
     Raises:
         ValueError: The task is unknown, or `groups` is missing for "age".
@@ -134,13 +139,13 @@ def split(
 ) -> npt.NDArray[np.object_]:
     """Assigns each face to the training, validation or test split.
 
-    A hash of the split key (see `split_key`) decides. A face therefore falls into the same split whatever else the table
-    holds, and no subject is in two splits.
+    A hash of the split key (see `split_key`) decides. A face's split therefore does not depend on other rows, and no subject
+    is in two splits.
 
     Args:
         table: Table of faces.
         test_fold: The data set's own fold to test on, or None to draw the test split by hash too.
-        validation: Share of the keys in the validation split, 0 to 1.
+        validation: Share of the keys (subjects, not faces) in the validation split, 0 to 1.
         test: Share of the keys in the test split if it is drawn, 0 to 1.
 
     Returns:
@@ -151,16 +156,16 @@ def split(
     """
     if table.empty:
         raise ValueError("a split requires faces, but the table of faces is empty: see the loader's ledger for the reasons")
-    position = pd.Series(split_key(table)).map(_hash_to_unit_interval).to_numpy(float)
+    hash_value = pd.Series(split_key(table)).map(_hash_to_unit_interval).to_numpy(float)
     splits = np.full(len(table), "train", object)
     if test_fold is None:
-        splits[position < validation + test] = "validation"
-        splits[position < test] = "test"
+        splits[hash_value < validation + test] = "validation"
+        splits[hash_value < test] = "test"
     else:
         folds = sorted(int(fold) for fold in table["fold"].dropna().unique())
         if test_fold not in folds:
             raise ValueError(f"test fold must be one of {folds}, got {test_fold}; None draws the test split")
-        splits[position < validation] = "validation"
+        splits[hash_value < validation] = "validation"
         splits[(table["fold"] == test_fold).to_numpy(bool, na_value=False)] = "test"
     empty = [name for name in SPLITS if name not in splits]
     if empty:

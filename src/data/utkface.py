@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from src.data import label_files
+from src.data.label_files import read_names
 from src.data.table import Loaded, split_rejects
 
 EXPECTED = "images named AGE_GENDER_RACE_DATE.jpg (or .jpg.chip.jpg, .webp, .png), or a folder UTKFace/ of them"
@@ -21,7 +21,7 @@ MAX_AGE = 120  # years
 def load(folder: str | Path) -> Loaded:
     """Loads the faces of UTKFace, from folders at any depth (part1/, part2/ …), in the order of their paths.
 
-    Ages are exact. People have no identity, so `subject` is NA.
+    Ages are exact. The data set has no identities, so `subject` is NA.
 
     Args:
         folder: Folder of the images, or its parent if it is named UTKFace/.
@@ -34,18 +34,13 @@ def load(folder: str | Path) -> Loaded:
     Raises:
         FileNotFoundError: The folder holds no images.
     """
-    folder = label_files.open_folder(folder, EXPECTED)
-    inner = label_files.find_subfolder(folder, ("UTKFace", "utkface"))
-    path = inner + label_files.list_images(folder / inner, EXPECTED)
-    name = path.str.rpartition("/")[2]
-    parts = name.str.extract(NAME).astype("Float64")
-    age, gender = parts[0], parts[1].map(GENDERS)
+    path, numbers, masks = read_names(folder, ("UTKFace", "utkface"), NAME, EXPECTED)
+    age, gender = numbers[0], numbers[1].map(GENDERS)
     rows = pd.DataFrame({"path": path, "gender": gender, "age_low": age, "age_high": age})
     reasons = {
-        "malformed name": age.isna(),
+        "malformed name": masks.pop("malformed name"),
         "age out of range": age.gt(MAX_AGE).fillna(False),
         "gender not 0 or 1": gender.isna(),
-        "image missing": label_files.find_missing(folder, path),
-        "repeated picture": name.duplicated(),
+        **masks,
     }
     return split_rejects(rows, reasons, "utkface")

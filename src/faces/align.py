@@ -10,26 +10,29 @@ import numpy as np
 import numpy.typing as npt
 
 from src.config import FACE_SIZE
-from src.faces.detect import DEFAULT_DETECTOR, FIRST_SIDE, Box, Detection, Photo, detect, intersection_over_union
+from src.faces.detect import (
+    DEFAULT_DETECTOR,
+    DETECTORS,
+    FIRST_SIDE,
+    Box,
+    Detection,
+    Detector,
+    Photo,
+    detect,
+    intersection_over_union,
+)
 from src.faces.landmark_file import install_landmark_file
 
 Points: TypeAlias = npt.NDArray[np.float64]  # (n, 2), (x, y) in pixels
 
 EYES = (slice(36, 42), slice(42, 48))  # landmarks of the eye on the picture's left and of the one on its right
 LANDMARK_SIDE = 256  # pixels: larger faces are reduced to this before their landmarks are found
-MIN_OVERLAP = 0.1  # intersection over union of a data set's box and the detected face that belongs to it
-
-# Geometry of the detectors' boxes, measured by benchmarks/alignment.py. HOG and CNN: distance of the eyes, and their height
-# below the upper edge, as fractions of the box's width.
-HOG_EYES, CNN_EYES = (0.43, 0.25), (0.45, 0.34)
-YUNET_EYE_DISTANCE = 0.425  # of a frontal face, as a fraction of the mean of the box's width and height
-TURNED_EYE_DISTANCE = 0.38  # with a smaller distance, the head may be turned
-YUNET_TO_HOG_SHIFT = 0.02  # HOG's box lies this fraction of the height lower than YuNet's
+MIN_OVERLAP = 0.1  # lowest intersection over union of a data set's box and its detected face
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """The template that faces are aligned to. The eyes are level and horizontally centred."""
+    """The template that faces are aligned to. The line between the eyes is level, and its middle is horizontally centred."""
 
     size: int = FACE_SIZE  # side of the square face in pixels
     eye_distance: float = 0.39  # between the eye centres, as a fraction of the size
@@ -41,7 +44,7 @@ class Alignment:
         valid_size = isinstance(self.size, int) and self.size >= 16
         if not (valid_size and 0 < self.eye_distance < 1 and 0 < self.eye_height < 1):
             raise ValueError(
-                f"alignment needs a whole size >= 16 and eye_distance and eye_height between 0 and 1, got {asdict(self)}"
+                f"alignment requires a whole size >= 16 and eye_distance and eye_height between 0 and 1, got {asdict(self)}"
             )
 
     @property
@@ -61,7 +64,7 @@ class Face(NamedTuple):
 
 
 @functools.cache
-def _landmark_predictor():
+def _landmark_predictor() -> dlib.shape_predictor:
     file = install_landmark_file()
     try:
         return dlib.shape_predictor(str(file))
@@ -87,19 +90,18 @@ def find_faces(photo: Photo, detector: str = DEFAULT_DETECTOR, first_side: int =
 def _eyes_to_align_by(found: Detection, landmarks: Points) -> Points:
     """Returns the landmarks' eye centres or, for a face that may be turned, eyes at a frontal face's distance.
 
-    The eyes of a turned face are closer together, so aligning by them would enlarge the face. For YuNet, the landmarks give
-    the point between the eyes and the tilt; for the CNN, which also finds covered faces, only the tilt. The box gives the
-    rest (benchmarks/alignment.py).
+    The eyes of a turned face are closer together, so aligning by them would enlarge the face. The landmarks then give only
+    the tilt and, if the detector's box does not say where the eyes are, the point between them.
     """
-    eyes = eye_centres(landmarks)
-    one, other = eyes @ (1, 1j)  # as complex numbers
-    distance = abs(other - one)
-    tilt = (other - one) / distance if distance else 1
-    if found.detector == "cnn":
-        return _eyes_in_box(found.box, CNN_EYES, tilt)
-    if found.detector == "yunet" and distance < TURNED_EYE_DISTANCE * found.side:
-        return _eyes_around((one + other) / 2, YUNET_EYE_DISTANCE * found.side, tilt)
-    return eyes
+    detector, eyes = DETECTORS[found.detector], eye_centres(landmarks)
+    left, right = _to_complex(eyes)
+    distance = abs(right - left)
+    if distance >= detector.min_eye_distance * found.side:
+        return eyes
+    tilt = (right - left) / distance if distance else 1
+    if np.isnan(detector.eye_height):
+        return _eyes_around((left + right) / 2, detector.eye_distance * found.side, tilt)
+    return _eyes_in_box(found.box, detector, tilt)
 
 
 def find_landmarks(photo: Photo, box: Box) -> Points:
@@ -127,18 +129,25 @@ def find_landmarks(photo: Photo, box: Box) -> Points:
 
 def _hog_box(found: Detection) -> Box:
     """Returns the box that the landmark predictor expects: a square as HOG draws it."""
-    if found.detector != "yunet":
+    shift = DETECTORS[found.detector].hog_shift
+    if shift is None:
         return found.box
     left, top, right, bottom = found.box
-    half, x, y = found.side / 2, (left + right) / 2, (top + bottom) / 2 + YUNET_TO_HOG_SHIFT * (bottom - top)
+    half, x, y = found.side / 2, (left + right) / 2, (top + bottom) / 2 + shift * (bottom - top)
     return x - half, y - half, x + half, y + half
 
 
 def choose_face(faces: list[Face], box: Box | None, shape: tuple[int, ...]) -> Face | None:
-    """Chooses the face that a row of a data set is about.
+    """Chooses the face that a row of a data set belongs to.
 
-    This is the face that overlaps the row's box most, or None if no face overlaps it by `MIN_OVERLAP`. Without a box, it is a
-    large and central face in a photo of this shape, or None if there are no faces.
+    Args:
+        faces: All faces of the photo.
+        box: The row's box in the photo's pixels, or None if the data set gives none.
+        shape: The photo's shape, height first.
+
+    Returns:
+        With a box, the face that overlaps it most, or None if no face overlaps it by `MIN_OVERLAP`. Without a box, the
+        largest face, where distance from the photo's centre reduces the size; None without faces.
     """
     if not faces:
         return None
@@ -147,12 +156,13 @@ def choose_face(faces: list[Face], box: Box | None, shape: tuple[int, ...]) -> F
         return best if intersection_over_union(best.box, box) >= MIN_OVERLAP else None
     height, width = shape[:2]
 
-    def centrality(face: Face) -> float:
+    def central_size(face: Face) -> float:
         left, top, right, bottom = face.box
+        # 0 in the photo's centre, 1 in the middle of an edge
         distance = np.hypot((left + right - width) / width, (top + bottom - height) / height)
         return (right - left) * (1 - distance / 2)
 
-    return max(faces, key=centrality)
+    return max(faces, key=central_size)
 
 
 def align(photo: Photo, landmarks: Points, alignment: Alignment = Alignment()) -> Photo:
@@ -178,8 +188,8 @@ def align_face(photo: Photo, face: Face, alignment: Alignment = Alignment()) -> 
 
 
 def align_box(photo: Photo, box: Box, alignment: Alignment = Alignment()) -> Photo:
-    """Aligns an upright face of which only the box is known, taken for a box of HOG; see `align`."""
-    return _align_by_eyes(photo, _eyes_in_box(box, HOG_EYES), alignment)
+    """Aligns an upright face of which only the box is known, as if HOG had drawn this box; see `align`."""
+    return _align_by_eyes(photo, _eyes_in_box(box, DETECTORS["hog"]), alignment)
 
 
 def eye_centres(landmarks: Points) -> Points:
@@ -187,43 +197,52 @@ def eye_centres(landmarks: Points) -> Points:
     return np.array([landmarks[eye].mean(axis=0) for eye in EYES])
 
 
-def _eyes_in_box(box: Box, fractions: tuple[float, float], tilt: complex = 1) -> Points:
-    """Returns typical eye centres in a box around a face that is rotated by `tilt`, a complex number of length 1."""
-    (left, top, right, bottom), (distance, height) = box, fractions
+# Below, a point (x, y) is the complex number x + iy, because a rotation with scaling is then one multiplication.
+
+
+def _to_complex(points: Points) -> npt.NDArray[np.complex128]:
+    return points @ (1, 1j)
+
+
+def _eyes_in_box(box: Box, detector: Detector, tilt: complex = 1) -> Points:
+    """Returns typical eye centres in a detector's box. `tilt` is the face's rotation, a complex number of length 1."""
+    left, top, right, bottom = box
     width = right - left
-    middle = complex(left + right, top + bottom) / 2 + tilt * 1j * (width * height - (bottom - top) / 2)
-    return _eyes_around(middle, width * distance, tilt)
+    middle = complex(left + right, top + bottom) / 2 + tilt * 1j * (width * detector.eye_height - (bottom - top) / 2)
+    return _eyes_around(middle, width * detector.eye_distance, tilt)
 
 
 def _eyes_around(middle: complex, distance: float, tilt: complex) -> Points:
-    both = middle + tilt * distance / 2 * np.array([-1, 1])
-    return np.column_stack([both.real, both.imag])
+    """Returns two eye centres at a distance, around their middle and rotated by `tilt`."""
+    eyes = middle + tilt * distance / 2 * np.array([-1, 1])
+    return np.column_stack([eyes.real, eyes.imag])
 
 
 def whole_photo(photo: Photo, alignment: Alignment = Alignment()) -> Photo:
-    """Scales the photo's central square to the template's size, for face crops in which no face is found."""
+    """Scales the photo's central square to the template's size, for cropped faces that no detector finds; see `align`."""
     height, width = photo.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     square = photo[top : top + side, left : left + side]
     method = cv2.INTER_AREA if side > alignment.size else cv2.INTER_LINEAR
-    return _filter(cv2.resize(square, (alignment.size,) * 2, interpolation=method), alignment)
+    return _enhance(cv2.resize(square, (alignment.size,) * 2, interpolation=method), alignment)
 
 
 def _align_by_eyes(photo: Photo, eyes: Points, alignment: Alignment) -> Photo:
+    """Applies the similarity z → a z + b that moves the eyes to the template's."""
     if not np.isfinite(eyes).all() or np.allclose(eyes[0], eyes[1]):
-        raise ValueError(f"alignment needs two distinct eye centres, got {eyes.tolist()}")
-    (p, q), (u, v) = eyes @ (1, 1j), alignment.eyes @ (1, 1j)  # for complex numbers, a similarity is z -> a z + b
-    a = (v - u) / (q - p)
+        raise ValueError(f"alignment requires two distinct eye centres, got {eyes.tolist()}")
+    (left, right), (left_target, right_target) = _to_complex(eyes), _to_complex(alignment.eyes)
+    a = (right_target - left_target) / (right - left)
     if abs(a) < 0.5:  # bilinear sampling would skip pixels, so they are averaged first
         step = int(np.ceil(0.5 / abs(a)))
-        photo, corner = _reduced_crop(photo, (p + q) / 2, 1.5 * alignment.size / abs(a), step)
-        half = 0.5 + 0.5j  # from a pixel's corner to its centre, which coordinates refer to
-        p, q, a = (p + half - corner) / step - half, (q + half - corner) / step - half, a * step
-    b = u - a * p
+        photo, corner = _reduced_crop(photo, (left + right) / 2, 1.5 * alignment.size / abs(a), step)
+        half = 0.5 + 0.5j  # coordinates refer to pixel centres, the crop's corner to the corner of a pixel
+        left, a = (left + half - corner) / step - half, a * step
+    b = left_target - a * left
     matrix = np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
     face = cv2.warpAffine(photo, matrix, (alignment.size,) * 2, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return _filter(face, alignment)
+    return _enhance(face, alignment)
 
 
 def _reduced_crop(photo: Photo, middle: complex, reach: float, step: int) -> tuple[Photo, complex]:
@@ -241,14 +260,14 @@ def _reduced_crop(photo: Photo, middle: complex, reach: float, step: int) -> tup
     return cv2.resize(crop, (right - left, bottom - top), interpolation=cv2.INTER_AREA), step * complex(left, top)
 
 
-def _filter(face: Photo, alignment: Alignment) -> Photo:
+def _enhance(face: Photo, alignment: Alignment) -> Photo:
     if alignment.denoise:
         face = denoise(face)
     return adaptive_gamma(face) if alignment.gamma else face
 
 
 def adaptive_gamma(face: Photo) -> Photo:
-    """Corrects the brightness of an RGB face by adaptive gamma correction.
+    """Corrects the brightness of a face, uint8 (height, width, 3) RGB, by adaptive gamma correction.
 
     Source: Rahman et al., "An adaptive gamma correction for image enhancement", EURASIP Journal on Image and Video Processing
     2016:35, equations 3 to 10, on the V of HSV.
@@ -266,6 +285,6 @@ def adaptive_gamma(face: Photo) -> Photo:
 
 
 def denoise(face: Photo) -> Photo:
-    """Denoises an RGB face by non-local means with strengths 5 and 6 and windows of 7 and 21 pixels."""
+    """Denoises a face, uint8 (height, width, 3) RGB, by non-local means: strengths 5 and 6, windows of 7 and 21 pixels."""
     bgr = cv2.cvtColor(face, cv2.COLOR_RGB2BGR)
     return cv2.cvtColor(cv2.fastNlMeansDenoisingColored(bgr, None, 5, 6, 7, 21), cv2.COLOR_BGR2RGB)

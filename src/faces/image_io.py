@@ -17,32 +17,33 @@ from PIL import ExifTags, Image, ImageCms
 
 from src.config import IMAGE_SUFFIXES
 
-MAX_PIXELS = 200_000_000  # larger photos are refused; 600 MB once decoded
+MIN_SIDE = 16  # pixels: a smaller image shows no usable face
+MAX_PIXELS = 200_000_000  # larger photos are refused; decoded, this many pixels take 600 MB
 LARGE_PHOTO = 50_000_000  # pixels above which `read_scaled_photo` reduces a photo
-SCALES = (1, 2, 4, 8)  # possible reductions; the ones that JPEG decoders offer
+SCALES = (1, 2, 4, 8)  # factors by which a photo may be reduced; JPEG decoders support the same ones
 STRIP_PIXELS = 4_000_000  # pixels that are converted at a time, so that no second copy of the whole photo is in memory
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "HEIF", "AVIF", "PPM")  # not EPS, for which Pillow runs a program
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "HEIF", "AVIF", "PPM")  # without EPS: Pillow would start Ghostscript
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked instead, before anything is decoded
 pillow_heif.register_heif_opener()
 
-REASONS = {
+_MESSAGES = {
     FileNotFoundError: "no such file",
     PermissionError: "no permission to read the file",
     MemoryError: "too large for this machine's memory",
-    Image.UnidentifiedImageError: "not a picture in a format that can be read",
+    Image.UnidentifiedImageError: "not an image in a supported format",
 }
 
 PhotoFile: TypeAlias = str | Path | bytes | Image.Image  # a file's path or content, or a PIL image
 
 
 class UnreadablePhoto(ValueError):
-    """The photo cannot be read; the text is the reason in one sentence."""
+    """The photo cannot be read; the message is the reason."""
 
 
 class ScaledPhoto(NamedTuple):
     """A photo, perhaps reduced: each pixel is the mean of `scale` x `scale` pixels, fewer at the right and lower edge.
 
-    Edges of boxes, times `scale`, are edges in the photo.
+    Multiply the coordinates of a box by `scale` to get coordinates in the photo.
     """
 
     pixels: npt.NDArray[np.uint8]  # (height, width, 3), RGB, 0-255, upright
@@ -58,7 +59,7 @@ def read_photo(photo: PhotoFile, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np
 
     Args:
         photo: Path or content of a file, or a PIL image.
-        max_pixels: Largest number of pixels that is read, checked before anything is decoded.
+        max_pixels: Largest number of pixels that is accepted, checked before anything is decoded.
 
     Returns:
         uint8 (height, width, 3), RGB, 0-255, upright by the photo's EXIF orientation.
@@ -72,24 +73,24 @@ def read_photo(photo: PhotoFile, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np
 def read_scaled_photo(photo: PhotoFile, max_pixels: int = MAX_PIXELS, large: int = LARGE_PHOTO) -> ScaledPhoto:
     """Reads a photo like `read_photo`, but reduces one of more than `large` pixels by 2, 4 or 8.
 
-    The scale is the smallest that leaves at most `large` pixels. JPEG files are decoded at the reduced size, which needs a
-    fraction of the memory; other formats are decoded at full size first.
+    The scale is the smallest that leaves at most `large` pixels, or 8. JPEG files are decoded at the reduced size, which
+    takes a fraction of the memory; other formats are decoded at full size first.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow reads on after unusual EXIF or palette data
             if isinstance(photo, Image.Image):
-                return _decode(photo, max_pixels, large, draft=False)  # a draft would change the caller's image
-            with Image.open(_openable(photo), formats=FORMATS) as image:
-                return _decode(image, max_pixels, large, draft=True)
+                return _decode(photo, max_pixels, large, can_draft=False)  # a draft would change the caller's image
+            with Image.open(_check_source(photo), formats=FORMATS) as image:
+                return _decode(image, max_pixels, large, can_draft=True)
     except UnreadablePhoto:
         raise
     except Exception as error:  # Pillow's decoders raise many types on damaged data
         damaged = f"damaged picture ({str(error) or type(error).__name__})"
-        raise UnreadablePhoto(REASONS.get(type(error), damaged)) from None
+        raise UnreadablePhoto(_MESSAGES.get(type(error), damaged)) from None
 
 
-def _openable(photo: str | Path | bytes) -> str | Path | io.BytesIO:
+def _check_source(photo: str | Path | bytes) -> str | Path | io.BytesIO:
     """Returns what Pillow can open; raises UnreadablePhoto or OSError for anything else."""
     if not isinstance(photo, bytes):
         if glob.has_magic(str(photo)) and not os.path.lexists(photo):
@@ -98,18 +99,18 @@ def _openable(photo: str | Path | bytes) -> str | Path | io.BytesIO:
         if stat.S_ISDIR(mode):
             raise UnreadablePhoto("a folder, not a photo")
         if not stat.S_ISREG(mode):
-            raise UnreadablePhoto("not a file that can be read as a photo")  # a pipe or device might never end
+            raise UnreadablePhoto("not a regular file")  # a pipe or device might never end
     if not (len(photo) if isinstance(photo, bytes) else os.path.getsize(photo)):
         raise UnreadablePhoto("the file is empty")
     return io.BytesIO(photo) if isinstance(photo, bytes) else photo
 
 
-def _decode(image: Image.Image, max_pixels: int, large: int, draft: bool) -> ScaledPhoto:
+def _decode(image: Image.Image, max_pixels: int, large: int, can_draft: bool) -> ScaledPhoto:
     width, height = image.size
     if width * height > max_pixels:
-        raise UnreadablePhoto(f"at most {max_pixels:,} pixels are read, got {width:,} x {height:,}")
-    scale = next((one for one in SCALES if width * height <= large * one**2), SCALES[-1])
-    if scale > 1 and draft:  # only has an effect on JPEG
+        raise UnreadablePhoto(f"at most {max_pixels:,} pixels are supported, got {width:,} x {height:,}")
+    scale = next((factor for factor in SCALES if width * height <= large * factor**2), SCALES[-1])
+    if scale > 1 and can_draft:  # only has an effect on JPEG
         image.draft(None, (max(1, width // scale), max(1, height // scale)))
     decoder_scale = round(max(width, height) / max(image.size))
     image.load()
@@ -120,13 +121,16 @@ def _decode(image: Image.Image, max_pixels: int, large: int, draft: bool) -> Sca
 
 
 def _to_rgb(image: Image.Image, scale: int, orientation: int) -> npt.NDArray[np.uint8]:
-    """Converts a decoded image to upright RGB pixels, reduced by `scale`, in strips."""
+    """Converts a decoded image to upright RGB pixels, reduced by `scale`, in strips.
+
+    An EXIF orientation of 5 or more includes a rotation by 90 degrees, which exchanges width and height.
+    """
     white = 65535.0  # 16-bit integers; floats range from 0 to 1, or to their maximum if that is more
     if image.mode == "F":
         white = float(np.fmax.reduce(np.asarray(image), axis=None, initial=1.0))  # ignores NaN
     shape = tuple(-(-side // scale) for side in (image.height, image.width))
     upright = np.empty((*(shape[::-1] if orientation >= 5 else shape), 3), np.uint8)
-    stored = upright[::-1] if orientation in (3, 4, 7, 8) else upright  # a view in the file's order of rows and columns
+    stored = upright[::-1] if orientation in (3, 4, 7, 8) else upright  # a view in the file's order
     stored = stored[:, ::-1] if orientation in (2, 3, 6, 7) else stored
     stored = stored.swapaxes(0, 1) if orientation >= 5 else stored
     rows = max(1, STRIP_PIXELS // image.width // scale) * scale
@@ -183,9 +187,9 @@ def list_photos(places: list[str | Path]) -> list[Path]:
             line does not expand.
 
     Returns:
-        The files in the order given. A folder, and a pattern for what it matches, gives the images in it and its subfolders
-        (by `IMAGE_SUFFIXES`), sorted, without hidden ones. Any other name stays, even that of a missing file or a pattern
-        without a match, so that the table of predictions has a row for it.
+        The files in the order given. A folder, and each folder that matches a pattern, is replaced by the images in it and
+        in its subfolders: names with one of `IMAGE_SUFFIXES`, sorted, without hidden ones. Other names are returned as they
+        are. These include missing files and patterns without a match, so that predictions have a row for them.
 
     Raises:
         ValueError: A name is empty.

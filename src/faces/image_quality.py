@@ -1,4 +1,4 @@
-"""Cleans a table of faces by what the image files show: unreadable, small, grey and duplicate images."""
+"""Drops unreadable, small, grey and duplicate images from a table of faces."""
 
 import hashlib
 from pathlib import Path
@@ -11,25 +11,30 @@ from tqdm.auto import tqdm
 
 from src.config import CACHE
 from src.data.table import Loaded, split_rejects
-from src.faces.duplicates import MAX_HASH_DISTANCE, group_similar_hashes, perceptual_hash
-from src.faces.image_io import UnreadablePhoto, read_photo
-from src.faces.prepare import MIN_SIDE, file_stamps
-from src.files import atomic_write
+from src.faces.duplicates import group_similar_hashes, perceptual_hash
+from src.faces.image_io import MIN_SIDE, UnreadablePhoto, read_photo
+from src.files import atomic_write, file_stamps
 
 VERSION = 1  # of the cached properties
-CHUNK = 1000  # images per task, the most that a killed worker loses
-MIN_COLOUR = 8  # of 255: an image counts as grey if its colours differ less from grey everywhere
+CHUNK = 1000  # images per task, whose work is lost if a worker is killed
+MIN_COLOUR = 8  # of 255; an image counts as grey if the channels of no pixel differ by more in a small copy
 PROPERTIES = np.dtype([("width", "u4"), ("height", "u4"), ("colour", "u1"), ("hash", "u8"), ("readable", "?")])
 
 
 def inspect_images(table: pd.DataFrame, folder: str | Path, cache: Path = CACHE, workers: int = -1) -> pd.DataFrame:
     """Measures the image of each row of a table of faces in the data set's folder.
 
-    Results are cached, so an interrupted run resumes; a replaced file is measured again. workers: -1 for one per core.
+    Results are cached, so an interrupted run resumes; a replaced file is measured again.
+
+    Args:
+        table: Table of faces.
+        folder: The data set's folder.
+        cache: Folder of the cache.
+        workers: Number of processes, -1 for one per core.
 
     Returns:
-        The table's index with the columns width and height in pixels; colour, the largest difference from grey, 0-255; hash,
-        from `perceptual_hash`; and readable.
+        The table's index with the columns width and height in pixels (uint32); colour, the largest difference between the
+        channels of a pixel (uint8, 0 for a grey image); hash, from `perceptual_hash` (uint64); and readable (bool).
     """
     folder, target = Path(folder).expanduser(), cache / "pictures"
     target.mkdir(parents=True, exist_ok=True)
@@ -43,28 +48,23 @@ def inspect_images(table: pd.DataFrame, folder: str | Path, cache: Path = CACHE,
     return pd.DataFrame(np.concatenate(chunks), index=table.index)
 
 
-def drop_bad_images(
-    loaded: Loaded,
-    properties: pd.DataFrame,
-    min_side: int = MIN_SIDE,
-    drop_grey: bool = False,
-    max_distance: int = MAX_HASH_DISTANCE,
-) -> Loaded:
-    """Moves rows with useless images to the ledger: unreadable, too small, grey, or duplicate image, in this order.
+def drop_bad_images(loaded: Loaded, properties: pd.DataFrame, min_side: int = MIN_SIDE, drop_grey: bool = False) -> Loaded:
+    """Moves rows to the ledger whose image is unreadable, too small, grey, or a duplicate image, in this order.
+
+    The first of several duplicates is kept.
 
     Args:
-        loaded: Table and ledger.
+        loaded: Table of faces and ledger.
         properties: Result of `inspect_images` for the table.
         min_side: Shortest side in pixels that is kept.
         drop_grey: Whether to drop images without colour.
-        max_distance: Most bits in which the hashes of duplicates differ. The first of several duplicates stays.
     """
     side = properties[["width", "height"]].min(axis=1).to_numpy()
     reasons = {"unreadable": ~properties["readable"].to_numpy(), "too small": side < min_side}
     if drop_grey:
         reasons["grey"] = properties["colour"].to_numpy() < MIN_COLOUR
     good = np.flatnonzero(~np.logical_or.reduce(list(reasons.values())))
-    group = group_similar_hashes(properties["hash"].to_numpy()[good], max_distance)
+    group = group_similar_hashes(properties["hash"].to_numpy()[good])
     reasons["duplicate image"] = np.zeros(len(properties), bool)
     reasons["duplicate image"][good] = pd.Series(group).duplicated()
     table, ledger = split_rejects(loaded.table, reasons, loaded.table["dataset"])
@@ -72,7 +72,7 @@ def drop_bad_images(
 
 
 def _inspect_chunk(paths: np.ndarray, folder: Path, target: Path) -> np.ndarray:
-    """Returns the properties of a chunk of images, cached by all that they depend on."""
+    """Returns the properties of a chunk of images; the cache key covers the files' paths, sizes and times."""
     digest = hashlib.sha256(f"{VERSION} {cv2.__version__} {folder.resolve()}\n".encode())
     digest.update("\n".join(paths).encode() + file_stamps(folder, paths).tobytes())
     file = target / f"{digest.hexdigest()[:24]}.npy"

@@ -7,11 +7,11 @@ The file comes with the package face_recognition_models. It was trained on iBUG 
 import hashlib
 import importlib.util
 import shutil
-import sys
 from pathlib import Path
 
 from src.config import LANDMARK_FILE, LANDMARK_SHA256
 from src.files import atomic_write
+from src.processes import run_command
 
 
 def install_landmark_file(target: Path = LANDMARK_FILE) -> Path:
@@ -30,7 +30,7 @@ def install_landmark_file(target: Path = LANDMARK_FILE) -> Path:
 
 def packaged_file(name: str) -> Path:
     """Returns the path of a file in the package face_recognition_models; FileNotFoundError if it is not installed."""
-    # Importing the package would fail: it needs pkg_resources, which setuptools no longer has.
+    # Importing the package would fail, because it uses pkg_resources, which setuptools no longer contains.
     package = importlib.util.find_spec("face_recognition_models")
     if package is None or not package.submodule_search_locations:
         raise FileNotFoundError(f"{name} requires face_recognition_models; run: pip install -r requirements.txt")
@@ -48,9 +48,11 @@ def verify_landmark_file(path: Path = LANDMARK_FILE) -> None:
         )
 
 
-if __name__ == "__main__":
-    try:
-        verify_landmark_file(install_landmark_file())
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+def _main() -> int:
+    verify_landmark_file(install_landmark_file())
     print(f"{LANDMARK_FILE.name}: installed, SHA-256 verified")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(_main)

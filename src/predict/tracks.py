@@ -16,13 +16,12 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from src.faces.align import Face, align_face, find_faces
-from src.faces.detect import VIDEO_FIRST_SIDE, Box, Photo, intersection_over_union
+from src.faces.detect import DETECTORS, VIDEO_FIRST_SIDE, Box, Photo, intersection_over_union
 from src.faces.landmark_file import packaged_file
 from src.predict.decode import FACE_TYPES, Models
 
 DETECTION_INTERVAL = 0.24  # seconds from one detection to the next
 EVERY_FRAME_BELOW = 15.0  # frames per second; a faster video is tracked in every second frame, and interpolated in between
-MIN_SCORE = 0.1  # minimum score of a detection; dlib's detectors give face-like patterns less
 MATCH_IOU = 0.2  # minimum intersection over union of a track and its detection
 CROSSING_IOU = 0.15  # minimum intersection over union of two people, one of whom may hide the other
 SAME_PERSON = 0.45  # maximum distance of two descriptors of one person; dlib says 0.6 for photos years apart
@@ -106,7 +105,8 @@ class MultiTracker:
         return tracks
 
     def _detect(self, frame: Photo) -> list[tuple[Track, Face]]:
-        faces = [face for face in find_faces(frame, self.detector, VIDEO_FIRST_SIDE) if face.score >= MIN_SCORE]
+        lowest = DETECTORS[self.detector].min_score
+        faces = [face for face in find_faces(frame, self.detector, VIDEO_FIRST_SIDE) if face.score >= lowest]
         tracks = self.in_sight
         matches = self._match(frame, tracks, faces)
         for i, track in enumerate(tracks):

@@ -1,15 +1,15 @@
-"""The embedded sample: images of people who do not exist, in the layouts of the real data sets.
+"""Draws the embedded sample: images of people who do not exist, in the layouts of the real data sets.
 
-The sample is drawn once and is the same for the same seed: `adience/` (Adience's layout with a few of its irregular labels),
-`imdb_wiki/` (IMDB-WIKI's, with every kind of bad record) and `photos/` (composed photos for the pipelines).
+The sample is drawn once and is the same for the same seed: `adience/` (Adience's layout with some of its irregular labels),
+`imdb_wiki/` (IMDB-WIKI's, with every defect of its records) and `photos/` (photos of several people for the pipelines).
 """
 
 import contextlib
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -25,40 +25,55 @@ from src.sample.face_model import GROUPS, FaceModel
 from src.sample.person import Person, new_person
 from src.sample.scene import write_jpeg
 
-MARKER = "drawn.json"  # in each finished folder: what it was drawn with
-VERSION = 3  # of the drawing; another version is drawn again
+SETTINGS_FILE = "drawn.json"  # in each finished folder
+VERSION = 3  # of the drawing; a new number redraws existing samples
 FACES = 1000  # images in `adience/`
 MIN_FACES = 160  # with these, each fold has every age group and gender
 
-FOLDS, ALBUMS = 5, 40
-CELLS = len(GROUPS.years) * len(GENDERS)  # an age group and a gender
+FOLDS, USERS = 5, 40  # a user_id of Adience is a user's album of several people
+BLOCK = len(GROUPS.years) * len(GENDERS)  # consecutive people, one of each age group and gender
 IMAGES_PER_PERSON = 2.5
-SIDE = 192  # pixels of a face's image
-# Adience's irregular labels: the age group of the rows, the age and gender written instead (None: unchanged), and the rows
-# in a thousand. The shares follow the real set loosely.
+IMAGE_SIDE = 192  # pixels
+
+Task: TypeAlias = tuple  # a delayed call of joblib
+
+
+class IrregularLabel(NamedTuple):
+    """One of Adience's irregular labels; the shares follow the real data set loosely."""
+
+    age_group: int  # of the rows that get the label
+    age: str | None  # the new age, None: unchanged
+    gender: str | None  # the new gender, None: unchanged
+    share: int  # rows per 1000
+    old_gender: str | None = None  # of the rows that get the label, None: any
+
+
 IRREGULAR_LABELS = [
-    (0, None, "u", 25), (3, "None", "", 12), (4, "None", "f", 2), (5, None, "", 3), (4, "35", None, 10),
-    (2, "13", None, 6), (3, "22", None, 6), (4, "34", None, 4), (4, "(25, 23)", "f", 4), (5, "45", None, 4),
-    (6, "55", None, 4), (7, "57", None, 2), (0, "3", None, 1), (5, "(38, 42)", None, 2),
+    IrregularLabel(*label)
+    for label in (
+        (0, None, "u", 25), (3, "None", "", 12), (4, "None", "f", 2), (5, None, "", 3), (4, "35", None, 10),
+        (2, "13", None, 6), (3, "22", None, 6), (4, "34", None, 4), (4, "(25, 23)", "f", 4, "f"), (5, "45", None, 4),
+        (6, "55", None, 4), (7, "57", None, 2), (0, "3", None, 1), (5, "(38, 42)", None, 2),
+    )
 ]  # fmt: skip
-REPEATS = 10  # repeated rows in a thousand
+REPEATED_ROWS = 10  # per 1000
 
 
 def draw_sample(folder: str | Path = SAMPLE, faces: int = FACES, seed: int = SEED) -> Path:
-    """Draws the sample, or returns at once if the same drawing is already there.
+    """Draws the sample, unless the folder already holds it with the same settings.
 
     Each part appears under its name only when it is complete. Of two processes that draw at once, the second waits.
 
     Args:
-        folder: Where to draw it.
-        faces: Images in `adience/`, at least 160; `imdb_wiki/` gets 3 records for every 10 of them.
-        seed: Of all randomness.
+        folder: Folder of the sample.
+        faces: Number of images in `adience/`, at least 160; `imdb_wiki/` gets 0.3 records per image.
+        seed: Seed of all random choices.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: There are too few faces, or the folder of a part holds something that was not drawn here.
+        ValueError: There are too few faces, or the folder of a part holds files that were not drawn here.
         FileNotFoundError: The face model is missing.
     """
     if faces < MIN_FACES:
@@ -70,19 +85,19 @@ def draw_sample(folder: str | Path = SAMPLE, faces: int = FACES, seed: int = SEE
     if all(_is_drawn(folder / name, settings) for name in PARTS):
         return folder
     for part in (folder / name for name in PARTS):
-        if part.exists() and not (part / MARKER).exists() and any(part.iterdir()):
+        if part.exists() and not (part / SETTINGS_FILE).exists() and any(part.iterdir()):
             raise ValueError(
-                f"{part} holds files that were not drawn here (it has no {MARKER}): move it away or choose another folder"
+                f"{part} holds files that were not drawn here (no {SETTINGS_FILE}): move it away or choose another folder"
             )
     with exclusive_lock(folder / ".lock"), contextlib.ExitStack() as parts:
         tasks = []
         for name, plan in PARTS.items():
             if not _is_drawn(folder / name, settings):
                 new = parts.enter_context(atomic_folder(folder / name))
-                tasks += [delayed(function)(*arguments) for function, *arguments in plan(new, model, faces, seed)]
-                (new / MARKER).write_text(json.dumps(settings), encoding="utf-8")
-        # Threads suffice: nearly all the work is in numpy and OpenCV, which release the interpreter's lock. Each thread draws
-        # another image, so the libraries start none of their own.
+                tasks += plan(new, model, faces, seed)
+                (new / SETTINGS_FILE).write_text(json.dumps(settings), encoding="utf-8")
+        # Threads suffice: nearly all the work is in numpy and OpenCV, which release the GIL. Each thread draws another image,
+        # so the libraries must not start threads of their own.
         parts.callback(cv2.setNumThreads, cv2.getNumThreads())
         cv2.setNumThreads(1)
         with threadpool_limits(1):
@@ -99,23 +114,23 @@ def sample_photos() -> list[Path]:
 
 def _is_drawn(part: Path, settings: dict) -> bool:
     try:
-        return json.loads((part / MARKER).read_text(encoding="utf-8")) == settings
+        return json.loads((part / SETTINGS_FILE).read_text(encoding="utf-8")) == settings
     except (OSError, ValueError):
         return False
 
 
-def _plan_adience(folder: Path, model: FaceModel, faces: int, seed: int) -> Iterator[tuple]:
-    """Writes the fold files; yields the images to draw as (function, *arguments)."""
+def _plan_adience(folder: Path, model: FaceModel, faces: int, seed: int) -> Iterator[Task]:
+    """Writes the fold files and yields the images to draw."""
     rng = np.random.default_rng([seed, 0])
-    count = max(FOLDS * CELLS, round(faces / IMAGES_PER_PERSON))
-    # Sixteen people in a row are one of each age group and gender. They go to one fold, into its eight albums.
+    count = max(FOLDS * BLOCK, round(faces / IMAGES_PER_PERSON))
+    # Each block of 16 people has every age group and gender and belongs to one fold, which has eight users.
     person = np.repeat(np.arange(count), 2 + rng.multinomial(faces - 2 * count, np.full(count, 1 / count)))
-    fold, age_group, male = person // CELLS % FOLDS, person % CELLS // 2, person % 2
-    album = fold * ALBUMS // FOLDS + rng.integers(ALBUMS // FOLDS, size=count)[person] + 1
+    fold, age_group, male = person // BLOCK % FOLDS, person % BLOCK // 2, person % 2
+    user = fold * USERS // FOLDS + rng.integers(USERS // FOLDS, size=count)[person] + 1
     low, high = np.array(GROUPS.years)[age_group].T
     corner, size = rng.integers(100, 1500, (2, faces)), rng.integers(300, 900, faces)
     columns = {
-        "user_id": [f"{number:08d}@N00" for number in album],
+        "user_id": [f"{number:08d}@N00" for number in user],
         "original_image": [f"{rng.integers(8 * 10**9, 12 * 10**9)}_{rng.integers(16**10):010x}_o.jpg" for _ in person],
         "face_id": person + 1,
         "age": [f"({first}, {last})" for first, last in zip(low, high, strict=True)],
@@ -129,52 +144,54 @@ def _plan_adience(folder: Path, model: FaceModel, faces: int, seed: int) -> Iter
     for number in range(FOLDS):
         text = table[fold[table.index] == number].to_csv(sep="\t", index=False, lineterminator="\n")
         (folder / f"fold_{number}_data.txt").write_bytes(text.encode())
-    people = [new_person(model, i % CELLS // 2, GENDERS[i % 2], np.random.default_rng([seed, 1, i])) for i in range(count)]
+    people = [new_person(model, i % BLOCK // 2, GENDERS[i % 2], np.random.default_rng([seed, 1, i])) for i in range(count)]
     for i, row in enumerate(table[~table.index.duplicated()].sort_index().itertuples()):
-        name = f"{row.user_id}/{{}}.{row.face_id}.{row.original_image}"
-        yield _draw_face, folder, name, model, people[person[i]], np.random.default_rng([seed, 2, i])
+        name = f"{row.face_id}.{row.original_image}"
+        rng = np.random.default_rng([seed, 2, i])
+        yield delayed(_draw_face)(folder, row.user_id, name, model, people[person[i]], rng)
 
 
 def _make_irregular(table: pd.DataFrame, faces: int, rng: np.random.Generator) -> pd.DataFrame:
-    """Returns the table with some rows' labels changed and some rows repeated."""
+    """Returns the table with irregular labels in some rows, and with some rows twice under the same index."""
     table = table.copy()
     free = rng.permutation(faces)  # rows not yet changed
-    for age_group, age, gender, share in IRREGULAR_LABELS:
+    for label in IRREGULAR_LABELS:
         rows = table.loc[free]
-        fits = (rows["age"] == "({}, {})".format(*GROUPS.years[age_group])) & ((age != "(25, 23)") | (rows["gender"] == "f"))
-        chosen = rows.index[fits][: max(1, share * faces // 1000)]
-        for column, value in {"age": age, "gender": gender}.items():
+        fits = rows["age"] == "({}, {})".format(*GROUPS.years[label.age_group])
+        if label.old_gender:
+            fits &= rows["gender"] == label.old_gender
+        chosen = rows.index[fits][: max(1, label.share * faces // 1000)]
+        for column, value in {"age": label.age, "gender": label.gender}.items():
             if value is not None:
                 table.loc[chosen, column] = value
         free = free[~np.isin(free, chosen)]
-    repeated = rng.choice(faces, max(1, REPEATS * faces // 1000), replace=False)
+    repeated = rng.choice(faces, max(1, REPEATED_ROWS * faces // 1000), replace=False)
     return pd.concat([table, table.loc[repeated]]).sort_index()
 
 
-def _draw_face(folder: Path, name: str, model: FaceModel, person: Person, rng: np.random.Generator) -> None:
-    """Draws one image of Adience's layout, under both names that the real set has."""
-    image, _ = scene.snapshot(model, [person], (SIDE, SIDE), int(rng.integers(116, 138)), rng)
-    tilt = cv2.getRotationMatrix2D((SIDE / 2, SIDE / 2), rng.uniform(-6, 6), 1.0)
-    image = cv2.warpAffine(image, tilt, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    coarse = folder / "faces" / name.format("coarse_tilt_aligned_face")
-    aligned = folder / "aligned" / name.format("landmark_aligned_face")
-    write_jpeg(coarse, image)
-    aligned.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(coarse, aligned)
+def _draw_face(folder: Path, user: str, name: str, model: FaceModel, person: Person, rng: np.random.Generator) -> None:
+    """Draws one image of Adience's layout."""
+    size = (IMAGE_SIDE, IMAGE_SIDE)
+    image, _ = scene.snapshot(model, [person], size, int(rng.integers(116, 138)), rng)
+    tilt = cv2.getRotationMatrix2D((IMAGE_SIDE / 2, IMAGE_SIDE / 2), rng.uniform(-6, 6), 1.0)
+    image = cv2.warpAffine(image, tilt, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    write_jpeg(folder / "faces" / user / f"coarse_tilt_aligned_face.{name}", image)
 
 
-def _plan_imdb_wiki(folder: Path, model: FaceModel, faces: int, seed: int) -> Iterator[tuple]:
+def _plan_imdb_wiki(folder: Path, model: FaceModel, faces: int, seed: int) -> Iterator[Task]:
+    """Yields the two .mat files to write with their images."""
     for i, (part, count) in enumerate({"imdb": faces * 2 // 10, "wiki": faces // 10}.items()):
-        yield imdb_wiki_files.write, folder, part, count, model, np.random.default_rng([seed, 3, i])
+        yield delayed(imdb_wiki_files.write)(folder, part, count, model, np.random.default_rng([seed, 3, i]))
 
 
-def _plan_photos(folder: Path, model: FaceModel, faces: int, seed: int) -> Iterator[tuple]:
+def _plan_photos(folder: Path, model: FaceModel, faces: int, seed: int) -> Iterator[Task]:
     """Yields the photos to draw; they do not depend on `faces`."""
     for i, name in enumerate([*scene.ROWS, scene.LANDSCAPE]):
-        yield scene.draw_photo, folder / f"{name}.jpg", model, name, np.random.default_rng([seed, 4, i])
+        yield delayed(scene.draw_photo)(folder / f"{name}.jpg", model, name, np.random.default_rng([seed, 4, i]))
 
 
-PARTS: dict[str, Callable[[Path, FaceModel, int, int], Iterator[tuple]]] = {
+# What each part draws. The longest tasks come first.
+PARTS: dict[str, Callable[[Path, FaceModel, int, int], Iterator[Task]]] = {
     "imdb_wiki": _plan_imdb_wiki,
     "photos": _plan_photos,
     "adience": _plan_adience,

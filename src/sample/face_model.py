@@ -1,8 +1,11 @@
-"""Faces of nobody: a statistical model from which new faces are drawn.
+"""A statistical face model from which new faces are drawn.
 
 A face is a shape (dlib's 68 landmarks) and a texture (its colours in the mean shape). Both are a mean plus principal
-components, and one Gaussian per age group and gender says which components are likely. This is the active appearance model of
-Cootes, Edwards and Taylor (ECCV 1998), learnt once from UTKFace by `tools/learn_face_model.py`; its file holds no photo.
+components, whose coefficients follow one Gaussian per age group and gender. Coordinates are fractions of the face square, a
+square around the face in which the eyes are at `EYES`.
+
+This is the active appearance model of Cootes, Edwards and Taylor (ECCV 1998), learnt once from UTKFace by
+`tools/learn_face_model.py`; its file contains no photo.
 """
 
 from dataclasses import dataclass
@@ -19,24 +22,28 @@ from src.config import AGE_GROUPS, GENDERS, ROOT, SAMPLE
 FILE = SAMPLE / "face_model.npz"
 GROUPS = AGE_GROUPS["adience"]
 SIZE = 128  # pixels: the side of a texture
-EYES = (0.335, 0.30), (0.665, 0.30)  # eye centres as fractions of the face's square
-CONTRAST = 1.2  # how far a cell's mean face is moved away from the mean of all faces, to make labels learnable
-SPREAD = 0.6  # of the learnt standard deviations within a cell
-LIMIT = 2.0  # no draw lies further out than this, in standard deviations before SPREAD
+EYES = (0.335, 0.30), (0.665, 0.30)  # eye centres
+GROUP_CONTRAST = 1.2  # factor of the difference between a group's mean and the overall mean, so that labels can be learnt
+SAMPLING_SCALE = 0.6  # factor of the learnt standard deviations within a group
+MAX_DEVIATIONS = 2.0  # samples are clipped to this many standard deviations
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class FaceModel:
-    """The learnt arrays, all float32, with k components; each component is one standard deviation long."""
+    """The learnt arrays, float32, for k principal components.
 
-    mean_texture: Floats  # (SIZE, SIZE // 2, 3), RGB, 0-255: the left half, since drawn faces are symmetric
-    textures: Floats  # (k, SIZE * SIZE // 2 * 3)
-    mean_shape: Floats  # (68, 2), x and y of the landmarks as fractions of the face's square
+    A row of `textures` and `shapes` is a component times its standard deviation, so coefficients are in standard deviations.
+    The file holds `textures` divided by their `scales`.
+    """
+
+    mean_texture: Floats  # (SIZE, SIZE // 2, 3), RGB, 0-255: the left half, because drawn faces are symmetric
+    textures: Floats  # (k, SIZE * SIZE // 2 * 3), RGB
+    mean_shape: Floats  # (68, 2), x and y of the landmarks
     shapes: Floats  # (k, 136)
-    group_means: Floats  # (8, 2, k): age group of Adience, gender in the order of `config.GENDERS`
-    group_factors: Floats  # (8, 2, k, k), Cholesky factors of the covariances
+    group_means: Floats  # (8, 2, k), of the coefficients: age group of Adience, gender in the order of `config.GENDERS`
+    group_factors: Floats  # (8, 2, k, k), Cholesky factors of the coefficients' covariances
 
     @classmethod
     def load(cls, path: Path = FILE) -> "FaceModel":
@@ -46,8 +53,8 @@ class FaceModel:
             FileNotFoundError: The file is missing.
         """
         if not Path(path).is_file():
-            ours = FILE.relative_to(ROOT).as_posix()
-            raise FileNotFoundError(f"no face model at {path}: restore the repository's file with `git checkout {ours}`")
+            file = FILE.relative_to(ROOT).as_posix()
+            raise FileNotFoundError(f"no face model at {path}: restore the repository's file with `git checkout {file}`")
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name].astype(np.float32) for name in file.files}
         arrays["textures"] *= arrays.pop("scales")[:, None]
@@ -62,7 +69,7 @@ class FaceModel:
             rng: Source of randomness.
 
         Returns:
-            float32 (k,).
+            float32 (k,), in standard deviations.
 
         Raises:
             ValueError: There is no such age group or gender.
@@ -71,11 +78,11 @@ class FaceModel:
             raise ValueError(f"age group must be 0 to {len(GROUPS.years) - 1}, got {age_group!r}")
         if gender not in GENDERS:
             raise ValueError(f"gender must be one of {', '.join(GENDERS)}, got {gender!r}")
-        cell = age_group, GENDERS.index(gender)
-        steps = np.clip(rng.standard_normal(len(self.shapes)), -LIMIT, LIMIT) * SPREAD
-        centre = self.group_means.mean((0, 1))
-        mean = centre + CONTRAST * (self.group_means[cell] - centre)
-        return mean + self.group_factors[cell] @ steps.astype(np.float32)
+        group = age_group, GENDERS.index(gender)
+        deviations = np.clip(rng.standard_normal(len(self.shapes)), -MAX_DEVIATIONS, MAX_DEVIATIONS) * SAMPLING_SCALE
+        overall_mean = self.group_means.mean((0, 1))
+        mean = overall_mean + GROUP_CONTRAST * (self.group_means[group] - overall_mean)
+        return mean + self.group_factors[group] @ deviations.astype(np.float32)
 
     def texture(self, coefficients: Floats) -> Floats:
         """Returns the face's colours in the mean shape: float32 (SIZE, SIZE, 3), RGB, 0-255."""
@@ -83,7 +90,7 @@ class FaceModel:
         return np.clip(np.hstack([half, half[:, ::-1]]), 0, 255)
 
     def shape(self, coefficients: Floats) -> Floats:
-        """Returns the face's 68 landmarks: float32 (68, 2), x and y as fractions of the face's square."""
+        """Returns the face's 68 landmarks: float32 (68, 2), x and y."""
         return self.mean_shape + (coefficients @ self.shapes).reshape(68, 2)
 
     def face(self, coefficients: Floats, size: int = 64) -> npt.NDArray[np.uint8]:
@@ -93,11 +100,11 @@ class FaceModel:
 
 
 def face_mask(shape: Floats, forehead: float = 0.28) -> Floats:
-    """Returns which part of the square is face: float32 (SIZE, SIZE), 0-1 with a soft edge.
+    """Returns the part of the face square that is face: float32 (SIZE, SIZE), 0-1 with a soft edge.
 
     Args:
-        shape: (68, 2), the landmarks as fractions of the square.
-        forehead: How far the face reaches above the brows, in eye distances.
+        shape: (68, 2), the landmarks.
+        forehead: Height of the forehead above the brows in eye distances.
     """
     above = shape[17:27] - (0, forehead * (EYES[1][0] - EYES[0][0]))
     hull = cv2.convexHull((np.vstack([shape[:27], above]) * SIZE).astype(np.int32))
@@ -106,18 +113,18 @@ def face_mask(shape: Floats, forehead: float = 0.28) -> Floats:
 
 
 def warp(image: np.ndarray, shape: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:
-    """Warps an image by a thin-plate spline, so that its `points` move to the landmarks `shape` of a new square.
+    """Warps an image into a face square by a thin-plate spline that moves `points` to the landmarks `shape`.
 
     Args:
         image: (h, w, c), uint8 or float32.
-        shape: (68, 2), x and y as fractions of the new square.
+        shape: (68, 2), x and y in the face square.
         points: (68, 2), x and y of the same landmarks in the image, in pixels.
-        size: Side of the new square in pixels.
+        size: Side of the face square in pixels.
 
     Returns:
         (size, size, c), of the image's type.
     """
-    # The spline is smooth: a coarse grid of it is enough.
+    # The spline is smooth, so a grid of 32 x 32 of its points is interpolated.
     centres = (np.arange(32) + 0.5) / 32
     grid = np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)
     spline = RBFInterpolator(shape, points, kernel="thin_plate_spline", smoothing=1e-3)

@@ -1,9 +1,9 @@
-"""Whole images for the embedded sample: drawn people in front of soft backgrounds, and a landscape without people."""
+"""Draws the images of the embedded sample: people in front of soft backgrounds, and a landscape without people."""
 
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -11,21 +11,29 @@ import numpy.typing as npt
 
 from src.config import GENDERS
 from src.sample.face_model import FaceModel
-from src.sample.person import BUST, EYE_DISTANCE, EYE_LINE, WIDTH, Person, draw_person, face_box, new_person
+from src.sample.person import EYE_DISTANCE, EYE_HEIGHT, FRAME_HEIGHT, FRAME_WIDTH, Person, draw_person, face_box, new_person
 
 Image: TypeAlias = npt.NDArray[np.uint8]
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
-PHOTO = 1280, 960  # width and height of a composed photo
-# Its rows of people from back to front: how many, the height of the eyes as a share of the photo, the size of the faces.
-ROWS = {
-    "one_face": [(1, 0.45, 360)],
-    "three_faces": [(3, 0.43, 290)],
-    "several_faces": [(3, 0.27, 225), (4, 0.60, 240)],
-    "twenty_faces": [(5, 0.125, 165), (5, 0.345, 172), (5, 0.57, 178), (5, 0.80, 184)],
+
+class Row(NamedTuple):
+    """A row of people in a photo."""
+
+    people: int
+    eye_height: float  # below the upper edge, as a fraction of the photo's height
+    face_side: int  # usual side of the face squares in pixels
+
+
+PHOTO_SIZE = 1280, 960  # width and height
+ROWS = {  # of each photo, from back to front
+    "one_face": [Row(1, 0.45, 360)],
+    "three_faces": [Row(3, 0.43, 290)],
+    "several_faces": [Row(3, 0.27, 225), Row(4, 0.60, 240)],
+    "twenty_faces": [Row(5, 0.125, 165), Row(5, 0.345, 172), Row(5, 0.57, 178), Row(5, 0.80, 184)],
 }
 LANDSCAPE = "nobody"  # the photo without people
-AGE_ORDER = (4, 7, 2, 5, 1, 6, 3, 0)  # age groups in the order in which people join a photo
+AGE_ORDER = (4, 7, 2, 5, 1, 6, 3, 0)  # age groups of the people in a photo, repeated if there are more
 
 
 def backdrop(width: int, height: int, rng: np.random.Generator) -> Image:
@@ -45,7 +53,13 @@ def backdrop(width: int, height: int, rng: np.random.Generator) -> Image:
 
 
 def paste(image: Image, figure: Image, left: int, top: int) -> None:
-    """Lays a `draw_person`, uint8 (h, w, 4), over an image in place; what lies outside is cut off."""
+    """Pastes an RGBA figure from `draw_person` into an image, in place.
+
+    Args:
+        image: uint8 (height, width, 3), RGB.
+        figure: uint8 (h, w, 4), RGB and opacity; parts outside the image are clipped.
+        left, top: Position of the figure's corner in the image in pixels, may be negative.
+    """
     height, width = image.shape[:2]
     y = slice(max(top, 0), min(top + figure.shape[0], height))
     x = slice(max(left, 0), min(left + figure.shape[1], width))
@@ -56,29 +70,29 @@ def paste(image: Image, figure: Image, left: int, top: int) -> None:
 
 
 def snapshot(
-    model: FaceModel, people: list[Person], shape: tuple[int, int], size: int, rng: np.random.Generator
+    model: FaceModel, people: list[Person], size: tuple[int, int], face_side: int, rng: np.random.Generator
 ) -> tuple[Image, Box]:
     """Draws a small image of one person, or of several side by side.
 
     Args:
         model: The face model.
-        people: Who is in it, from left to right.
-        shape: Width and height in pixels.
-        size: Side of the face model's square in pixels.
+        people: The people from left to right.
+        size: Width and height in pixels.
+        face_side: Side of the face square in pixels.
         rng: Source of randomness.
 
     Returns:
         The image, uint8 (height, width, 3) RGB, and the box of the first person's face.
     """
-    width, height = shape
+    width, height = size
     image = backdrop(width, height, rng)
-    unit = size * EYE_DISTANCE
-    top = round(height * rng.uniform(0.41, 0.46) - EYE_LINE * unit)
+    unit = face_side * EYE_DISTANCE
+    top = round(height * rng.uniform(0.41, 0.46) - EYE_HEIGHT * unit)
     centres = width * (np.arange(len(people)) + 0.5) / len(people) + rng.uniform(-0.02, 0.02, len(people)) * width
-    lefts = np.round(centres - WIDTH / 2 * unit).astype(int)
+    lefts = np.round(centres - FRAME_WIDTH / 2 * unit).astype(int)
     for left, person in zip(lefts, people, strict=True):
-        paste(image, draw_person(model, person, size, rng, max(BUST, (height - top) / unit)), left, top)
-    box = np.array(face_box(size)) + (lefts[0], top, lefts[0], top)
+        paste(image, draw_person(model, person, face_side, rng, max(FRAME_HEIGHT, (height - top) / unit)), left, top)
+    box = np.array(face_box(face_side)) + (lefts[0], top, lefts[0], top)
     return image, tuple(np.clip(box, 0, (width, height, width, height)))
 
 
@@ -96,24 +110,24 @@ def write_jpeg(path: Path, image: Image) -> None:
 
 def group_photo(model: FaceModel, name: str, rng: np.random.Generator) -> Image:
     """Draws a photo of the people in `ROWS[name]`: uint8 (960, 1280, 3), RGB."""
-    width, height = PHOTO
+    width, height = PHOTO_SIZE
     image = backdrop(width, height, rng)
     ages = itertools.cycle(AGE_ORDER)
-    for count, line, usual in ROWS[name]:
-        for place in range(count):
+    for row in ROWS[name]:
+        for i in range(row.people):
             person = new_person(model, next(ages), GENDERS[int(rng.integers(2))], rng)
-            size = round(usual * rng.uniform(0.97, 1.05))
-            unit = size * EYE_DISTANCE
-            middle = width * (0.5 + 0.94 * ((place + 0.5) / count - 0.5)) + rng.uniform(-0.006, 0.006) * width
-            top = height * line - EYE_LINE * unit + rng.uniform(-0.012, 0.012) * height
-            figure = draw_person(model, person, size, rng, (height - top) / unit + 0.1)
-            paste(image, figure, round(middle - WIDTH / 2 * unit), round(top))
+            face_side = round(row.face_side * rng.uniform(0.97, 1.05))
+            unit = face_side * EYE_DISTANCE
+            centre = width * (0.5 + 0.94 * ((i + 0.5) / row.people - 0.5)) + rng.uniform(-0.006, 0.006) * width
+            top = height * row.eye_height - EYE_HEIGHT * unit + rng.uniform(-0.012, 0.012) * height
+            figure = draw_person(model, person, face_side, rng, (height - top) / unit + 0.1)
+            paste(image, figure, round(centre - FRAME_WIDTH / 2 * unit), round(top))
     return image
 
 
 def landscape(rng: np.random.Generator) -> Image:
-    """Draws hills under a low sun."""
-    width, height = PHOTO
+    """Draws hills under a low sun: uint8 (960, 1280, 3), RGB."""
+    width, height = PHOTO_SIZE
     down = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
     sky = np.float32([120, 165, 215]) * (1 - down) + np.float32([250, 215, 170]) * down
     image = np.repeat(sky, width, axis=1)
@@ -129,35 +143,30 @@ def landscape(rng: np.random.Generator) -> Image:
     return _pixels(image + rng.standard_normal((height, width, 1), np.float32) * 2.5)
 
 
-def street(
-    model: FaceModel, rng: np.random.Generator, frames: int = 100
-) -> tuple[list[Person], Iterator[tuple[Image, list[Box | None]]]]:
+def street(rng: np.random.Generator, frames: int = 100) -> Iterator[tuple[Image, list[Box | None]]]:
     """Draws a video in which one person crosses from the left, one from the right behind, and a third leaves and returns.
 
-    Returns:
-        The people, and an iterator over the frames, uint8 (480, 640, 3) RGB, with the box of each person's face. A box is
-        None if the face is outside the frame or behind the first person.
+    Yields:
+        The frames, uint8 (480, 640, 3) RGB, each with the boxes of the three faces. A box is None if the face is outside the
+        frame or behind the first person.
     """
-    width, height, size = 640, 480, 138
-    scene = backdrop(width, height, rng)
+    model, (width, height), size = FaceModel.load(), (640, 480), 138
+    background = backdrop(width, height, rng)
     people = [new_person(model, group, gender, rng) for group, gender in ((6, "male"), (3, "female"), (1, "male"))]
     figures = [draw_person(model, person, size, rng) for person in people]
-    box = np.array(face_box(size))
-
-    def draw_frames() -> Iterator[tuple[Image, list[Box | None]]]:
-        for t in np.linspace(0, 1, frames):
-            image = _pixels(scene + rng.normal(0, 1.5, scene.shape))
-            away = max(0.0, np.sin(np.pi * (t - 0.25) / 0.5)) * 260
-            corners = [(-40 + 500 * t, 170), (420 - 500 * t, 150), (430 + away, 20 + 10 * np.sin(12 * t))]
-            boxes = [tuple(box + np.tile(np.round(corner), 2)) for corner in corners]
-            for i in (2, 1, 0):  # the first person in front
-                paste(image, figures[i], *(round(float(edge)) for edge in corners[i]))
-            visible = [0 <= (left + right) / 2 < width for left, _, right, _ in boxes]
-            visible[1] = visible[1] and abs(corners[0][0] - corners[1][0]) >= 0.6 * (box[2] - box[0])
-            yield image, [one if seen else None for one, seen in zip(boxes, visible, strict=True)]
-
-    return people, draw_frames()
+    face = np.array(face_box(size))
+    for t in np.linspace(0, 1, frames):
+        image = _pixels(background + rng.normal(0, 1.5, background.shape))
+        away = max(0.0, np.sin(np.pi * (t - 0.25) / 0.5)) * 260
+        corners = [(-40 + 500 * t, 170), (420 - 500 * t, 150), (430 + away, 20 + 10 * np.sin(12 * t))]
+        boxes = [tuple(face + np.tile(np.round(corner), 2)) for corner in corners]
+        for i in (2, 1, 0):  # the first person in front
+            paste(image, figures[i], *(round(float(edge)) for edge in corners[i]))
+        visible = [0 <= (left + right) / 2 < width for left, _, right, _ in boxes]
+        visible[1] = visible[1] and abs(corners[0][0] - corners[1][0]) >= 0.6 * (face[2] - face[0])
+        yield image, [box if seen else None for box, seen in zip(boxes, visible, strict=True)]
 
 
 def _pixels(colours: np.ndarray) -> Image:
+    """Rounds colours, 0-255, to uint8."""
     return np.clip(colours, 0, 255).round().astype(np.uint8)

@@ -9,7 +9,6 @@ import pytest
 import skimage.data
 
 from src.faces.align import (
-    TURNED_EYE_DISTANCE,
     Alignment,
     Face,
     adaptive_gamma,
@@ -72,9 +71,6 @@ def likeness(a, b):
     return np.corrcoef(a.ravel(), b.ravel())[0, 1]
 
 
-# --- finding ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_one_portrait_one_face(detector):
     (face,) = find_faces(PORTRAIT, detector)
@@ -85,12 +81,6 @@ def test_one_portrait_one_face(detector):
     assert inside.all()
     (left_eye, right_eye), mouth = eyes_of(face), face.landmarks[48:].mean(axis=0)
     assert left_eye[0] < mouth[0] < right_eye[0] and mouth[1] > max(left_eye[1], right_eye[1]) + 20
-
-
-def test_finding_twice_gives_the_same_and_leaves_the_photo_alone(face):
-    photo = PORTRAIT.copy()
-    (again,) = find_faces(photo)
-    assert again.box == face.box and (again.landmarks == face.landmarks).all() and (photo == PORTRAIT).all()
 
 
 def test_a_large_face_is_cropped_from_the_photos_own_pixels(face):
@@ -156,9 +146,6 @@ def test_twenty_faces_largest_first():
     assert sorted(nearest) == list(range(20))  # each head once
 
 
-# --- aligning ---------------------------------------------------------------------------------------------------------
-
-
 def assert_eyes_on_template(aligned, template, tolerance=2.0):
     """Detects the face anew, in a canvas around the aligned one so that a tight crop is no hindrance."""
     margin = aligned.shape[0] // 4
@@ -166,12 +153,6 @@ def assert_eyes_on_template(aligned, template, tolerance=2.0):
     assert len(found) == 1
     off = eyes_of(found[0]) - margin - template.eyes
     assert np.abs(off).max() <= tolerance * max(1, template.size / SIDE), off
-
-
-def test_the_template_is_where_it_says():
-    eyes = Alignment(size=100, eye_distance=0.3, eye_height=0.4).eyes
-    # Shares of the picture, whose first pixel's centre is half a pixel from its edge.
-    assert np.allclose(eyes, [[34.5, 39.5], [64.5, 39.5]])
 
 
 @pytest.mark.parametrize("size", [96, 227, 400])
@@ -228,22 +209,12 @@ def test_a_turned_face_is_not_enlarged_by_its_alignment(degrees):
     photo = cv2.warpAffine(squeezed, turn, squeezed.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
     found = choose_face(find_faces(photo), (95, 60, 180, 180), photo.shape)
     left, top, right, bottom = found.box
-    assert eye_distance(eyes_of(found)) < TURNED_EYE_DISTANCE * (right - left + bottom - top) / 2, (
-        "not turned: this tests nothing"
-    )
+    closest = DETECTORS["yunet"].min_eye_distance * (right - left + bottom - top) / 2
+    assert eye_distance(eyes_of(found)) < closest, "not turned: this tests nothing"
     assert eye_distance(found.eyes) > eye_distance(eyes_of(found))
     assert tilt(found.eyes) == pytest.approx(tilt(eyes_of(found)))
     assert left < found.eyes[:, 0].min() and found.eyes[:, 0].max() < right
     assert top < found.eyes[:, 1].min() and found.eyes[:, 1].max() < (top + bottom) / 2
-
-
-def test_sizes_differ_in_resolution_alone(face):
-    large = align(PORTRAIT, face.landmarks, Alignment(size=256))
-    for size in (16, 17, 64, 128):
-        small = align(PORTRAIT, face.landmarks, Alignment(size=size))
-        assert small.shape == (size, size, 3)
-        # At 16 pixels, the half pixel between the two ways of counting pixels is worth 0.04.
-        assert likeness(cv2.resize(large, (size, size), interpolation=cv2.INTER_AREA), small) > 0.94, size
 
 
 def test_beyond_the_photos_edge_its_border_goes_on(face):
@@ -253,13 +224,6 @@ def test_beyond_the_photos_edge_its_border_goes_on(face):
     aligned, whole = align(tight, face.landmarks - (left, top), template), align(PORTRAIT, face.landmarks, template)
     assert likeness(aligned[90:150, 80:150], whole[90:150, 80:150]) > 0.98
     assert aligned.min() >= 20  # no black corners
-
-
-def test_a_face_at_the_far_end_of_a_panorama(face):
-    """Beyond 32,767 pixels OpenCV's older warps gave up."""
-    photo = pasted(grey_canvas(512, 40_000), PORTRAIT, 0, 39_000)
-    aligned = align(photo, face.landmarks + (39_000, 0))
-    assert likeness(aligned, align(PORTRAIT, face.landmarks)) > 0.99
 
 
 def test_landmarks_that_are_no_face_are_refused_or_bear_no_harm(face):
@@ -280,7 +244,7 @@ def test_landmarks_that_are_no_face_are_refused_or_bear_no_harm(face):
 )  # fmt: skip
 def test_a_nonsensical_alignment_is_refused(nonsense):
     ((name, value),) = nonsense.items()
-    with pytest.raises(ValueError, match="alignment needs") as caught:
+    with pytest.raises(ValueError, match="alignment requires") as caught:
         Alignment(**nonsense)
     assert name in str(caught.value) and str(value) in str(caught.value)
 
@@ -292,9 +256,6 @@ def test_a_box_alone_gives_nearly_the_same_face(face):
     assert_eyes_on_template(by_box, Alignment(), tolerance=0.06 * SIDE)
     by_landmarks = align(PORTRAIT, face.landmarks)
     assert likeness(by_box, by_landmarks) > 0.7 > 0.3 > likeness(whole_photo(PORTRAIT), by_landmarks)
-
-
-# --- choosing ---------------------------------------------------------------------------------------------------------
 
 
 def a_face(left, top, side):
@@ -316,17 +277,6 @@ def test_without_a_box_the_large_central_face_is_chosen():
     assert choose_face([corner, little], None, (700, 700, 3)) is corner
     assert choose_face([], None, (700, 700, 3)) is None
     assert choose_face([], (0, 0, 9, 9), (700, 700, 3)) is None
-
-
-def test_in_a_photo_of_two_the_box_decides():
-    photo = pasted(pasted(grey_canvas(300, 500), HEAD, 20, 20), scaled(HEAD, 1.4), 40, 250)
-    found = find_faces(photo)
-    assert len(found) == 2
-    left, right = choose_face(found, (50, 60, 150, 160), photo.shape), choose_face(found, (300, 90, 430, 220), photo.shape)
-    assert left.landmarks[:, 0].max() < 200 < right.landmarks[:, 0].min()
-
-
-# --- the whole photo, the filters -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(300, 500), (501, 300), (40, 61), (227, 227)])

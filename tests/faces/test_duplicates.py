@@ -89,16 +89,6 @@ def test_rows_without_a_face_are_alone(faces):
     assert len(set(group)) == 5
 
 
-def test_alike_says_how_alike(pictures, faces):
-    noise = np.random.default_rng(1).normal(0, 25, faces[:1].shape)
-    pair = np.concatenate([faces[:1], np.uint8(np.clip(faces[:1] + noise, 0, 255))])
-    assert len(set(near_duplicates(pair))) == 1 and len(set(near_duplicates(pair, 0.9999))) == 2
-    assert len(set(near_duplicates(faces, -1.0))) == 1
-
-
-# --- groups and the split ---------------------------------------------------------------------------------------------
-
-
 def table_of(paths, subjects=None):
     rows = pd.DataFrame({"path": paths, "subject": subjects, "age_low": 30, "age_high": 30, "gender": "male"})
     return split_rejects(rows, {}, "made").table
@@ -132,9 +122,6 @@ def test_a_group_is_never_parted_and_the_others_stay_where_they_were():
     shuffled = rng.permutation(1200)
     again = split(duplicates_as_subjects(table.iloc[shuffled].reset_index(drop=True), group[shuffled]))
     assert (again == part[shuffled]).all()
-
-
-# --- hashes -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bits", [0, 1, 3, 6])

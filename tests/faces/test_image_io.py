@@ -41,9 +41,6 @@ def refusal(path):
     return message
 
 
-# --- what cannot be read ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("kept", [0.9, 0.5, 0.1])
 def test_truncated_jpeg(tmp_path, kept):
     file = saved(tmp_path / "cut.jpg", quality=95)
@@ -52,31 +49,18 @@ def test_truncated_jpeg(tmp_path, kept):
     assert "damaged picture" in refusal(file)
 
 
-def test_empty_file(tmp_path):
+def test_what_is_no_photo_is_refused_with_the_reason(tmp_path):
     (tmp_path / "empty.jpg").touch()
-    assert refusal(tmp_path / "empty.jpg") == "the file is empty"
-
-
-def test_text_named_jpg(tmp_path):
     (tmp_path / "text.jpg").write_text("dear diary\n" * 50)
-    assert "not a picture" in refusal(tmp_path / "text.jpg")
-
-
-def test_missing_file(tmp_path):
-    assert refusal(tmp_path / "gone.jpg") == "no such file"
-
-
-def test_folder(tmp_path):
-    assert "folder" in refusal(tmp_path)
-
-
-def test_broken_link(tmp_path):
     (tmp_path / "link.jpg").symlink_to(tmp_path / "gone.jpg")
-    assert refusal(tmp_path / "link.jpg") == "no such file"
-
-
-def test_name_that_no_file_can_have(tmp_path):
-    refusal(tmp_path / ("x" * 5000 + ".jpg"))
+    reasons = {
+        "empty.jpg": "the file is empty",
+        "text.jpg": "not an image in a supported format",
+        "": "a folder, not a photo",
+    }
+    reasons |= dict.fromkeys(("gone.jpg", "link.jpg"), "no such file")
+    for name, reason in reasons.items():
+        assert refusal(tmp_path / name) == reason
     refusal("a\0b.jpg")
 
 
@@ -108,18 +92,9 @@ def png_that_claims(width, height):
 def test_too_many_pixels_are_refused_before_anything_is_decoded(tmp_path):
     bomb = tmp_path / "bomb.png"
     bomb.write_bytes(png_that_claims(60_000, 50_000))
-    assert refusal(bomb) == f"at most {image_io.MAX_PIXELS:,} pixels are read, got 60,000 x 50,000"
+    assert refusal(bomb) == f"at most {image_io.MAX_PIXELS:,} pixels are supported, got 60,000 x 50,000"
     bomb.write_bytes(png_that_claims(96, 80))  # within the limit the same file is decoded, and found to be damaged
     assert "damaged picture" in refusal(bomb)
-
-
-@pytest.mark.parametrize("suffix", ["heic", "avif"])
-def test_a_phone_format_that_claims_too_many_pixels_is_refused(tmp_path, suffix):
-    content = saved(tmp_path / "a.jpg", format={"heic": "HEIF", "avif": "AVIF"}[suffix]).read_bytes()
-    sizes = struct.pack(">II", 96, 80)
-    assert sizes in content  # the box `ispe`
-    (tmp_path / "bomb").write_bytes(content.replace(sizes, struct.pack(">II", 60_000, 50_000)))
-    refusal(tmp_path / "bomb")
 
 
 def test_random_bytes(tmp_path):
@@ -128,21 +103,6 @@ def test_random_bytes(tmp_path):
         file = tmp_path / f"{i}.jpg"
         file.write_bytes(magic + rng.bytes(int(rng.integers(1, 4000))))
         pixels_or_refusal(file)
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "gif", "heic", "avif"])
-def test_flipped_bits(tmp_path, suffix):
-    rng = np.random.default_rng(RNG_SEED)
-    whole = np.frombuffer(saved(tmp_path / f"whole.{suffix}").read_bytes(), np.uint8)
-    refused = 0
-    for i in range(100):
-        content = whole.copy()
-        content[rng.integers(0, len(content), 1 + i % 10)] ^= np.uint8(1) << np.uint8(rng.integers(0, 8))
-        file = tmp_path / f"{i}.{suffix}"
-        file.write_bytes(content.tobytes())
-        refused += not pixels_or_refusal(file)
-    # JPEG bears most flips, PNG's checksums tell of them; bare pixels can't be told from damaged ones.
-    assert refused < 100 if suffix == "jpg" else refused > 0 or suffix in ("tif", "gif")
 
 
 def pixels_or_refusal(file) -> bool:
@@ -154,9 +114,6 @@ def pixels_or_refusal(file) -> bool:
         return False
     assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.size
     return True
-
-
-# --- modes and formats ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "webp"])
@@ -182,13 +139,6 @@ def test_alpha_is_laid_on_white(tmp_path):
     assert (pixels[:, :30] == PORTRAIT[:, :30]).all()
     assert_close(pixels[:, 30:60], PORTRAIT[:, 30:60] * (128 / 255) + 255 * (127 / 255), 1)
     assert (pixels[:, 60:] == 255).all()
-
-
-def test_grey_with_alpha(tmp_path):
-    grey = np.full((20, 20), 40, np.uint8)
-    alpha = np.where(np.arange(20) < 10, 255, 0).astype(np.uint8) * np.ones((20, 1), np.uint8)
-    pixels = read_photo(saved(tmp_path / "a.png", np.dstack([grey, alpha])))
-    assert (pixels[:, :10] == 40).all() and (pixels[:, 10:] == 255).all()
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
@@ -305,11 +255,6 @@ def test_a_damaged_profile_is_passed_over(tmp_path, profile):
     assert (read_photo(saved(tmp_path / "a.png", icc_profile=profile)) == PORTRAIT).all()
 
 
-def test_damaged_exif_data_are_passed_over(tmp_path):
-    file = saved(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + b"\x12" * 40, quality=95)
-    assert_close(read_photo(file), PORTRAIT, 5)
-
-
 @pytest.mark.parametrize(
     "content",
     [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7\n",
@@ -318,7 +263,7 @@ def test_damaged_exif_data_are_passed_over(tmp_path):
 )  # fmt: skip
 def test_other_formats_are_refused(tmp_path, content):
     (tmp_path / "a.jpg").write_bytes(content + b" " * 100)
-    assert refusal(tmp_path / "a.jpg") == "not a picture in a format that can be read"
+    assert refusal(tmp_path / "a.jpg") == "not an image in a supported format"
 
 
 # By EXIF's definition: which sides of the upright picture the stored first row and first column are.
@@ -342,27 +287,6 @@ def test_every_exif_orientation_ends_upright(tmp_path, orientation, suffix):
     stored = np.ascontiguousarray(STORED[orientation](PORTRAIT))
     file = saved(tmp_path / f"a.{suffix}", stored, exif=exif, **({"quality": 95} if suffix == "jpg" else {}))
     assert_close(read_photo(file), PORTRAIT, 5 if suffix == "jpg" else 0)
-
-
-@pytest.mark.parametrize("orientation", [0, 9, 4711])
-def test_an_exif_orientation_that_does_not_exist_is_passed_over(tmp_path, orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    assert (read_photo(saved(tmp_path / "a.png", exif=exif)) == PORTRAIT).all()
-
-
-@pytest.mark.slow
-def test_a_very_large_photo(tmp_path):
-    image = Image.new("L", (12_000, 9_000), 90)
-    image.paste(200, (11_000, 8_000, 12_000, 9_000))
-    image.save(tmp_path / "large.jpg")
-    del image
-    pixels = read_photo(tmp_path / "large.jpg")
-    assert pixels.shape == (9_000, 12_000, 3)
-    assert pixels[100, 100].tolist() == [90] * 3 and pixels[8_900, 11_900].tolist() == [200] * 3
-
-
-# --- strips and reduced photos ----------------------------------------------------------------------------------------
 
 
 def in_every_mode(folder):
@@ -467,9 +391,6 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit)
     assert int(done.stdout) < bytes_a_pixel * width * height + 60e6
 
 
-# --- listing ----------------------------------------------------------------------------------------------------------
-
-
 def touch(file):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.touch()
@@ -485,23 +406,11 @@ def test_a_folder_gives_its_pictures_sorted_and_without_the_hidden(tmp_path):
     assert list_photos([str(tmp_path / "c")]) == [wanted[2], wanted[3]]
 
 
-def test_a_hidden_folder_that_was_asked_for_is_listed(tmp_path):
-    assert list_photos([tmp_path / ".mine"]) == [tmp_path / ".mine"]  # not there yet
-    photo = touch(tmp_path / ".mine" / "a.jpg")
-    assert list_photos([tmp_path / ".mine"]) == [photo]
-
-
 def test_places_keep_their_order_and_missing_ones_stay(tmp_path):
     inside = [touch(tmp_path / "folder" / name) for name in ("1.jpg", "2.jpg")]
     odd = touch(tmp_path / "photo.xyz")
     gone = tmp_path / "gone.jpg"
     assert list_photos([gone, odd, tmp_path / "folder", inside[0]]) == [gone, odd, *inside, inside[0]]
-
-
-def test_names_of_every_kind_are_listed(tmp_path):
-    names = ["a b.jpg", 'it\'s "quoted".jpg', "line\nbreak.jpg", "😀.jpg", "--help.jpg", "-x.jpg", "%s {}.jpg", "a,b;c.jpg"]
-    written = sorted(touch(tmp_path / name) for name in names)
-    assert list_photos([tmp_path]) == written
 
 
 def test_a_pattern_gives_the_pictures_that_it_matches(tmp_path, monkeypatch):
@@ -539,10 +448,6 @@ def test_a_pattern_without_a_match_stays_and_is_refused(tmp_path, name):
 def test_an_empty_name_is_refused(places):
     with pytest.raises(ValueError, match="empty name"):
         list_photos(places)
-
-
-def test_no_places_and_empty_folders_give_nothing(tmp_path):
-    assert list_photos([]) == [] and list_photos([tmp_path]) == []
 
 
 def test_the_home_folder_is_found_and_a_name_with_a_tilde_is_a_name(tmp_path, monkeypatch):

@@ -57,7 +57,7 @@ def test_every_dropped_picture_has_one_reason(loaded, tmp_path):
 
 def test_thresholds_are_parameters(loaded, tmp_path):
     seen = inspect_images(loaded.table, tmp_path, tmp_path / "cache", workers=1)
-    reasons = drop_bad_images(loaded, seen, min_side=301, drop_grey=True, max_distance=0).ledger.set_index("path")["reason"]
+    reasons = drop_bad_images(loaded, seen, min_side=301, drop_grey=True).ledger.set_index("path")["reason"]
     assert reasons["grey.png"] == "grey" and reasons["copy.jpg"] == "too small"
     assert drop_bad_images(loaded, seen, min_side=1).ledger["reason"].tolist().count("too small") == 0
 

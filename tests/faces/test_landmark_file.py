@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from src import config
-from src.faces.landmark_file import install_landmark_file, packaged_file, verify_landmark_file
+from src.faces.landmark_file import install_landmark_file, verify_landmark_file
 
 NAME = config.LANDMARK_FILE.name
 
@@ -41,21 +41,9 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
-def test_one_flipped_bit_is_noticed(tmp_path):
-    copy = tmp_path / NAME
-    shutil.copy(packaged_file(NAME), copy)
-    with copy.open("r+b") as file:
-        file.seek(50_000_000)
-        byte = file.read(1)
-        file.seek(50_000_000)
-        file.write(bytes([byte[0] ^ 1]))
-    with pytest.raises(ValueError, match="delete it and run: python -m src.faces.landmark_file"):
-        verify_landmark_file(copy)
-
-
 def test_the_command_reports_a_damaged_file_in_one_sentence(tmp_path):
     shutil.copytree(config.ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / NAME).write_bytes(b"not landmarks")
     done = subprocess.run([sys.executable, "-m", "src.faces.landmark_file"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert "delete it and run: python -m src.faces.landmark_file" in done.stderr

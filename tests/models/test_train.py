@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from src.config import ROOT
-from src.files import HIDDEN
+from src.files import TEMPORARY_PREFIX
 from src.keras_setup import fused_normalisation, keras, layers
 from src.models import train
 from src.models.train import FaceBatches, TrainingSettings, augment
@@ -256,7 +256,7 @@ def test_an_interrupted_training_resumes_with_the_same_result(model, task, learn
     with pytest.raises(Killed):
         train.fit(model, *task, LEARN, stop, tmp_path)
     (folder,) = tmp_path.iterdir()
-    half_written = folder / f"{HIDDEN}abcdef"
+    half_written = folder / f"{TEMPORARY_PREFIX}abcdef"
     half_written.mkdir()
     seen = []
     resumed, history = train.fit(network(), *task, LEARN, lambda table: seen.append(len(table)), tmp_path)

@@ -133,8 +133,8 @@ def test_what_cannot_be_answered_is_told_kindly(page, files, browser):
     for name, said in (
         ("broken.jpg", "This file could not be read: damaged picture"),
         ("wall.png", "No face was found. A larger, frontal"),
-        ("text.jpg", "not a picture in a format that can be read"),
-        ("large.png", "at most 50,000,000 pixels are read, got 9,000 x 9,000"),
+        ("text.jpg", "not an image in a supported format"),
+        ("large.png", "at most 50,000,000 pixels are supported, got 9,000 x 9,000"),
     ):
         browser.refresh()
         upload(browser, "photo", files / name)

@@ -19,8 +19,7 @@ from src.predict import camera, demo, predictor, tracks, video
 from src.predict.__main__ import main
 from src.predict.predictor import Predictor
 from src.predict.tracks import Track
-from src.sample import scene
-from src.sample.face_model import FaceModel
+from src.sample.scene import street as draw_street
 
 FRAMES, RATE = 110, 25
 
@@ -33,8 +32,7 @@ def loaded(standins):
 @pytest.fixture(scope="module")
 def street(tmp_path_factory):
     """The file, its frames, and by frame where each of the three people's faces is."""
-    _, film = scene.street(FaceModel.load(), np.random.default_rng(3), FRAMES)
-    pictures, places = zip(*film)
+    pictures, places = zip(*draw_street(np.random.default_rng(3), FRAMES))
     file = tmp_path_factory.mktemp("film") / "-street 😀.mp4"
     write(file, pictures)
     return file, pictures, places

@@ -54,7 +54,6 @@ def test_fold_files_have_the_real_columns_and_their_images(drawn, rows):
     for row in rows.itertuples():
         name = f"{row.face_id}.{row.original_image}"
         assert (drawn / "adience/faces" / row.user_id / f"coarse_tilt_aligned_face.{name}").is_file()
-        assert (drawn / "adience/aligned" / row.user_id / f"landmark_aligned_face.{name}").is_file()
     assert len(rows.drop_duplicates()) == FACES
 
 
@@ -87,14 +86,14 @@ def test_a_drawing_is_byte_identical_and_is_not_repeated(drawn, tmp_path):
 def test_an_incomplete_part_is_drawn_again(drawn, tmp_path, monkeypatch):
     monkeypatch.setattr(draw, "PARTS", {"photos": draw.PARTS["photos"]})
     photos = shutil.copytree(drawn / "photos", tmp_path / "photos")
-    (photos / draw.MARKER).write_text("")
+    (photos / draw.SETTINGS_FILE).write_text("")
     (photos / "one_face.jpg").unlink()
     draw.draw_sample(tmp_path, faces=FACES, seed=3)
     assert digests(photos) == digests(drawn / "photos")
 
 
 def test_a_failed_drawing_leaves_nothing_that_looks_complete(tmp_path, monkeypatch):
-    monkeypatch.setattr(draw, "PARTS", {"photos": lambda *arguments: [(lambda: 1 / 0,)]})
+    monkeypatch.setattr(draw, "PARTS", {"photos": lambda *arguments: [(lambda: 1 / 0, (), {})]})
     with pytest.raises(ZeroDivisionError):
         draw.draw_sample(tmp_path, faces=FACES)
     assert not (tmp_path / "photos").exists()
@@ -161,11 +160,6 @@ def test_the_detectors_find_the_people_in_the_photos(drawn, hog, name, fewest, m
 def test_hog_finds_the_drawn_faces(drawn, hog):
     files = sorted((drawn / "adience/faces").rglob("*.jpg"))
     assert np.mean([len(hog(read_photo(file), 0)) == 1 for file in files]) >= 0.93
-
-
-def test_the_face_model_is_small_and_needs_no_pickle():
-    assert face_model.FILE.stat().st_size <= 4e6
-    np.load(face_model.FILE, allow_pickle=False).close()
 
 
 def test_the_seed_decides_the_drawn_face():

@@ -19,7 +19,7 @@ from src import config
 from src.data.table import TABLE_COLUMNS, check_table
 from src.faces import prepare as prepare_module
 from src.faces.align import Alignment
-from src.faces.detect import DETECTORS
+from src.faces.detect import DEFAULT_DETECTOR
 from src.faces.prepare import main, prepare
 
 pytestmark = pytest.mark.slow
@@ -72,17 +72,8 @@ def test_the_command_takes_a_schedulers_address(pictures, cluster, tmp_path, cap
     (tmp_path / "UTKFace").mkdir()
     for i in range(6):
         shutil.copy(pictures[0] / f"{i:03d}.jpg", tmp_path / "UTKFace" / f"2{i}_0_2_20170116184028385.jpg.chip.jpg")
-    options = [
-        "--dataset",
-        "utkface",
-        "--data",
-        str(tmp_path / "UTKFace"),
-        "--size",
-        "64",
-        "--cache",
-        str(tmp_path / "cache"),
-    ]
-    assert main([*options, "--scheduler", cluster[0]]) == 0
+    folders = ["--data", str(tmp_path / "UTKFace"), "--cache", str(tmp_path / "cache")]
+    assert main(["--dataset", "utkface", *folders, "--size", "64", "--scheduler", cluster[0]]) == 0
     assert "6 faces are in" in capsys.readouterr().out
 
 
@@ -117,23 +108,7 @@ def test_no_cluster_is_one_sentence(pictures, tmp_path, monkeypatch):
 
 def test_a_worker_of_another_version_is_refused(pictures, tmp_path):
     folder, table = pictures
-    settings = prepare_module._settings(SMALL, DETECTORS[0]) | {"dlib": "1.0"}
-    job = prepare_module._Job(folder, tmp_path, SMALL, DETECTORS[0], settings, 128)
-    with pytest.raises(ValueError, match="a worker's versions must equal"):
-        prepare_module._prepare_chunk(job, 0, table.head(2))
-
-
-def test_caches_of_other_settings_or_versions_are_kept_apart(pictures, tmp_path, monkeypatch):
-    folder, table = pictures
-    few = table.head(3)
-    first = prepare(few, folder, SMALL, tmp_path, workers=1)
-    before = files(first.folder)
-    places = {first.folder, prepare(few, folder, Alignment(size=80), tmp_path, workers=1).folder}
-    for change in ("VERSION", "dlib"):
-        with monkeypatch.context() as other:
-            if change == "VERSION":
-                other.setattr(prepare_module, "VERSION", 99)
-            else:
-                other.setattr(prepare_module.dlib, "__version__", "1.0")
-            places.add(prepare(few, folder, SMALL, tmp_path, workers=1).folder)
-    assert len(places) == 4 and files(first.folder) == before
+    settings = prepare_module._settings(SMALL, DEFAULT_DETECTOR) | {"dlib": "1.0"}
+    common = prepare_module._ChunkSettings(folder, tmp_path, SMALL, DEFAULT_DETECTOR, settings, 128)
+    with pytest.raises(ValueError, match="got dlib 1.0 here, .* there: install the same"):
+        prepare_module._prepare_chunk(common, 0, table.head(2))
