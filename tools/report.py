@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from experiments import release, result_plots, results, train_residual
 from experiments.result_plots import titled
-from experiments.results import ResultsMissing, format_result, markdown_table, read_results
+from experiments.results import ResultsMissingError, format_result, markdown_table, read_results
 from src import config, data
 from src.data.table import Loaded
 from src.evaluation import calibration, plots, subgroups
@@ -109,7 +109,7 @@ class Sections:
         """A metric over all faces of a data set with its interval, in per cent, or in years without the unit."""
         rows = self._overall.query("dataset == @dataset and measure == @measure")
         if rows.empty:
-            raise ResultsMissing(f"released_results.csv has no {measure} of {dataset}: {_RELEASE}")
+            raise ResultsMissingError(f"released_results.csv has no {measure} of {dataset}: {_RELEASE}")
         return format_result(rows.iloc[0])
 
     def headline(self) -> str:

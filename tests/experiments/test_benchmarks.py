@@ -109,22 +109,6 @@ def test_photos(data, tmp_path):
     assert (table["photos predicted"].dropna() == 100).all()
 
 
-def test_ablations(data, runs, tmp_path):
-    """The teacher's predictions are made up, since its training takes long."""
-    from experiments import released
-
-    faces = released.load_data(data, runs)
-    rng = np.random.default_rng(1)
-    settings = released.replace(released.TEACHER, seed=1)
-    name = released.hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
-    np.save(faces.folder / f"teacher-{name}.npy", rng.dirichlet(np.ones(103), len(faces.table)).astype(np.float32))
-    np.save(faces.folder / "descriptors.npy", rng.standard_normal((len(faces.table), 128)).astype(np.float32))
-    arguments = ["--epochs", 1, "--faces", 64, "--csv", tmp_path / "ablations.csv"]
-    said = run("experiments.ablations", data, "--runs", runs, "--only", "adaptive gamma", *arguments)
-    assert "differences (95% interval)" in said
-    assert set(pd.read_csv(tmp_path / "ablations.csv")["variant"]) == {"as released", "adaptive gamma"}
-
-
 def test_alignment(data, tmp_path):
     run("alignment", data, "--n", 30, "--csv", tmp_path / "alignment.csv")
     table = pd.read_csv(tmp_path / "alignment.csv")

@@ -170,14 +170,14 @@ def test_damaged_files_are_refused(tmp_path):
 
 def test_an_unknown_teacher_is_refused():
     with pytest.raises(ValueError, match="expected a teacher named sface or faceres, got 'vgg'"):
-        teachers.teacher("vgg", 128)
+        teachers.build_teacher("vgg", 128)
 
 
-# --- refining ---------------------------------------------------------------------------------------------------------
+# --- fine-tuning ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_a_refined_teacher_answers_and_is_kept(tmp_path):
+def test_a_finetuned_teacher_predicts_and_is_cached(tmp_path):
     found(teacher_files.faceres_file)
     space, rng = FaceModel.load(), np.random.default_rng(4)
     genders = ["female", "male"] * 20
@@ -186,13 +186,12 @@ def test_a_refined_teacher_answers_and_is_kept(tmp_path):
     table = pd.DataFrame({"gender": genders, "age_low": np.arange(40), "age_high": np.arange(40)})
     part = np.array((["train"] * 3 + ["validation"]) * 10, object)
     data = PreparedData(table, small, np.full(40, "landmarks"), part, tmp_path)
-    settings = replace(teachers.REFINED, epochs=1, batch_size=10)
+    settings = replace(teachers.FINETUNING, epochs=1, batch_size=10)
     first = teachers.teacher_probabilities("faceres", data, settings, tmp_path)
     assert first.shape == (40, 103) and first.dtype == np.float32
     assert first[:, :2].sum(axis=1) == pytest.approx(1, abs=1e-4) and first[:, 2:].sum(axis=1) == pytest.approx(1, abs=1e-4)
     (kept,) = tmp_path.glob("teacher-faceres-*.npy")
     assert np.array_equal(teachers.teacher_probabilities("faceres", data, settings, tmp_path), first)
     kept.unlink()
-    again, history = teachers.refine("faceres", data, settings, tmp_path)
-    assert len(list((tmp_path / "training").iterdir())) == 1 and history["epoch"].tolist() == [1]
-    assert again.dtype_policy.name == "float32"
+    assert np.array_equal(teachers.teacher_probabilities("faceres", data, settings, tmp_path), first)
+    assert len(list((tmp_path / "training").iterdir())) == 1, "the complete training is loaded, not repeated"

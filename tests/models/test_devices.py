@@ -38,7 +38,7 @@ model = keras.Model(face, layers.Dense(2, activation="softmax", kernel_initializ
 settings = TrainingSettings(epochs=6, batch_size=16 // count, learning_rate=2e-2, patience=99)
 rows = np.arange(71)
 mine = rows[rows // 2 % count == number]
-model, history = fit(model, faces, mine, labels[mine], split[mine], settings, states=Path(sys.argv[1]))
+model, history = fit(model, faces, mine, labels[mine], split[mine], settings, checkpoint_folder=Path(sys.argv[1]))
 found = {"history": history.to_dict("list"), "weights": [weights.tolist() for weights in model.get_weights()]}
 with over_all_devices():
     found["devices"] = devices()

@@ -8,8 +8,8 @@ from src.config import YEARS
 from src.keras_setup import keras, layers, ops
 from src.models import multitask, train
 from src.models.multitask import (
-    DESCRIPTOR,
-    LOGITS,
+    DESCRIPTOR_SIZE,
+    LOGIT_COUNT,
     AbsoluteError,
     GenderAccuracy,
     distillation_loss,
@@ -49,7 +49,7 @@ def test_labels_of_a_table():
     labels = multitask_labels(table)
     assert labels.dtype == np.float32
     assert labels.tolist() == [[0, 30, 30], [1, 70, 100], [-1, -1, -1], [1, 100, 100]]
-    targets = np.random.default_rng(1).random((4, LOGITS + DESCRIPTOR))
+    targets = np.random.default_rng(1).random((4, LOGIT_COUNT + DESCRIPTOR_SIZE))
     both = multitask_labels(table, targets)
     assert both.shape == (4, 234) and both.dtype == np.float32
     assert np.array_equal(both[:, :3], labels) and both[:, 3:] == pytest.approx(targets)
@@ -131,7 +131,7 @@ def teacher_labels(label, male, years, descriptor):
 
 def test_distillation_loss_by_hand():
     rng = np.random.default_rng(2)
-    wanted, given = rng.normal(size=(2, DESCRIPTOR))
+    wanted, given = rng.normal(size=(2, DESCRIPTOR_SIZE))
     said = outputs({30: 0.5, 31: 0.3, 60: 0.2}, male=0.8, descriptor=given)
     label = (1, 30, 39)
     labels = teacher_labels(label, 0.6, {30: 0.25, 60: 0.75}, wanted)
@@ -144,7 +144,7 @@ def test_distillation_loss_by_hand():
 
 
 def test_without_labels_the_teacher_is_imitated():
-    descriptor, years = np.linspace(-1, 1, DESCRIPTOR), {30: 0.6, 31: 0.4}
+    descriptor, years = np.linspace(-1, 1, DESCRIPTOR_SIZE), {30: 0.6, 31: 0.4}
     labels = teacher_labels(NOTHING_KNOWN, 0.7, years, descriptor)
     alike = loss(labels, outputs(years, 0.7, descriptor), distillation_loss)
     for other in (

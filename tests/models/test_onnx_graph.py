@@ -12,7 +12,7 @@ from src.faces.align import Alignment
 from src.keras_setup import keras, layers, ops
 from src.models import model_folder
 from src.models.model_folder import Labels
-from src.models.onnx_graph import UnsupportedModel, compile_graphs, read_graph
+from src.models.onnx_graph import UnsupportedModelError, compile_graphs, read_graph
 from src.models.residual import average_with_mirror_image, residual_level_one
 from src.models.two_level_cnn import level_two, two_level_cnn
 from src.predict.decode import build_networks
@@ -167,7 +167,7 @@ UNSUPPORTED = {
 
 @pytest.mark.parametrize("steps", UNSUPPORTED.values(), ids=UNSUPPORTED)
 def test_unknown_layers_and_settings_are_left_to_keras(steps, tmp_path):
-    with pytest.raises(UnsupportedModel):
+    with pytest.raises(UnsupportedModelError):
         read_graph(content_of(network(*steps), tmp_path))
 
 
@@ -187,7 +187,7 @@ def test_a_model_that_only_keras_can_run_predicts_beside_another(tmp_path):
 
 @pytest.mark.parametrize("damage", [b"", b"PK", b"x" * 1000])
 def test_damaged_files(damage):
-    with pytest.raises(UnsupportedModel):
+    with pytest.raises(UnsupportedModelError):
         read_graph(damage)
 
 

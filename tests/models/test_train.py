@@ -66,7 +66,7 @@ def learnt(model, task, tmp_path_factory):
     """The trained model, its history, the faces that remember what was read, and the folder of the states."""
     faces, *rest = task
     recorded, states = Recorded(faces), tmp_path_factory.mktemp("states")
-    return *train.fit(model, recorded, *rest, LEARN, states=states), recorded, states
+    return *train.fit(model, recorded, *rest, LEARN, checkpoint_folder=states), recorded, states
 
 
 def same_weights(one, other):
@@ -112,7 +112,9 @@ def test_it_stops_when_patience_is_out_and_gives_the_best(model, task, tmp_path)
     faces, rows, labels, split = task
     held = split == "validation"
     settings = TrainingSettings(epochs=9, batch_size=16, patience=2)
-    best, history = train.fit(model, faces, rows, np.where(held, 1 - labels, labels), split, settings, states=tmp_path)
+    best, history = train.fit(
+        model, faces, rows, np.where(held, 1 - labels, labels), split, settings, checkpoint_folder=tmp_path
+    )
     number = history["val_loss"].argmin()
     assert len(history) == number + 1 + settings.patience < settings.epochs
     assert loss(best, faces, rows[held], 1 - labels[held]) == pytest.approx(history["val_loss"][number], rel=1e-3)
@@ -276,7 +278,7 @@ folder = Path(sys.argv[1])
 faces, rows, labels, split = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("faces", "rows", "labels", "split"))
 settings = train.TrainingSettings(epochs=4, batch_size=8)
 model = two_level_cnn.two_level_cnn(2, faces.shape[1])
-train.fit(model, faces, rows, labels, split, settings, states=folder / "states")
+train.fit(model, faces, rows, labels, split, settings, checkpoint_folder=folder / "states")
 """
 
 
@@ -296,10 +298,10 @@ def test_a_killed_process_is_resumed_by_another(tmp_path):
     before = pd.read_json(max(states.glob("*/epoch-*/history.json")))
     assert len(before) < 4, "the training had ended before it could be killed"
     settings = TrainingSettings(epochs=4, batch_size=8)
-    resumed, history = train.fit(two_level_cnn(2, 127), *arrays, settings, states=states)
+    resumed, history = train.fit(two_level_cnn(2, 127), *arrays, settings, checkpoint_folder=states)
     assert len(list(states.iterdir())) == 1, "the state was not found again"
     pd.testing.assert_frame_equal(history[: len(before)], before[HISTORY], check_dtype=False)
-    straight, undisturbed = train.fit(two_level_cnn(2, 127), *arrays, settings, states=tmp_path / "straight")
+    straight, undisturbed = train.fit(two_level_cnn(2, 127), *arrays, settings, checkpoint_folder=tmp_path / "straight")
     assert history[HISTORY[1:5]].to_numpy() == pytest.approx(undisturbed[HISTORY[1:5]].to_numpy(), rel=1e-6)
     assert same_weights(resumed, straight)
 

@@ -91,7 +91,7 @@ def test_a_frozen_level_one_keeps_its_weights_and_statistics(faces, tmp_path):
     model = two_level_cnn.two_level_cnn(2, first=first)
     settings, split = train.TrainingSettings(epochs=1, batch_size=2), np.array(["train", "train", "validation", "validation"])
     images = np.ascontiguousarray(faces[:, :SMALL, :SMALL])
-    after, _ = train.fit(model, images, np.arange(4), np.array([0, 1, 0, 1]), split, settings, states=tmp_path)
+    after, _ = train.fit(model, images, np.arange(4), np.array([0, 1, 0, 1]), split, settings, checkpoint_folder=tmp_path)
     assert all(map(np.array_equal, before, after.get_layer("level_one").get_weights()))
     assert not any(same_weights(model.get_layer("level_two"), after.get_layer("level_two")))
 
@@ -131,7 +131,7 @@ def test_residual_architecture(small, faces):
 
 
 def test_residual_weights_depend_on_the_seed_only(small):
-    half = residual.residual_level_one(SMALL, inner=32, dtype="mixed_bfloat16")
+    half = residual.residual_level_one(SMALL, network_size=32, dtype="mixed_bfloat16")
     assert all(same_weights(half, small)) and half.get_layer("block_1").compute_dtype == "bfloat16"
     other = residual.residual_level_one(SMALL, seed=2)
     kernels = [equal for weights, equal in zip(small.get_weights(), same_weights(small, other)) if weights.ndim == 4]
@@ -151,7 +151,7 @@ def test_a_face_and_its_mirror_image_give_the_mean_of_both(small, faces):
 
 def test_a_network_that_is_called_without_a_mode_does_not_train(faces):
     """In training mode, batch normalisation would use the batch's statistics and change its own."""
-    model = residual.average_with_mirror_image(residual.residual_level_one(SIZE, inner=32))
+    model = residual.average_with_mirror_image(residual.residual_level_one(SIZE, network_size=32))
     before = [weights.copy() for weights in model.get_weights()]
     features = np.asarray(model(faces))
     assert features.std() > 0 and features == pytest.approx(model.predict_on_batch(faces), abs=1e-4)

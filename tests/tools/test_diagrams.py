@@ -57,7 +57,7 @@ def test_stages_are_those_of_the_plain_network():
 
 
 def test_stages_of_a_released_model_and_their_figure():
-    first = average_with_mirror_image(residual_level_one(128, inner=96))
+    first = average_with_mirror_image(residual_level_one(128, network_size=96))
     model = extract_task_model(add_task_heads(first), "age")
     stages = diagrams.stages(model)
     assert sum(stage.parameters for stage in stages) == model.count_params()

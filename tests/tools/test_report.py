@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from experiments import results as findings
-from experiments.results import ResultsMissing, load_released
+from experiments.results import ResultsMissingError, load_released
 from src.config import RESULTS, ROOT
 from tools import diagrams, pdf, report
 
@@ -90,7 +90,7 @@ def test_no_measured_figure_is_typed_into_the_template():
 def test_a_missing_file_is_one_sentence(models, results, tmp_path, name):
     shutil.copytree(results, tmp_path / "results")
     (tmp_path / "results" / f"{name}.csv").unlink()
-    with pytest.raises(ResultsMissing, match=f"^{name}.csv is missing"):
+    with pytest.raises(ResultsMissingError, match=f"^{name}.csv is missing"):
         report.Sections(models, tmp_path / "results")
 
 
