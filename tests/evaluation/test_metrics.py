@@ -68,12 +68,6 @@ def test_interval_is_as_wide_as_the_normal_approximation_says():
     assert (measure.low, measure.high) == pytest.approx((0.75 - half, 0.75 + half), abs=0.004)
 
 
-def test_interval_covers_the_truth_about_95_times_in_100():
-    random = np.random.default_rng(7)
-    measures = [metrics.bootstrap_mean(random.random(200) < 0.8) for _ in range(100)]
-    assert 88 <= sum(m.low <= 0.8 <= m.high for m in measures) < 100
-
-
 def test_interval_over_subjects_covers_the_truth_where_one_over_faces_does_not():
     random = np.random.default_rng(7)
     who = np.repeat(np.arange(40), 10)

@@ -153,10 +153,6 @@ def test_label_noise(data, runs):
     assert "flagged at" in run("label_noise", data / "UTKFace", "--wrong", 0.5, "--runs", runs)
 
 
-def test_preparation(data):
-    assert "faces a second" in run("preparation", "utkface", data / "UTKFace", "--faces", 20)
-
-
 def test_scale(wiki, tmp_path):
     arguments = ["--faces", 256, "--folder", tmp_path / "drawn", "--csv", tmp_path / "scale.csv"]
     run("scale", wiki, *arguments, "--plot", tmp_path / "scale.png")
@@ -168,8 +164,3 @@ def test_speed(standins, tmp_path):
     run("speed", standins.gender, standins.age, "--turns", 1, "--csv", tmp_path / "speed.csv")
     table = pd.read_csv(tmp_path / "speed.csv")
     assert {"gender", "age", "both"} == set(table["model"]) and {"Keras, predict_on_batch", "LiteRT"} <= set(table["way"])
-
-
-def test_training(data, runs):
-    said = run("training", "--dataset", "utkface", "--folder", data / "UTKFace", "--steps", 1, "--turns", 1, "--runs", runs)
-    assert "ratio" in said

@@ -3,11 +3,7 @@
 Tests that need a package skip where it is not installed (requirements-training.txt).
 """
 
-import json
-import shutil
-import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -21,9 +17,6 @@ from experiments.mobilenet import BiasPReLU
 from experiments.release import PreparedData
 from src.keras_setup import keras, layers, ops
 from src.sample.face_model import FaceModel
-
-RUN_TFJS = Path(__file__).with_name("run_tfjs.js")
-TFJS_MODULES = teacher_files.FOLDER / "node_modules"
 
 
 def found(get):
@@ -72,36 +65,12 @@ def test_sface_gives_what_onnx_runtime_gives(small_faces):
     assert actual["pooled"].shape == (3, 1024) and (actual["pooled"].std(axis=0) > 0).mean() > 0.99
 
 
-def test_faceres_gives_what_tensorflow_js_gives(faces):
-    file = found(teacher_files.faceres_file)
-    node = shutil.which("node")
-    if node is None or not (TFJS_MODULES / "@tensorflow" / "tfjs-converter").exists():
-        pytest.skip("Node or TensorFlow.js is not installed")
-    pixels = faces[..., ::-1].astype(np.float32) - np.float32([103.939, 116.779, 123.68])
-    command = [node, str(RUN_TFJS), str(TFJS_MODULES.resolve()), str(file), "224"]
-    done = subprocess.run(command, input=pixels.tobytes(), capture_output=True, check=True, timeout=300)
-    expected = json.loads(done.stdout)
-    actual = teachers.faceres(file, size=224).predict(faces, verbose=0)
-    assert set(actual) == {"pooled", "gender", "age"}
-    for name, values in expected.items():
-        assert_close(actual[name], np.array(values))
-
-
 def test_faceres_knows_gender_at_other_sizes(small_faces):
     file = found(teacher_files.faceres_file)
     actual = teachers.faceres(file, size=112).predict(small_faces[:2], verbose=0)
     assert actual["gender"].shape == (2, 1) and actual["age"].sum(axis=1) == pytest.approx(1, abs=1e-5)
     years = actual["age"] @ np.arange(100)
     assert years[0] < years[1], "the drawn child must look younger than the drawn adult"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["sface", "faceres"])
-def test_bfloat16_stays_close_to_float32(name, small_faces):
-    make = getattr(teachers, name)
-    full = found(make).predict(small_faces, verbose=0)["pooled"]
-    half = make(dtype="mixed_bfloat16").predict(small_faces, verbose=0)["pooled"]
-    assert np.abs(half.astype(np.float32) - full).max() < 0.1 * np.abs(full).max()
 
 
 # --- the networks, with random weights --------------------------------------------------------------------------------
@@ -166,11 +135,6 @@ def test_damaged_files_are_refused(tmp_path):
     (tmp_path / "other.onnx").write_bytes(b"no network")
     with pytest.raises(ValueError, match="other.onnx is not the block-quantised SFace network"):
         teacher_files.read_sface(tmp_path / "other.onnx")
-
-
-def test_an_unknown_teacher_is_refused():
-    with pytest.raises(ValueError, match="expected a teacher named sface or faceres, got 'vgg'"):
-        teachers.build_teacher("vgg", 128)
 
 
 # --- fine-tuning ---------------------------------------------------------------------------------------------------------

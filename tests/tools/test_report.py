@@ -103,11 +103,6 @@ def test_the_command_says_what_is_missing_and_writes_nothing(standins, monkeypat
     assert (report.TARGET.read_bytes(), report.README.read_bytes()) == before and not list(tmp_path.iterdir())
 
 
-def test_what_a_judge_who_is_never_wrong_agrees_with():
-    assert report.best_agreement(2 * 0.1 * 0.9) == pytest.approx(0.9)
-    assert report.best_agreement(0) == 1
-
-
 def test_limits_of_labels_are_a_row_for_each_band_of_ages(models, results, tmp_path):
     shutil.copytree(results, tmp_path / "results")
     columns = ["dataset", "ages", "measure", "value", "low", "high", "n", "unit"]
@@ -133,17 +128,6 @@ def test_other_results_stand_beside_the_released_models(models, results, tmp_pat
     gender = released.query("dataset == 'utkface' and measure == 'gender accuracy' and by == 'all'").iloc[0]
     assert f"| UTKFace | gender | {findings.format_result(gender)} | {gender['value'] / 2:.1%} |" in said
     assert len(said) == 2 + len(released.query("by == 'all' and measure in @report.HEADLINE"))
-
-
-def test_on_how_many_photos_no_face_was_found(models, results, tmp_path):
-    shutil.copytree(results, tmp_path / "results")
-    rows = [("utkface", 0.005, 0.002, 0.009), ("fairface", 0.05, 0.04, 0.06)]
-    table = pd.DataFrame(rows, columns=["dataset", "value", "low", "high"])
-    table.assign(measure="no face found", by="all", group="all", n=2000, unit="share").to_csv(
-        tmp_path / "results" / "held_out.csv", index=False
-    )
-    said = report.Sections(models, tmp_path / "results").faceless()
-    assert said == "Photos on which no face was found: UTKFace 0.5% (0.2–0.9), FairFace 5.0% (4.0–6.0)."
 
 
 def test_what_is_optional_is_said_in_a_line_or_shown(models, results, tmp_path, text):
@@ -196,8 +180,3 @@ def test_a_picture_that_is_missing_is_one_sentence_and_no_pdf(tmp_path):
     with pytest.raises(ValueError, match="cannot be converted to PDF"):
         pdf.write("![gone](gone.png)\n", tmp_path, tmp_path / "report.pdf")
     assert not (tmp_path / "report.pdf").exists()
-
-
-def test_a_rule_that_is_lacking_is_named():
-    with pytest.raises(ValueError, match="holds blockquote"):
-        pdf.source("> quoted\n")
