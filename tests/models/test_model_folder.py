@@ -118,13 +118,6 @@ def test_interrupted_saving_leaves_the_old_folder_and_nothing_else(model, folder
     assert contents(folder) == before and [path.name for path in folder.parent.iterdir()] == ["gender"]
 
 
-def test_single_years_are_the_101_years_and_nothing_else():
-    names, years = tuple(map(str, range(101))), tuple((year, year) for year in range(101))
-    assert Labels("age", names, years, tuple(range(101))).single_years
-    assert not AGE.single_years and not GENDER.single_years
-    assert not Labels("age", names[1:], years[1:], tuple(range(100))).single_years
-
-
 # --- refused on loading -----------------------------------------------------------------------------------------------
 
 

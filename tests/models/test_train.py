@@ -159,17 +159,6 @@ def test_the_faces_of_an_epoch_depend_on_seed_and_epoch_alone(task):
     assert np.array_equal(task[0], before), "the faces themselves must stay as they were"
 
 
-def test_labels_of_several_numbers_go_with_their_faces(task):
-    rows = np.arange(3, 23)
-    labels = np.column_stack([rows, rows / 7]).astype(np.float32)
-    faces, given = all_of(FaceBatches(task[0], rows, labels, 8, TrainingSettings(**STILL)))
-    assert given.dtype == np.float32 and sorted(given[:, 0]) == rows.tolist()
-    for face, label in zip(faces, given):
-        original = task[0][int(label[0])]
-        assert label[1] == pytest.approx(label[0] / 7)
-        assert np.array_equal(face, original) or np.array_equal(face, original[:, ::-1])
-
-
 def test_batches_for_several_devices(monkeypatch):
     monkeypatch.setattr("src.models.train.devices", lambda: 4)
     faces, labels = np.zeros((10, 8, 8, 3), np.uint8), np.arange(10)

@@ -76,12 +76,6 @@ def test_the_network_scales_pixels_itself_and_gives_probabilities(model, faces):
     assert scaled == pytest.approx(faces / 127.5 - 1, abs=1e-6)
 
 
-def test_equal_seeds_give_equal_weights(model):
-    assert all(same_weights(model, two_level_cnn.two_level_cnn(2, SIZE)))
-    kernels = [weights for weights in model.get_weights() if weights.ndim > 1]
-    assert len(kernels) == 7 and all(kernel.std() > 0 for kernel in kernels)
-
-
 def test_a_frozen_level_one_keeps_its_weights_and_statistics(faces, tmp_path):
     face = keras.Input((SMALL, SMALL, 3), dtype="uint8")
     x = layers.BatchNormalization()(layers.Conv2D(4, 8, 8)(layers.Rescaling(1 / 255)(face)))
@@ -94,15 +88,6 @@ def test_a_frozen_level_one_keeps_its_weights_and_statistics(faces, tmp_path):
     after, _ = train.fit(model, images, np.arange(4), np.array([0, 1, 0, 1]), split, settings, checkpoint_folder=tmp_path)
     assert all(map(np.array_equal, before, after.get_layer("level_one").get_weights()))
     assert not any(same_weights(model.get_layer("level_two"), after.get_layer("level_two")))
-
-
-def test_a_trained_level_one_serves_another_task(small, faces):
-    age = two_level_cnn.two_level_cnn(8, first=small)
-    images = faces[:, :SMALL, :SMALL]
-    features = small.predict(images, verbose=0)
-    assert age.input_shape == (None, SMALL, SMALL, 3) and age.output_shape == (None, 8)
-    expected = age.get_layer("level_two").predict(features, verbose=0)
-    assert age.predict(images, verbose=0) == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_bfloat16_network_converts_to_float32(faces):

@@ -1,6 +1,5 @@
 """The diagrams name modules that exist, and show the layers of the models."""
 
-import ast
 from xml.etree import ElementTree
 
 import numpy as np
@@ -22,16 +21,6 @@ def source(module: str):
     return file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
 
 
-def imported(module: str, seen: frozenset = frozenset()) -> set[str]:
-    """The modules of src that one imports, directly or through others."""
-    names = set()
-    for node in ast.walk(ast.parse(source(module).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("src."):
-            inside = [f"{node.module}.{alias.name}" for alias in node.names]
-            names |= {name.removeprefix("src.") for name in (node.module, *inside) if source(name[4:]).exists()}
-    return names.union(*(imported(name, seen | names) for name in names - seen))
-
-
 def words(figure) -> str:
     return "\n".join(text.get_text() for axes in figure.axes for text in axes.texts)
 
@@ -40,12 +29,6 @@ def test_the_modules_in_the_pipelines_exist_and_are_shown():
     shown = words(diagrams.pipelines())
     for box in diagrams.PIPELINES.values():
         assert all(source(name).exists() and name in shown for name in box.modules), box
-
-
-@pytest.mark.parametrize(("user", "used"), diagrams.USES)
-def test_a_box_that_uses_another_imports_its_modules(user, used):
-    needed = set().union(*(imported(module) for module in diagrams.PIPELINES[user].modules))
-    assert set(diagrams.PIPELINES[used].modules) <= needed
 
 
 def test_stages_are_those_of_the_plain_network():

@@ -103,17 +103,6 @@ def test_the_command_says_what_is_missing_and_writes_nothing(standins, monkeypat
     assert (report.TARGET.read_bytes(), report.README.read_bytes()) == before and not list(tmp_path.iterdir())
 
 
-def test_limits_of_labels_are_a_row_for_each_band_of_ages(models, results, tmp_path):
-    shutil.copytree(results, tmp_path / "results")
-    columns = ["dataset", "ages", "measure", "value", "low", "high", "n", "unit"]
-    rows = [("utkface", "0–6", "other gender", 0.18, 0.1, 0.3, 1050, "share"),
-            ("utkface", "0–6", "years apart", 0.5, 0.25, 1, 1050, "years")]  # fmt: skip
-    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "results" / "label_limits.csv", index=False)
-    said = report.Sections(models, tmp_path / "results").label_limits().splitlines()
-    assert said[0] == "| data set | ages | pairs | other gender | gender, at best | years apart |"
-    assert said[2:] == ["| UTKFace | 0–6 | 1,050 | 18.0% (10.0–30.0) | 90.0% | 0.50 (0.25–1.00) |"]
-
-
 @pytest.mark.parametrize(
     ("file", "word", "names"),
     [("other_seed", "seeds", "as released | another seed"), ("held_out", "from_photos", "prepared faces | photo files")],
