@@ -32,16 +32,8 @@ from src.faces.duplicates import duplicates_as_subjects, near_duplicates
 from src.faces.prepare import prepare
 from src.files import atomic_write, write_text
 from src.keras_setup import keras, layers
+from src.models import multitask
 from src.models.model_folder import Labels, save_model
-from src.models.multitask import (
-    LOGIT_COUNT,
-    AbsoluteError,
-    GenderAccuracy,
-    add_task_heads,
-    distillation_loss,
-    multitask_labels,
-    multitask_loss,
-)
 from src.models.residual import average_with_mirror_image
 from src.models.train import TrainingSettings, fit, predict_probabilities
 
@@ -51,7 +43,7 @@ AUGMENTED = TrainingSettings(
     batch_size=64, rotation=12, zoom=0.15, shift=0.05, brightness=0.3,
     grayscale_probability=0.1, downscale_probability=0.2, random_erasing_probability=0.25, patience=99,
 )  # fmt: skip
-METRICS = (GenderAccuracy, AbsoluteError)
+METRICS = (multitask.GenderAccuracy, multitask.AbsoluteError)
 UNSURE_BELOW = {"gender": 0.75, "age": 0.4}
 CONFIDENCE_BINS = 20  # of the reliability curves; both limits of UNSURE_BELOW are edges between two bins
 
@@ -124,7 +116,7 @@ def predict_with_mirror(model: keras.Model, faces: np.ndarray, rows: np.ndarray)
     Returns:
         float32 (m, 103): female and male, then the years 0-100.
     """
-    logits = [predict_probabilities(model, images, rows)[:, :LOGIT_COUNT] for images in (faces, faces[:, :, ::-1])]
+    logits = [predict_probabilities(model, images, rows)[:, : multitask.LOGIT_COUNT] for images in (faces, faces[:, :, ::-1])]
     return np.float32(np.mean([np.hstack([softmax(x[:, :2], axis=1), softmax(x[:, 2:], axis=1)]) for x in logits], axis=0))
 
 
@@ -149,9 +141,9 @@ def fit_multitask(
         The model of the epoch with the lowest validation loss, in float32, and one row of figures per epoch.
     """
     return fit(
-        model, data.faces, np.arange(len(data.table)), multitask_labels(data.table, targets), data.split, settings,
+        model, data.faces, np.arange(len(data.table)), multitask.multitask_labels(data.table, targets), data.split, settings,
         on_epoch=log_epoch, checkpoint_folder=runs / "training", metrics=METRICS,
-        loss=multitask_loss if targets is None else distillation_loss,
+        loss=multitask.multitask_loss if targets is None else multitask.distillation_loss,
     )  # fmt: skip
 
 
@@ -162,7 +154,7 @@ def with_mirror_image(model: keras.Model, descriptor: bool = False) -> keras.Mod
         model: A network as `multitask.add_task_heads` builds it.
         descriptor: Whether it has the output for a descriptor.
     """
-    averaged = add_task_heads(average_with_mirror_image(model.get_layer("level_one")), descriptor=descriptor)
+    averaged = multitask.add_task_heads(average_with_mirror_image(model.get_layer("level_one")), descriptor=descriptor)
     averaged.set_weights(model.get_weights())
     return averaged
 
@@ -200,7 +192,7 @@ def calibrate(data: PreparedData, model: keras.Model) -> tuple[dict[str, keras.M
     rows = np.flatnonzero(data.split == "validation")
     table = data.table.iloc[rows].reset_index(drop=True)
     logits = predict_probabilities(model, data.faces, rows)
-    gender, age = log_softmax(logits[:, :2], axis=1), log_softmax(logits[:, 2:LOGIT_COUNT], axis=1)
+    gender, age = log_softmax(logits[:, :2], axis=1), log_softmax(logits[:, 2 : multitask.LOGIT_COUNT], axis=1)
     ranges = AGE_GROUPS["fairface"]
     years = np.arange(YEARS)
     gender_labels, age_labels = (task_labels(table, task, ranges).table["label"] for task in ("gender", "age"))

@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
         write_picture(animation, options.picture)
     except (ModelFolderError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     for path in (options.video, options.picture):
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
     return 0

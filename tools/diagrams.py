@@ -243,7 +243,7 @@ def main(arguments: list[str] | None = None) -> int:
         released = results.load_released()["age"].model
     except (ModelFolderError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     plain = two_level_cnn(len(config.AGE_GROUPS["adience"].names))
     models = {"Released model (age)": released, "Plain two-level CNN of notebooks 1 and 2 (eight age groups)": plain}
     for name, figure in (("system", pipelines()), ("network", networks(models, drawn_face()))):

@@ -342,7 +342,7 @@ def main(arguments: list[str] | None = None) -> int:
         write_text(README, readme)
     except (ModelFolderError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     print(*(str(path.relative_to(config.ROOT)) for path in (TARGET, README, FIGURES)), options.pdf or "", sep="\n")
     return 0
 

@@ -126,16 +126,6 @@ def test_by_gives_each_group_its_accuracy():
         metrics.metric_by_group(values, np.ones(5), order=["female"])
 
 
-def test_by_resamples_subjects():
-    scores = np.repeat(np.arange(30) % 3 > 0, 20)
-    values = np.repeat(["a", "b"], 300)
-    people, faces = (
-        metrics.metric_by_group(values, scores, subjects=np.repeat(np.arange(30), 20)),
-        metrics.metric_by_group(values, scores),
-    )
-    assert (people["high"] - people["low"] > 2 * (faces["high"] - faces["low"])).all()
-
-
 def test_over_folds_against_hand_calculation():
     columns = ["value", "low", "high", "n", "unit"]
     first = pd.DataFrame([[0.5, 0, 1, 9, "share"], [4.0, 3, 5, 9, "years"]], ["accuracy", "error"], columns)

@@ -62,18 +62,9 @@ def result_of(running):
     return json.loads(output.splitlines()[-1])
 
 
-def train(folder, devices):
-    return result_of(start(folder, devices))
-
-
 @pytest.fixture(scope="module")
-def states(tmp_path_factory):
-    return tmp_path_factory.mktemp("four")
-
-
-@pytest.fixture(scope="module")
-def four(states):
-    return train(states, 4)
+def four(tmp_path_factory):
+    return result_of(start(tmp_path_factory.mktemp("four"), 4))
 
 
 def test_four_devices_learn_and_predict_every_face(four):
@@ -87,7 +78,7 @@ def test_four_devices_learn_and_predict_every_face(four):
 
 
 def test_four_devices_learn_what_one_learns(four, tmp_path):
-    one = train(tmp_path, 1)
+    one = result_of(start(tmp_path, 1))
     assert one["devices"] == 1
     for name in ("loss", "accuracy", "val_accuracy"):
         assert np.allclose(one["history"][name], four["history"][name], atol=0.02), name

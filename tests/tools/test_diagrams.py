@@ -61,5 +61,5 @@ def test_both_are_written_as_pictures_for_a_readme(standins, monkeypatch, tmp_pa
 
 def test_missing_models_are_one_sentence(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(config, "MODELS", tmp_path)
-    assert diagrams.main(["--to", str(tmp_path / "figures")]) == 1
+    assert diagrams.main(["--to", str(tmp_path / "figures")]) == 2
     assert capsys.readouterr().err.startswith("error: ") and not (tmp_path / "figures").exists()

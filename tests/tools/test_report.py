@@ -98,7 +98,7 @@ def test_the_command_says_what_is_missing_and_writes_nothing(standins, monkeypat
     monkeypatch.setattr(findings.config, "RESULTS", tmp_path)
     monkeypatch.setattr(findings.config, "MODELS", standins.gender.parent)
     before = report.TARGET.read_bytes(), report.README.read_bytes()
-    assert report.main(["--pdf", str(tmp_path / "report.pdf")]) == 1
+    assert report.main(["--pdf", str(tmp_path / "report.pdf")]) == 2
     assert capsys.readouterr().err.startswith("error: released_results.csv is missing in ")
     assert (report.TARGET.read_bytes(), report.README.read_bytes()) == before and not list(tmp_path.iterdir())
 
