@@ -74,7 +74,7 @@ def use_cores(count: int) -> None:
 
 
 def one_core_predictor() -> Predictor:
-    """A predictor that works in this process, on one core and with one thread."""
+    """Returns a predictor that works in this process, on one core and with one thread."""
     cv2.setNumThreads(1)
     use_cores(1)
     return Predictor(workers=1)

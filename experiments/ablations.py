@@ -178,7 +178,7 @@ def evaluate_variant(name: str, seed: int, setup: Setup) -> pd.DataFrame:
         setup: The faces.
 
     Returns:
-        One row per data set and metric, with the columns of `summarize_scores` and variant, seed, seconds and against.
+        One row per data set and metric, with the columns of `summarise_scores` and variant, seed, seconds and against.
     """
     variant = VARIANTS[name]
     model, seconds, faces, rows = train_variant(RELEASED if variant.with_mirror else name, seed, setup)
@@ -195,7 +195,7 @@ def evaluate_variant(name: str, seed: int, setup: Setup) -> pd.DataFrame:
     file, baseline = (setup.folder / f"face-scores-{setup.epochs}-{seed}-{title}.csv" for title in (name, variant.baseline))
     scores.to_csv(file, index=False)
     baseline_scores = pd.read_csv(baseline, header=[0, 1]) if variant.baseline and baseline.exists() else None
-    results = summarize_scores(scores, baseline_scores, table["subject"].to_numpy(object))
+    results = summarise_scores(scores, baseline_scores, table["subject"].to_numpy(object))
     return results.assign(variant=name, seed=seed, seconds=seconds, against=variant.baseline)
 
 
@@ -247,7 +247,7 @@ def score_faces(table: pd.DataFrame, gender: np.ndarray, age: np.ndarray) -> pd.
     return pd.DataFrame(scores, index=table.index)
 
 
-def summarize_scores(scores: pd.DataFrame, baseline: pd.DataFrame | None, subjects: np.ndarray) -> pd.DataFrame:
+def summarise_scores(scores: pd.DataFrame, baseline: pd.DataFrame | None, subjects: np.ndarray) -> pd.DataFrame:
     """Returns the mean of each column of `score_faces` and the mean difference to the baseline, with their intervals.
 
     Args:

@@ -50,7 +50,7 @@ def descriptor_network(size: int = SIZE, dtype: str = "float32") -> keras.Model:
         dtype: Keras dtype policy, such as "mixed_bfloat16".
 
     Returns:
-        A model from uint8 faces (batch, size, size, 3), RGB, to float32 descriptors (batch, 128). Its layer "pooled" gives
+        A model from uint8 faces (batch, size, size, 3), RGB, to float32 descriptors (batch, 128). Its layer "pooled" returns
         the 256 features before the last layer.
 
     Raises:
@@ -155,23 +155,23 @@ class _Reader:
         self.position = start + len(tag)
 
     def integer(self) -> int:
-        """A byte with the sign (highest bit) and the number of bytes (lowest four bits), then these bytes, lowest first."""
+        """Reads an integer: a byte with the sign (bit 7) and the number of bytes (bits 0-3), then the bytes, lowest first."""
         (control,) = self._take(1)
         size = int.from_bytes(self._take(control & 0x0F), "little")
         return -size if control & 0x80 else size
 
     def real(self) -> float:
-        """A real number: the mantissa, then the exponent of 2, both integers."""
+        """Reads a real number: the mantissa, then the exponent of 2, both integers."""
         mantissa, exponent = self.integer(), self.integer()
         return mantissa * 2.0**exponent
 
     def tensor(self, samples: int, channels: int = 1) -> np.ndarray:
-        """float32 (samples * channels,): after the format's version (2) and four sizes, the numbers, lowest byte first."""
+        """Reads a tensor, float32 (samples * channels,): the format's version (2), four sizes, then little-endian numbers."""
         self.expect([2, samples, channels, 1, 1], "a tensor's version and sizes")
         return np.frombuffer(self._take(4 * samples * channels), "<f4").astype(np.float32)
 
     def expect(self, numbers: list[int], what: str) -> None:
-        """Reads integers that must be these."""
+        """Reads integers and checks that they are these; `what` describes them in the error message."""
         found = [self.integer() for _ in numbers]
         if found != numbers:
             raise self._error(f"{what} must be {numbers}, got {found}")

@@ -170,13 +170,13 @@ def extract_task_model(model: keras.Model, task: str, temperature: float = 1.0) 
     Returns:
         A model from uint8 faces to probabilities (batch, 2) or (batch, 101).
     """
-    first, head = model.get_layer("level_one"), model.get_layer(task)
-    features = keras.Input((first.output_shape[-1],), name="features")
+    level_one, head = model.get_layer("level_one"), model.get_layer(task)
+    features = keras.Input((level_one.output_shape[-1],), name="features")
     last = layers.Dense(head.units, activation="softmax", dtype="float32", name="probability")
-    second = keras.Model(features, last(features), name="level_two")
+    level_two = keras.Model(features, last(features), name="level_two")
     last.set_weights([weights / temperature for weights in head.get_weights()])
-    photo = keras.Input(first.input_shape[1:], dtype="uint8", name="face")
-    return keras.Model(photo, second(first(photo)), name="two_level_cnn")
+    face = keras.Input(level_one.input_shape[1:], dtype="uint8", name="face")
+    return keras.Model(face, level_two(level_one(face)), name="two_level_cnn")
 
 
 def calibrate(data: PreparedData, model: keras.Model) -> tuple[dict[str, keras.Model], dict[str, Calibration]]:

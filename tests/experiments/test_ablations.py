@@ -50,11 +50,11 @@ def test_hidden_labels_are_unknown(batch):
 def test_differences_are_paired():
     mine = pd.DataFrame({("utkface", "gender accuracy"): [1, 1, 0, np.nan], ("utkface", "absolute error"): [2.0, 4, 6, 8]})
     baseline = mine - [0.5, 1]
-    rows = ablations.summarize_scores(mine, baseline, np.array(list("abcd"), object)).set_index("measure")
+    rows = ablations.summarise_scores(mine, baseline, np.array(list("abcd"), object)).set_index("measure")
     assert rows["value"].tolist() == pytest.approx([2 / 3, 5]) and rows["n"].tolist() == [3, 4]
     for name in ablations.DIFFERENCE_COLUMNS:  # the same for each face, so the interval is a point
         assert rows[name].tolist() == pytest.approx([0.5, 1])
-    assert ablations.summarize_scores(mine, None, np.array(list("abcd"), object))["difference"].isna().all()
+    assert ablations.summarise_scores(mine, None, np.array(list("abcd"), object))["difference"].isna().all()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The teachers' networks against the runtimes of their own files, and that they learn both tasks.
+"""The pretrained networks: SFace equals its original in ONNX Runtime, and both can be fine-tuned for both tasks.
 
 Tests that need a package skip where it is not installed (requirements-training.txt).
 """
@@ -28,16 +28,11 @@ def found(get):
 
 @pytest.fixture(scope="module")
 def faces():
-    """Two drawn faces and one picture of noise: uint8 (3, 224, 224, 3)."""
+    """Two drawn faces and one image of noise: uint8 (3, 112, 112, 3)."""
     space, rng = FaceModel.load(), np.random.default_rng(1)
     drawn = [space.face(space.draw(group, gender, rng)) for group, gender in ((1, "female"), (6, "male"))]
-    noise = rng.integers(0, 256, (224, 224, 3), np.uint8)
-    return np.stack([*(cv2.resize(face, (224, 224)) for face in drawn), noise])
-
-
-@pytest.fixture(scope="module")
-def small_faces(faces):
-    return np.stack([cv2.resize(face, (112, 112), interpolation=cv2.INTER_AREA) for face in faces])
+    noise = rng.integers(0, 256, (112, 112, 3), np.uint8)
+    return np.stack([*(cv2.resize(face, (112, 112), interpolation=cv2.INTER_AREA) for face in drawn), noise])
 
 
 def assert_close(actual, expected):
@@ -45,10 +40,10 @@ def assert_close(actual, expected):
     assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
-# --- against their own runtimes ---------------------------------------------------------------------------------------
+# --- with the original weights ----------------------------------------------------------------------------------------
 
 
-def test_sface_gives_what_onnx_runtime_gives(small_faces):
+def test_sface_gives_what_onnx_runtime_gives(faces):
     file = found(teacher_files.sface_file)
     original = onnx.load(file)
     # The file lists its weights as inputs too, which ONNX Runtime would ask for.
@@ -58,16 +53,16 @@ def test_sface_gives_what_onnx_runtime_gives(small_faces):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(original.SerializeToString(), options)
-    channels_first = small_faces.transpose(0, 3, 1, 2).astype(np.float32)
+    channels_first = faces.transpose(0, 3, 1, 2).astype(np.float32)
     expected = np.concatenate([session.run(None, {"data": face[None]})[0] for face in channels_first])
-    actual = teachers.sface(file).predict(small_faces, verbose=0)
+    actual = teachers.sface(file).predict(faces, verbose=0)
     assert_close(actual["descriptor"], expected)
     assert actual["pooled"].shape == (3, 1024) and (actual["pooled"].std(axis=0) > 0).mean() > 0.99
 
 
-def test_faceres_knows_gender_at_other_sizes(small_faces):
+def test_faceres_knows_gender_at_other_sizes(faces):
     file = found(teacher_files.faceres_file)
-    actual = teachers.faceres(file, size=112).predict(small_faces[:2], verbose=0)
+    actual = teachers.faceres(file, size=112).predict(faces[:2], verbose=0)
     assert actual["gender"].shape == (2, 1) and actual["age"].sum(axis=1) == pytest.approx(1, abs=1e-5)
     years = actual["age"] @ np.arange(100)
     assert years[0] < years[1], "the drawn child must look younger than the drawn adult"
