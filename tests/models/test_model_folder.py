@@ -215,9 +215,3 @@ def test_a_lambda_layer_is_refused_and_not_run(folder, tmp_path):
     Path(proof).unlink()
     assert "Lambda" in refusal(folder)
     assert not Path(proof).exists()
-
-
-def test_a_model_that_takes_floats(folder):
-    network(2, "float32").save(folder / "model.keras")
-    update_hash(folder)
-    assert "the model takes float32" in refusal(folder)
