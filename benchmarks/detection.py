@@ -94,7 +94,7 @@ def without_people(n: int) -> dict[str, list[Photo]]:
 
 
 def crop(picture: Photo, rng: np.random.Generator) -> Photo:
-    """A square of at least `SMALLEST_CROP` pixels or, of a smaller picture, its shorter side."""
+    """Returns a square of at least `SMALLEST_CROP` pixels or, of a smaller picture, its shorter side."""
     height, width = picture.shape[:2]
     most = min(height, width)
     side = int(rng.integers(min(SMALLEST_CROP, most), most + 1))
@@ -129,7 +129,7 @@ def nobody(sources: Sources) -> Iterator[dict]:
 
 
 def cost(sources: Sources) -> Iterator[dict]:
-    """The median over several photos."""
+    """Yields the median over several photos."""
     count = max(1, sources.n // 60)
     rng = np.random.default_rng(SEED)
     photos = {
@@ -151,7 +151,7 @@ PARTS = {"faces": faces, "groups": groups, "nobody": nobody, "cost": cost}
 
 
 def search_all(photos: list[Photo], detector: str) -> tuple[npt.NDArray[np.int64], float]:
-    """The number of faces found in each photo, and the mean processor milliseconds per photo."""
+    """Returns the number of faces found in each photo, and the mean processor milliseconds per photo."""
     with Clock() as clock:
         counts = np.array([len(detect(photo, detector)) for photo in photos])
     return counts, clock.cpu * 1000 / len(photos)

@@ -1,10 +1,10 @@
-"""The models from photo file to prediction, through `predict`, on the test part that they never saw.
+"""Evaluates `predict`, from photo files to the table, on test faces that the models have not seen.
 
     python -m benchmarks.held_out DATA [--runs FOLDER] [--gender-model FOLDER] [--age-model FOLDER] [--csv FILE]
 
-DATA contains UTKFace/ and FairFace/, as for `python -m experiments.released`, and perhaps adience/, all of which is evaluated
-as a check on photos of another kind. The largest face of each photo counts, or the whole photo if no face is found. The
-measures have 95% bootstrap intervals and the names of `docs/results/released_results.csv`.
+DATA contains UTKFace/ and FairFace/, as for `train_residual`. If it contains adience/, all of Adience is evaluated as well.
+The largest face of each photo counts, or the whole photo if no face is found.
+The metrics have 95% bootstrap intervals and the names of `docs/results/released_results.csv`.
 """
 
 from pathlib import Path

@@ -23,13 +23,13 @@ COLUMNS = ["dataset", "ages", "measure", *Estimate._fields]
 
 
 def pairs_of(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of both faces of each pair. The column `group` of the table numbers the groups of near-duplicates."""
+    """Returns the rows of both faces of each pair. The column `group` of the table numbers the groups of near-duplicates."""
     places = table.groupby("group").indices.values()
     return tuple(np.array([two for two in places if len(two) == 2], int).reshape(-1, 2).T)
 
 
 def agreement(table: pd.DataFrame) -> list[dict]:
-    """A row for each data set, band of ages and label with enough pairs. The table is that of `pairs_of`."""
+    """Returns a row for each data set, band of ages and label with enough pairs. The table is that of `pairs_of`."""
     rows = []
     for name, mine in table.groupby("dataset", sort=False):
         first, second = (mine.iloc[places].reset_index(drop=True) for places in pairs_of(mine))

@@ -16,7 +16,7 @@ from benchmarks.common import parser, report
 from experiments.results import evaluate_released, load_released
 from src.config import AGE_GROUPS, CACHE, SEED
 from src.evaluation.calibration import sum_to_groups
-from src.evaluation.label_noise import UNLIKELY, label_doubts
+from src.evaluation.label_noise import SUSPECT_DOUBT, label_doubts
 
 
 def main() -> None:
@@ -58,7 +58,8 @@ def main() -> None:
     wrong = swapped | wrong_age
     flagged = found["suspect"].to_numpy()
     print(
-        f"flagged at {UNLIKELY}: {flagged.sum()} of {len(table)}; {(flagged & wrong).sum()} of the {wrong.sum()} wrong ones "
+        f"flagged at {SUSPECT_DOUBT}: {flagged.sum()} of {len(table)} faces, "
+        f"{(flagged & wrong).sum()} of the {wrong.sum()} wrong ones "
         f"({(flagged & wrong).sum() / wrong.sum():.1%}), {(flagged & ~wrong).sum()} of the {(~wrong).sum()} others"
     )
 

@@ -1,4 +1,4 @@
-"""Prediction: how long photos and videos take, from the file to the table.
+"""Measures how long predictions of photos and videos take, from the file to the table.
 
     python -m benchmarks.photos [DATA] [--n 300] [--only PART …] [--csv FILE]
 
@@ -12,11 +12,9 @@ DATA is a folder with UTKFace/ and FairFace/; drawn pictures replace them if it 
 | fresh | a new process: start, import, models, one photo |
 | many | the command on a hundred times --n photos of 250x250: its rate, and its memory on the way |
 | video | 640x480 with three people, from the file to the annotated file |
-| original | the same photos by the steps of the original pipeline, beside ours |
 
 `wall` is elapsed time, `cpu` processor time, the better figure if other programs run. Each part runs in a process of its own.
-Figures for one core use one thread. The original pipeline: non-local means on the photo, dlib's detector at full size,
-alignment, one `Model.predict` for each face and model.
+Figures for one core use one thread.
 """
 
 import contextlib
@@ -31,17 +29,14 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
-import dlib
 import numpy as np
 import pandas as pd
 import psutil
 
 from benchmarks.common import Clock, drawn_photos, parser, print_row, random_files, report, write_photos
 from src.config import ROOT, SEED
-from src.faces import align
 from src.faces.detect import VIDEO_DETECTOR
 from src.faces.image_io import read_photo
-from src.faces.landmark_file import install_landmark_file
 from src.predict import video
 from src.predict.decode import predict_faces
 from src.predict.detection import Source, detect_faces_in_photo, start_workers
@@ -78,7 +73,7 @@ def use_cores(count: int) -> None:
 
 
 def one_core_predictor() -> Predictor:
-    """A predictor that works in this process, on one core and with one thread."""
+    """Returns a predictor that works in this process, on one core and with one thread."""
     cv2.setNumThreads(1)
     use_cores(1)
     return Predictor(workers=1)
@@ -89,9 +84,9 @@ def small_photos(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
     photos = {name: [cv2.resize(read_photo(file), (224, 224), interpolation=cv2.INTER_AREA) for file in files]
               for name, files in sets.items()} or {"drawn": drawn_photos(n, (224, 224), 130)}  # fmt: skip
     predictor = one_core_predictor()
-    for name, some in photos.items():
+    for name, pixels in photos.items():
         (folder / name).mkdir()
-        paths = write_photos(some, folder / name)
+        paths = write_photos(pixels, folder / name)
         predictor.predict(paths[:8], progress=False)
         with Clock() as clock:
             table = predictor.predict(paths, progress=False)
@@ -106,9 +101,9 @@ def one_photo(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
         "one face": drawn_photos(count, LARGE, LARGE_FACE),
         "no face": [scene.backdrop(*LARGE, rng) for _ in range(count)],
     }
-    for name, some in photos.items():
+    for name, pixels in photos.items():
         (folder / name).mkdir()
-        paths = write_photos(some, folder / name)
+        paths = write_photos(pixels, folder / name)
         predictor.predict(paths[:2], progress=False)
         times = []
         for path in paths:
@@ -142,14 +137,8 @@ def fresh_process(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
             subprocess.run([sys.executable, "-m", "src.predict", str(path)], cwd=ROOT, check=True, capture_output=True)
         times.append((clock.wall, clock.cpu))
     wall, cpu = np.median(times, axis=0)
-    yield {
-        "photos": "1280x960",
-        "way": "a new process",
-        "n": len(times),
-        "wall s": wall,
-        "cpu s": cpu,
-        "longest s": max(times)[0],
-    }
+    yield {"photos": "1280x960", "way": "a new process", "n": len(times), "wall s": wall, "cpu s": cpu,
+           "longest s": max(times)[0]}  # fmt: skip
 
 
 def many_photos(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
@@ -179,38 +168,6 @@ def _mebibytes(process: psutil.Process) -> float:
     return total / 2**20
 
 
-def original_pipeline(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
-    import tensorflow as tf
-
-    predictor, detector, n = one_core_predictor(), dlib.get_frontal_face_detector(), max(2, n // 50)
-    landmark_predictor = dlib.shape_predictor(str(install_landmark_file()))
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    paths = write_photos(drawn_photos(n, LARGE, LARGE_FACE), folder)
-    predictor.predict(paths[:2], progress=False)
-    seconds = {"ours": 0.0, "the original's": 0.0}
-    for path in paths:  # the two ways take turns
-        with Clock() as clock:
-            predictor.predict(path, progress=False)
-        seconds["ours"] += clock.cpu
-        with Clock() as clock:
-            photo = align.denoise(read_photo(path))
-            for box in detector(photo, 1):
-                points = landmark_predictor(photo, box).parts()
-                landmarks = np.array([(point.x, point.y) for point in points], float)
-                for trained in predictor.models.trained.values():
-                    trained.model.predict(align.align(photo, landmarks, trained.alignment)[None], verbose=0)
-        seconds["the original's"] += clock.cpu
-    for way, cpu in seconds.items():
-        yield {
-            "photos": "1280x960",
-            "way": way,
-            "n": n,
-            "cpu ms a photo": cpu * 1000 / n,
-            "times ours": cpu / seconds["ours"],
-        }
-
-
 def whole_video(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
     frames, path, predictor = max(25, 3 * n), folder / "street.mp4", Predictor(detector=VIDEO_DETECTOR)
     pictures = scene.street(np.random.default_rng(SEED), frames)
@@ -224,7 +181,7 @@ def whole_video(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
 
 PARTS = {
     "small": small_photos, "photo": one_photo, "folder": whole_folder, "fresh": fresh_process, "many": many_photos,
-    "video": whole_video, "original": original_pipeline,
+    "video": whole_video,
 }  # fmt: skip
 
 if __name__ == "__main__":

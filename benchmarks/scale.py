@@ -112,7 +112,7 @@ def through_kills(table: Path, folder: Path, cache: Path, workers: int, parts: i
 
 
 def digest(cache: Path) -> str:
-    """The SHA-256 of the names and contents of all prepared files."""
+    """Returns the SHA-256 of the names and contents of all prepared files."""
     total = hashlib.sha256()
     for path in sorted(cache.rglob("*")):
         if path.is_file() and not path.name.startswith("."):
@@ -138,7 +138,7 @@ def plot(curve: pd.DataFrame, cost: np.ndarray, file: Path) -> None:
 
 
 def measure(place: Path, options: argparse.Namespace) -> pd.DataFrame:
-    """The table of results."""
+    """Returns the table of results."""
     table = draw(place, options.wiki / "wiki.mat", options.faces)
     file, caches = place / "table.pickle", [place / "quiet", place / "killed"]
     table.to_pickle(file)

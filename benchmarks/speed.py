@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def load_ways(folder: Path, exported: Path) -> dict[str, tuple[Callable, int]]:
-    """By name: a function from faces to probabilities, and the size in bytes of the file that it was loaded from."""
+    """Returns, by name, a function from faces to probabilities, and the size in bytes of the file that it was loaded from."""
     export(folder, exported)
     model, keras_size = load_model(folder).model, (folder / "model.keras").stat().st_size
     graph = tf.function(lambda faces: model(faces, training=False), [tf.TensorSpec(model.input_shape, tf.uint8)])
@@ -69,7 +69,7 @@ def load_ways(folder: Path, exported: Path) -> dict[str, tuple[Callable, int]]:
 
 
 def onnx_model(file: Path) -> Callable:
-    """An ONNX file as a function from faces to probabilities."""
+    """Returns an ONNX file as a function from faces to probabilities."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
@@ -78,14 +78,14 @@ def onnx_model(file: Path) -> Callable:
 
 
 def litert_model(file: Path) -> Callable:
-    """A LiteRT file as a function from faces to probabilities."""
+    """Returns a LiteRT file as a function from faces to probabilities."""
     run = Interpreter(str(file), num_threads=1).get_signature_runner()
     (face,), (probability,) = run.get_input_details(), run.get_output_details()
     return lambda faces: run(**{face: faces})[probability]
 
 
 def measure(name: str, ways: dict[str, tuple[Callable, int]], size: int, turns: int) -> list[dict]:
-    """A row for each batch size and way: milliseconds a face (median and range of the turns) and the file's megabytes."""
+    """Returns a row per batch size and way: milliseconds per face (median and range of the turns), and the file in MB."""
     rows = []
     for batch in BATCHES:
         faces = np.random.default_rng(SEED).integers(0, 256, (batch, size, size, 3), np.uint8)

@@ -1,1 +1,1 @@
-"""How the released models are made and judged. Modules here import `src`; nothing in `src` imports them."""
+"""Trains and evaluates the released models. Modules here import `src`; nothing in `src` imports them."""

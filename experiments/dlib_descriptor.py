@@ -21,17 +21,17 @@ MIN_SIZE = 103  # pixels: smaller faces leave nothing for the last block
 STEM = (32, 7, 2)  # filters, kernel, stride of the first convolution
 # filters and stride of the residual blocks, which have two 3x3 convolutions each; stride 2 halves the map
 BLOCKS = (*[(32, 1)] * 3, (64, 2), *[(64, 1)] * 3, (128, 2), *[(128, 1)] * 2, (256, 2), *[(256, 1)] * 2, (256, 2))
-DESCRIPTOR = 128  # values in a descriptor
-MAX_GAP = 512  # bytes: more than the settings between the weights of two layers take
-TAIL = 72  # bytes: settings of the last layer, after its weights
+DESCRIPTOR_SIZE = 128  # values in a descriptor
+MAX_GAP = 512  # bytes: upper limit of the settings between the weights of two layers
 
 
 class Parameters(NamedTuple):
     """The numbers in dlib's file.
 
-    means: Of red, green and blue, 0-255.
-    convolutions: 29 kernels (rows, columns, channels, filters) with their biases (filters,), float32.
-    last: float32 (256, 128), from the pooled features to the descriptor.
+    Attributes:
+        means: Of red, green and blue, 0-255.
+        convolutions: 29 kernels (rows, columns, channels, filters) with their biases (filters,), float32.
+        last: Weights of the last layer, from the pooled features to the descriptor, float32 (256, 128).
     """
 
     means: list[float]
@@ -42,15 +42,15 @@ class Parameters(NamedTuple):
 def descriptor_network(size: int = SIZE, dtype: str = "float32") -> keras.Model:
     """Builds the network with dlib's weights.
 
-    At size 150 it gives dlib's own descriptors, and from 135 to 160 it stays close to them. Below 135 the last map has 3x3
-    values instead of 4x4, and the descriptors mean little before fine-tuning.
+    At size 150 it returns dlib's own descriptors, and from 135 to 160 close ones. Below 135, the last map has 3x3 values
+    instead of 4x4, and the network must be fine-tuned first.
 
     Args:
         size: Side of the faces in pixels, at least 103.
         dtype: Keras dtype policy, such as "mixed_bfloat16".
 
     Returns:
-        A model from uint8 faces (batch, size, size, 3), RGB, to float32 descriptors (batch, 128). Its layer "pooled" gives
+        A model from uint8 faces (batch, size, size, 3), RGB, to float32 descriptors (batch, 128). Its layer "pooled" returns
         the 256 features before the last layer.
 
     Raises:
@@ -63,6 +63,7 @@ def descriptor_network(size: int = SIZE, dtype: str = "float32") -> keras.Model:
     weights = iter(enumerate(found.convolutions, start=1))
 
     def convolution(x, filters: int, kernel: int, stride: int, activation: str | None = None):
+        """Adds the next convolution of the file to a map (batch, height, width, channels)."""
         number, values = next(weights)
         padding = "valid" if stride > 1 else "same"
         layer = layers.Conv2D(
@@ -84,21 +85,20 @@ def descriptor_network(size: int = SIZE, dtype: str = "float32") -> keras.Model:
         x = layers.Add(dtype=dtype)(_pad_to_match(x, skip, dtype))
         x = layers.ReLU(dtype=dtype, name=f"block_{i}")(x)
     x = layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(x)
-    # The last layer always computes in full precision.
-    last = layers.Dense(DESCRIPTOR, use_bias=False, dtype="float32", name="descriptor")
+    last = layers.Dense(DESCRIPTOR_SIZE, use_bias=False, dtype="float32", name="descriptor")  # always in full precision
     model = keras.Model(photo, last(x), name="descriptor_network")
     last.set_weights([found.last])
     return model
 
 
 def _pad_to_match(x, skip, dtype: str) -> list:
-    """Pads x in rows and columns (by at most 1) and skip in channels with zeros, as dlib's addition does."""
+    """Pads two maps with zeros to one shape: x in rows and columns (by at most 1), skip in channels, as dlib does to add."""
     rows, columns, channels = skip.shape[1:]
     missing, more = rows - x.shape[1], x.shape[-1] - channels
     if missing:
         x = layers.ZeroPadding2D(((0, missing), (0, missing)), dtype=dtype)(x)
     if more:
-        # Keras pads only rows and columns, so the channels are columns for a moment.
+        # Keras pads only rows and columns, so the channels are reshaped to columns and back.
         skip = layers.Reshape((rows * columns, channels, 1), dtype=dtype)(skip)
         skip = layers.ZeroPadding2D(((0, 0), (0, more)), dtype=dtype)(skip)
         skip = layers.Reshape((rows, columns, channels + more), dtype=dtype)(skip)
@@ -109,7 +109,7 @@ def read_parameters(file: Path) -> Parameters:
     """Reads the weights in dlib's file, with each affine layer folded into the convolution before it.
 
     Raises:
-        ValueError: The file holds another network, or it is truncated or too long.
+        ValueError: The file holds another network or is truncated.
     """
     reader = _Reader(file)
     reader.enter("input_rgb_image_sized")
@@ -122,9 +122,8 @@ def read_parameters(file: Path) -> Parameters:
         convolutions += [_folded(reader, before, filters, 3, stride), _folded(reader, filters, filters, 3, 1)]
         before = filters
     reader.enter("fc_2")
-    reader.expect([DESCRIPTOR, before], "the size of its last layer")
-    last = reader.tensor(before, DESCRIPTOR).reshape(before, DESCRIPTOR)
-    reader.end()
+    reader.expect([DESCRIPTOR_SIZE, before], "the size of its last layer")
+    last = reader.tensor(before, DESCRIPTOR_SIZE).reshape(before, DESCRIPTOR_SIZE)
     return Parameters(means, convolutions, last)
 
 
@@ -132,7 +131,6 @@ def _folded(reader: "_Reader", channels: int, filters: int, kernel: int, stride:
     """Reads a convolution and the affine layer after it; kernel (rows, columns, channels, filters), bias (filters,)."""
     reader.enter("con_4")
     area = channels * kernel * kernel
-    # One after the other: the filters, then the biases.
     weights, bias = np.split(reader.tensor(filters * (area + 1)), [filters * area])
     padding = kernel // 2 if stride == 1 else 0
     reader.expect([filters, kernel, kernel, stride, stride, padding, padding], "a convolution's settings")
@@ -157,37 +155,26 @@ class _Reader:
         self.position = start + len(tag)
 
     def integer(self) -> int:
-        """A byte with the sign (highest bit) and the number of bytes (lowest four bits), then these bytes, lowest first."""
+        """Reads an integer: a byte with the sign (bit 7) and the number of bytes (bits 0-3), then the bytes, lowest first."""
         (control,) = self._take(1)
         size = int.from_bytes(self._take(control & 0x0F), "little")
         return -size if control & 0x80 else size
 
     def real(self) -> float:
-        """A real number: the mantissa, then the exponent of 2, both integers."""
+        """Reads a real number: the mantissa, then the exponent of 2, both integers."""
         mantissa, exponent = self.integer(), self.integer()
-        if abs(exponent) > 64:
-            raise self._error(f"an exponent must be from -64 to 64, got {exponent}")
         return mantissa * 2.0**exponent
 
     def tensor(self, samples: int, channels: int = 1) -> np.ndarray:
-        """float32 (samples * channels,): after the format's version (2) and four sizes, the numbers, lowest byte first."""
+        """Reads a tensor, float32 (samples * channels,): the format's version (2), four sizes, then little-endian numbers."""
         self.expect([2, samples, channels, 1, 1], "a tensor's version and sizes")
-        values = np.frombuffer(self._take(4 * samples * channels), "<f4").astype(np.float32)
-        if not np.isfinite(values).all():
-            raise self._error("a tensor must hold finite values, got others")
-        return values
+        return np.frombuffer(self._take(4 * samples * channels), "<f4").astype(np.float32)
 
     def expect(self, numbers: list[int], what: str) -> None:
-        """Reads integers that must be these."""
+        """Reads integers and checks that they are these; `what` describes them in the error message."""
         found = [self.integer() for _ in numbers]
         if found != numbers:
             raise self._error(f"{what} must be {numbers}, got {found}")
-
-    def end(self) -> None:
-        """Checks that only the last layer's settings follow."""
-        left = len(self.data) - self.position
-        if left != TAIL:
-            raise self._error(f"{TAIL} bytes must follow the last weights, got {left}")
 
     def _take(self, size: int) -> bytes:
         if self.position + size > len(self.data):

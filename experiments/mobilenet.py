@@ -1,4 +1,4 @@
-"""MobileNetV1 for faces, in the two variants that the teachers' weights need, and quick to train on a CPU.
+"""MobileNetV1 for faces, in the two variants of the pretrained networks in `teachers`, for the next release.
 
 Source: Howard et al., "MobileNets: efficient convolutional neural networks for mobile vision applications", 2017.
 Batch normalisation is folded into kernels and biases, so each convolution is followed by a bias and an activation only.
@@ -20,8 +20,8 @@ class BiasPReLU(layers.Layer):
     """Adds a bias to each channel, then PReLU: maps (batch, height, width, channels) of any float type to the same shape.
 
     On TensorFlow, training uses one compiled kernel forward and one backward. Separate kernels for the bias, the
-    activation and their gradients each read and write the whole map, which took half of SFace's training on a CPU.
-    Compilation takes some seconds for each new batch size.
+    activation and their gradients took half of the training time of SFace on a CPU, because each reads and writes the whole
+    map. Compilation takes some seconds for each new batch size.
     """
 
     def build(self, input_shape):
@@ -37,8 +37,9 @@ class BiasPReLU(layers.Layer):
         return ops.where(x > 0, x, slope * x)
 
 
-@functools.cache  # the layers share what is compiled for maps of one shape
+@functools.cache  # layers with maps of one shape share the compiled functions
 def _compiled_prelu():
+    """Returns a function (x, bias, slope) -> PReLU(x + bias) with its own gradient."""
     import tensorflow as tf
 
     @tf.function(jit_compile=True)
@@ -47,20 +48,20 @@ def _compiled_prelu():
         return tf.where(x > 0, x, slope * x)
 
     @tf.function(jit_compile=True)
-    def backward(x, bias, slope, change):
+    def backward(x, bias, slope, upstream):
         x = x + bias
-        return tf.where(x > 0, change, slope * change), change * tf.minimum(x, tf.zeros_like(x))
+        return tf.where(x > 0, upstream, slope * upstream), upstream * tf.minimum(x, tf.zeros_like(x))
 
     def sum_per_channel(values):
-        # A matrix product adds up much faster than TensorFlow's reduction kernel.
+        # A matrix product is much faster than TensorFlow's reduction kernel.
         flat = tf.reshape(values, (-1, values.shape[-1]))
         return tf.matmul(tf.ones((1, tf.shape(flat)[0]), flat.dtype), flat)[0]
 
     @tf.custom_gradient
     def prelu(x, bias, slope):
-        def gradient(change):
-            of_x, of_slope = backward(x, bias, slope, change)
-            return of_x, sum_per_channel(of_x), sum_per_channel(of_slope)
+        def gradient(upstream):
+            x_gradient, slope_gradient = backward(x, bias, slope, upstream)
+            return x_gradient, sum_per_channel(x_gradient), sum_per_channel(slope_gradient)
 
         return forward(x, bias, slope), gradient
 
@@ -74,12 +75,12 @@ def mobilenet(
     scale: float,
     offset: float | Sequence[float],
     dtype: str = "float32",
-    inner: int | None = None,
+    network_size: int | None = None,
 ) -> keras.Model:
-    """The convolutions of MobileNetV1 1.0, random weights: uint8 faces (batch, size, size, 3), RGB, to 1,024 channels.
+    """Builds the convolutions of MobileNetV1 1.0 with random weights.
 
     Args:
-        size: Side of the faces in pixels.
+        size: Height and width of the faces in pixels.
         stem_stride: Stride of the first convolution, 1 or 2.
         prelu: True for PReLU and padding by one pixel on all sides (MXNet's rule), False for ReLU6 and padding by
             TensorFlow's rule, which for stride 2 pads at the bottom and at the right only.
@@ -87,14 +88,15 @@ def mobilenet(
         offset: Added after scaling; one number or one for each of red, green and blue.
         dtype: Keras dtype policy, such as "mixed_bfloat16". Depthwise convolutions always compute in float32: in
             bfloat16, TensorFlow's CPU gradient for stride 2 took five times as long.
-        inner: Scale the faces to this side first.
+        network_size: Height and width to which the network scales the faces first; None keeps the size.
 
     Returns:
-        A model with output (batch, rows, columns, 1024), in the policy's compute type.
+        A model from uint8 faces (batch, size, size, 3), RGB, 0-255, to a map (batch, rows, columns, 1024) of the compute type
+        of the policy.
     """
 
     def stage(x, kind: type[layers.Layer], name: str, stride: int = 1, **options):
-        """A convolution, its bias and its activation."""
+        """Adds a convolution, its bias and its activation."""
         symmetric = prelu and stride == 2
         if symmetric:
             x = layers.ZeroPadding2D(1, dtype=dtype)(x)
@@ -107,8 +109,8 @@ def mobilenet(
 
     face = keras.Input((size, size, 3), dtype="uint8", name="face")
     x = layers.Rescaling(scale, offset, dtype=dtype, name="scale")(face)
-    if inner and inner != size:
-        x = resize_images(x, inner)
+    if network_size and network_size != size:
+        x = resize_images(x, network_size)
     x = stage(x, layers.Conv2D, "stem", stem_stride, filters=STEM, kernel_size=3)
     for number, (filters, stride) in enumerate(BLOCKS, start=1):
         x = stage(x, layers.DepthwiseConv2D, f"depthwise_{number}", stride, kernel_size=3, dtype="float32")

@@ -1,9 +1,9 @@
-"""Writes the model card: what the released models are for, how accurate they are for which group, and where they fail.
+"""Writes the model card: the use, the accuracy by group, and the failures of the released models.
 
     python -m experiments.model_card
 
-The text is docs/model_card.template.md, and the figures come from the models' own cards and from docs/results. The command
-writes docs/model_card.md and one picture of drawn faces, docs/figures/failures.png.
+The text is docs/model_card.template.md, and the numbers come from the models' own cards and from docs/results. The command
+writes docs/model_card.md and a figure of drawn faces, docs/figures/failures.png.
 """
 
 import re
@@ -14,7 +14,7 @@ import jinja2
 import pandas as pd
 
 from experiments import results, train_residual
-from experiments.result_plots import titled
+from experiments.result_plots import group_titles, titled
 from experiments.results import describe_worst_group, format_result, markdown_table, read_results
 from src import config
 from src.data import NAMES
@@ -25,18 +25,15 @@ from src.models.model_folder import ModelFolderError, TrainedModel
 
 DOCS = config.ROOT / "docs"
 TEMPLATE, TARGET, PICTURE = DOCS / "model_card.template.md", DOCS / "model_card.md", DOCS / "figures" / "failures.png"
-GROUP_COLUMNS = {  # measures in the tables by group, and their short titles
+GROUP_COLUMNS = {  # metrics in the tables by group, and their short titles
     Metric.GENDER_ACCURACY: "gender",
     Metric.EIGHT_GROUPS_EXACT: "eight groups",
     Metric.NINE_RANGES_EXACT: "nine ranges",
     Metric.ABSOLUTE_ERROR: "years off",
     Metric.INTERVAL_COVERAGE: "interval covers",
 }
-WORST_GROUPS = (
-    Metric.GENDER_ACCURACY,
-    Metric.ABSOLUTE_ERROR,
-    Metric.NINE_RANGES_EXACT,
-)  # their worst groups are named
+# Metrics whose worst groups are named.
+WORST_GROUPS = (Metric.GENDER_ACCURACY, Metric.ABSOLUTE_ERROR, Metric.NINE_RANGES_EXACT)
 
 
 def write(folder: str | Path = "", target: Path = TARGET, picture: Path = PICTURE, **models: str | Path) -> None:
@@ -49,7 +46,7 @@ def write(folder: str | Path = "", target: Path = TARGET, picture: Path = PICTUR
         **models: `gender` and `age`, the model folders; see `results.load_released`.
 
     Raises:
-        ResultsMissing: A result file is missing or incomplete. Nothing is written.
+        ResultsMissingError: A result file is missing or incomplete. Nothing is written.
         ModelFolderError: A model folder is missing or damaged. Nothing is written.
     """
     released = results.load_released(**models)
@@ -62,7 +59,7 @@ def write(folder: str | Path = "", target: Path = TARGET, picture: Path = PICTUR
 
 
 def render(models: dict[str, TrainedModel], folder: str | Path = "", picture: Path = Path("figures", PICTURE.name)) -> str:
-    """The card in Markdown. Raises ResultsMissing if a result file is missing or incomplete."""
+    """Returns the card in Markdown. Raises ResultsMissingError if a result file is missing or incomplete."""
     rows, curves, history, speed, plain, others = (
         read_results(name, folder)
         for name in ("released_results", "released_reliability", "released_history", "speed", "plain", "others")
@@ -77,16 +74,13 @@ def render(models: dict[str, TrainedModel], folder: str | Path = "", picture: Pa
 
     def groups(dataset: str) -> pd.DataFrame:
         table = results.group_table(rows, dataset)
-        ages = table["group"].str.replace("-", "–") + " years"
-        table["group"] = table["group"].str.replace("_", " ").mask(table["by"] == Grouping.AGE, ages)
+        table["group"] = group_titles(table)
         return table.reindex(columns=["group", "faces", *GROUP_COLUMNS]).dropna(axis="columns").rename(columns=GROUP_COLUMNS)
 
     def worst_groups(dataset: str) -> list[str]:
-        mine = rows[(rows["dataset"] == dataset) & rows["measure"].isin(WORST_GROUPS) & (rows["by"] != Grouping.ALL)]
-        pairs = (
-            mine[["measure", "by"]].drop_duplicates().sort_values("measure", key=lambda names: names.map(WORST_GROUPS.index))
-        )
-        return [describe_worst_group(rows, dataset, measure, by) for measure, by in pairs.itertuples(index=False)]
+        found = rows[(rows["dataset"] == dataset) & (rows["by"] != Grouping.ALL)]
+        pairs = [(metric, by) for metric in WORST_GROUPS for by in found[found["measure"] == metric]["by"].unique()]
+        return [describe_worst_group(rows, dataset, metric, by) for metric, by in pairs]
 
     template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(TEMPLATE.read_text(encoding="utf-8"))
     text = template.render(
@@ -113,7 +107,7 @@ def _unsure_predictions(models: dict[str, TrainedModel], curves: pd.DataFrame) -
     for (dataset, task), curve in curves.groupby(["dataset", "task"], sort=False):
         below = results.calibration_of(models[task]).unsure_below
         if task == "age" and dataset == "fairface":
-            continue  # its curve is of nine ranges, and `predict` marks predictions among eight groups
+            continue  # this curve is of nine ranges, but `predict` marks predictions among eight groups
         share, accuracy, others = results.unsure_accuracy(curve, below)
         found = f"{share:.1%} of the predictions, {accuracy:.0%} of them correct" if share else "no predictions"
         lines.append(f"{titled(dataset)}, {task} below {below:.0%}: {found}; {others:.1%} of the others are correct.")
@@ -125,7 +119,7 @@ def main() -> int:
         write()
     except (ModelFolderError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     print(f"wrote {TARGET.relative_to(config.ROOT)} and {PICTURE.relative_to(config.ROOT)}")
     return 0
 

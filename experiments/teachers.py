@@ -1,7 +1,7 @@
-"""Teachers: networks that know faces, taken from packages and refined for gender and age.
+"""The teachers of the next release (`train_released`): two pretrained face networks, fine-tuned for gender and age.
 
-`sface` and `faceres` rebuild both networks in Keras with their original weights. `refine` trains one of them for both tasks,
-and `teacher_probabilities` gives its predictions for every face. `requirements-training.txt` says how to get the packages.
+`sface` and `faceres` rebuild the networks in Keras with their original weights, `build_teacher` adds heads for both tasks,
+and `teacher_probabilities` fine-tunes one and predicts every face. `requirements-training.txt` says how to get the weights.
 """
 
 import hashlib
@@ -10,48 +10,39 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from experiments.mobilenet import BLOCKS, mobilenet
-from experiments.release import AUGMENTED, PreparedData, log_epoch, predict_with_mirror
+from experiments.release import AUGMENTED, PreparedData, cached_array, fit_multitask, predict_with_mirror
 from experiments.teacher_files import Weights, faceres_file, read_faceres, read_sface, sface_file
 from src.config import SEED
-from src.files import atomic_write
 from src.keras_setup import keras, layers, ops
-from src.models.multitask import AbsoluteError, GenderAccuracy, add_task_heads, multitask_labels, multitask_loss
+from src.models.multitask import add_task_heads, multitask_labels
 from src.models.residual import resize_images
-from src.models.train import TrainingSettings, fast_dtype, fit
+from src.models.train import TrainingSettings, fast_dtype
 
-SIZE = 112  # pixels: the faces SFace was trained on
-MEANS = (123.68, 116.779, 103.939)  # of red, green and blue, subtracted before FaceRes
-DESCRIPTOR = 128  # values SFace compares faces by
-# Typical standard deviation of a pooled feature over UTKFace's faces. Features are divided by it before the heads, so that
-# both teachers' heads learn at the same pace.
-SPREAD = {"sface": 0.016, "faceres": 0.32}
-# Weaker augmentation than for the small network, which starts from random weights. In a pilot with FaceRes, 3e-4 gave good
-# results and a run at 4e-4 was worse after its first epochs.
-REFINED = replace(
-    AUGMENTED,
-    epochs=6,
-    batch_size=48,
-    learning_rate=2e-4,
-    weight_decay=1e-2,
-    grayscale_probability=0.05,
-    downscale_probability=0.1,
-    random_erasing_probability=0,
-)
+FACE_SIZE = 112  # pixels: height and width of the faces that SFace was trained on
+PIXEL_MEANS = (123.68, 116.779, 103.939)  # of red, green and blue, subtracted before FaceRes
+SFACE_DESCRIPTOR_SIZE = 128  # values by which SFace compares faces
+# Typical standard deviation of a pooled feature over the faces of UTKFace. Features are divided by it, so that the new heads
+# of both teachers learn at the same rate.
+FEATURE_DEVIATIONS = {"sface": 0.016, "faceres": 0.32}
+# Weaker augmentation than for a network that starts from random weights.
+FINETUNING = replace(
+    AUGMENTED, epochs=6, batch_size=48, learning_rate=2e-4, weight_decay=1e-2,
+    grayscale_probability=0.05, downscale_probability=0.1, random_erasing_probability=0,
+)  # fmt: skip
 
 
 def sface(file: Path | None = None, dtype: str = "float32") -> keras.Model:
-    """SFace: uint8 faces (batch, 112, 112, 3), RGB, to its pooled features and its descriptor.
+    """Builds SFace with its original weights, for uint8 faces (batch, 112, 112, 3), RGB, 0-255.
 
     Args:
         file: The package's ONNX file; None finds it in the installed package.
         dtype: Keras dtype policy, such as "mixed_bfloat16".
 
     Returns:
-        A trainable model with outputs "pooled" (batch, 1024), a mean over the last map, and "descriptor" (batch, 128),
-        float32, equal to the file's own output.
+        A trainable model with outputs "pooled" (batch, 1024), the mean over the last map, and "descriptor" (batch, 128),
+        float32, which equals the output of the original file.
 
     Raises:
         FileNotFoundError: The package is not installed.
@@ -64,21 +55,21 @@ def sface(file: Path | None = None, dtype: str = "float32") -> keras.Model:
 
 
 def sface_network(dtype: str = "float32") -> keras.Model:
-    """The network of `sface` with random weights."""
-    first = mobilenet(SIZE, 1, True, 1 / 128, -127.5 / 128, dtype)
-    x = Affine(dtype=dtype, name="normalise")(first.output)
+    """Builds the network of `sface` with random weights."""
+    convolutions = mobilenet(FACE_SIZE, 1, True, 1 / 128, -127.5 / 128, dtype)
+    x = Affine(dtype=dtype, name="normalise")(convolutions.output)
     pooled = layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(x)
     flat = layers.Flatten(dtype=dtype)(x)
-    descriptor = layers.Dense(DESCRIPTOR, dtype="float32", name="descriptor")(flat)
-    return keras.Model(first.input, {"pooled": pooled, "descriptor": descriptor}, name="sface")
+    descriptor = layers.Dense(SFACE_DESCRIPTOR_SIZE, dtype="float32", name="descriptor")(flat)
+    return keras.Model(convolutions.input, {"pooled": pooled, "descriptor": descriptor}, name="sface")
 
 
-def faceres(file: Path | None = None, size: int = SIZE, dtype: str = "float32") -> keras.Model:
-    """FaceRes: uint8 faces (batch, size, size, 3), RGB, to its pooled features and its own predictions.
+def faceres(file: Path | None = None, size: int = FACE_SIZE, dtype: str = "float32") -> keras.Model:
+    """Builds FaceRes with its original weights, for uint8 faces (batch, size, size, 3), RGB, 0-255.
 
     Args:
         file: The package's `faceres-deep.json`; None takes it from `cache/teachers`.
-        size: Side of the faces in pixels; any from 32 works.
+        size: Height and width of the faces in pixels, at least 32.
         dtype: Keras dtype policy, such as "mixed_bfloat16".
 
     Returns:
@@ -95,19 +86,19 @@ def faceres(file: Path | None = None, size: int = SIZE, dtype: str = "float32") 
     return model
 
 
-def faceres_convolutions(size: int, dtype: str = "float32", inner: int | None = None) -> keras.Model:
-    """FaceRes up to its last map, with random weights. inner: see `mobilenet`."""
-    return mobilenet(size, 2, False, 1.0, [-mean for mean in MEANS], dtype, inner)
+def faceres_convolutions(size: int, dtype: str = "float32", network_size: int | None = None) -> keras.Model:
+    """Builds FaceRes up to its last map, with random weights; the arguments are those of `mobilenet`."""
+    return mobilenet(size, 2, False, 1.0, [-mean for mean in PIXEL_MEANS], dtype, network_size)
 
 
-def faceres_network(size: int = SIZE, dtype: str = "float32") -> keras.Model:
-    """The network of `faceres` with random weights."""
-    first = faceres_convolutions(size, dtype)
-    pooled = layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(first.output)
+def faceres_network(size: int = FACE_SIZE, dtype: str = "float32") -> keras.Model:
+    """Builds the network of `faceres` with random weights."""
+    convolutions = faceres_convolutions(size, dtype)
+    pooled = layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(convolutions.output)
     x = layers.Dense(256, activation="relu", dtype=dtype, name="features")(pooled)
     gender = layers.Dense(1, activation="sigmoid", dtype="float32", name="gender")(x)
     age = layers.Dense(100, activation="softmax", dtype="float32", name="age")(x)
-    return keras.Model(first.input, {"pooled": pooled, "gender": gender, "age": age}, name="faceres")
+    return keras.Model(convolutions.input, {"pooled": pooled, "gender": gender, "age": age}, name="faceres")
 
 
 @keras.saving.register_keras_serializable("age_and_gender")
@@ -124,25 +115,26 @@ class Affine(layers.Layer):
 
 
 def _load(model: keras.Model, weights: Weights) -> None:
+    """Copies the weights from a file into the layers of the same names."""
     numbers = range(1, len(BLOCKS) + 1)
     names = ["stem", *(f"{kind}_{i}" for i in numbers for kind in ("depthwise", "pointwise"))]
     for name, (kernel, *others) in zip(names, weights.stages, strict=True):
-        separate = len(others) == 2  # SFace: bias and slopes are weights of the activation
-        model.get_layer(name).set_weights([kernel] if separate else [kernel, *others])
-        if separate:
+        has_slopes = len(others) == 2  # SFace: bias and slopes are weights of the activation
+        model.get_layer(name).set_weights([kernel] if has_slopes else [kernel, *others])
+        if has_slopes:
             model.get_layer(f"{name}_activation").set_weights(others)
     for name, values in weights.last.items():
         model.get_layer(name).set_weights(values)
 
 
-def teacher(name: str, size: int, dtype: str = "float32", seed: int = SEED) -> keras.Model:
-    """A network that knows faces, with new heads for both tasks.
+def build_teacher(name: str, size: int, dtype: str = "float32", seed: int = SEED) -> keras.Model:
+    """Builds a pretrained face network with new heads for both tasks.
 
     Args:
         name: "sface" or "faceres".
-        size: Side of the faces in pixels; the network scales them to 112.
+        size: Height and width of the faces in pixels; the network scales them to 112.
         dtype: Keras dtype policy, such as "mixed_bfloat16".
-        seed: Seed of the heads' starting weights and of dropout.
+        seed: Seed of the heads' initial weights and of dropout.
 
     Returns:
         A model from uint8 faces (batch, size, size, 3), RGB, to float32 logits (batch, 103), as `multitask_loss` takes them.
@@ -151,56 +143,40 @@ def teacher(name: str, size: int, dtype: str = "float32", seed: int = SEED) -> k
         ValueError: There is no teacher of this name.
         FileNotFoundError: Its package is not installed.
     """
-    if name not in SPREAD:
-        raise ValueError(f"expected a teacher named {' or '.join(SPREAD)}, got {name!r}")
-    inside = sface(dtype=dtype) if name == "sface" else faceres(dtype=dtype)
-    pooled = inside.get_layer("pooled").output
-    features = layers.Rescaling(1 / SPREAD[name], dtype=dtype, name="features")(pooled)
-    trunk = keras.Model(inside.input, features, name="trunk")
+    if name not in FEATURE_DEVIATIONS:
+        raise ValueError(f"expected a teacher named {' or '.join(FEATURE_DEVIATIONS)}, got {name!r}")
+    pretrained = sface(dtype=dtype) if name == "sface" else faceres(dtype=dtype)
+    pooled = pretrained.get_layer("pooled").output
+    features = layers.Rescaling(1 / FEATURE_DEVIATIONS[name], dtype=dtype, name="features")(pooled)
+    trunk = keras.Model(pretrained.input, features, name="trunk")
     face = keras.Input((size, size, 3), dtype="uint8", name="face")
-    x = face if size == SIZE else ops.cast(ops.round(resize_images(ops.cast(face, "float32"), SIZE)), "uint8")
+    x = face if size == FACE_SIZE else ops.cast(ops.round(resize_images(ops.cast(face, "float32"), FACE_SIZE)), "uint8")
     return add_task_heads(keras.Model(face, trunk(x), name="level_one"), dropout=0.3, seed=seed)
 
 
-def refine(name: str, data: PreparedData, settings: TrainingSettings, runs: Path) -> tuple[keras.Model, pd.DataFrame]:
-    """Trains a teacher for both tasks on the training faces; a run that was stopped is resumed.
+def teacher_probabilities(name: str, data: PreparedData, settings: TrainingSettings, runs: Path) -> npt.NDArray[np.float32]:
+    """Fine-tunes a teacher and predicts every face, as the mean of the face and of its mirror image.
+
+    The predictions are cached in `data.folder`, in one file for each teacher, settings, labels and split.
 
     Args:
         name: "sface" or "faceres".
-        data: Faces uint8 (n, size, size, 3), RGB, with their table and split, as of `release.load_data`.
-        settings: How to train; see `REFINED`.
-        runs: Folder for the state of the training, which is kept below `training`.
+        data: The faces, from `load_data`.
+        settings: How to train; see `FINETUNING`.
+        runs: Folder for the states of the training.
 
     Returns:
-        The model of the epoch with the lowest validation loss, in float32, and one row of figures for each epoch.
+        float32 (n, 103): the probabilities of female and male, then of the years 0-100.
 
     Raises:
         ValueError: There is no teacher of this name.
         FileNotFoundError: Its package is not installed.
     """
-    model = teacher(name, data.faces.shape[1], fast_dtype(), settings.seed)
-    labels, rows = multitask_labels(data.table), np.arange(len(data.table))
-    return fit(
-        model, data.faces, rows, labels, data.split, settings,
-        log_epoch, runs / "training", multitask_loss, (GenderAccuracy, AbsoluteError),
-    )  # fmt: skip
 
+    def compute() -> npt.NDArray[np.float32]:
+        model, _ = fit_multitask(build_teacher(name, data.faces.shape[1], fast_dtype(), settings.seed), data, settings, runs)
+        return predict_with_mirror(model, data.faces, np.arange(len(data.table)))
 
-def teacher_probabilities(name: str, data: PreparedData, settings: TrainingSettings, runs: Path) -> npt.NDArray[np.float32]:
-    """What the refined teacher predicts for every face, as the mean of the face and its mirror image.
-
-    The predictions are kept in `data.folder`, in one file for each teacher, settings, labels and split; where the file
-    exists nothing is trained. Args and Raises as of `refine`.
-
-    Returns:
-        float32 (n, 103): the probabilities of female and male, then of the years 0-100.
-    """
     digest = hashlib.sha256(repr((name, settings, data.faces.shape)).encode())
     digest.update(multitask_labels(data.table).tobytes() + "".join(data.split).encode())
-    file = data.folder / f"teacher-{name}-{digest.hexdigest()[:8]}.npy"
-    if not file.exists():
-        model, _ = refine(name, data, settings, runs)
-        found = predict_with_mirror(model, data.faces, np.arange(len(data.table)))
-        with atomic_write(file) as new, open(new, "wb") as opened:
-            np.save(opened, found)
-    return np.load(file)
+    return cached_array(data.folder / f"teacher-{name}-{digest.hexdigest()[:8]}.npy", compute)

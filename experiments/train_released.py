@@ -1,11 +1,14 @@
-"""Trains the next released models, from the pictures of three data sets to model folders for gender and age.
+"""Trains the models of the next release on UTKFace, FairFace and All-Age-Faces.
 
     python -m experiments.train_released --data FOLDER [--seed 1] [--runs cache] [--release]
 
-FOLDER holds UTKFace/, FairFace/ and AllAgeFaces/. Two teachers, networks that know faces from elsewhere, are refined for both
-tasks on the training faces (always with the seed of `config`, so that other seeds share them). A small network, FaceRes
-refined in the same way, then learns from the labels and from the mean of what the teachers predict. Each step is kept below
---runs and is resumed or used again by the same command. Without --release, the models go to released-SEED/ below --runs.
+FOLDER contains UTKFace/, FairFace/ and AllAgeFaces/. `train_residual` trained the models that are in `models/` now.
+
+1. Two teachers, pretrained face networks, are fine-tuned for both tasks, always with the seed of `config`.
+2. The student, a small network with the weights of the fine-tuned FaceRes, learns from the labels and the teachers' mean.
+
+Intermediate results are kept in --runs, and the same command resumes there. Without --release, the models go to
+released-SEED/ in --runs. `requirements-training.txt` says how to get the pretrained networks.
 """
 
 from dataclasses import replace
@@ -15,28 +18,34 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from experiments.release import AUGMENTED, METRICS, PreparedData, log_epoch, parse_arguments, write_release
-from experiments.teachers import REFINED, SIZE, SPREAD, faceres_convolutions, refine, teacher_probabilities
+from experiments.release import AUGMENTED, PreparedData, fit_multitask, run_training, with_mirror_image
+from experiments.teachers import (
+    FACE_SIZE,
+    FEATURE_DEVIATIONS,
+    FINETUNING,
+    build_teacher,
+    faceres_convolutions,
+    teacher_probabilities,
+)
 from src.config import SEED
 from src.keras_setup import keras, layers
-from src.models.multitask import add_task_heads, distillation_loss, multitask_labels
-from src.models.residual import average_with_mirror_image
-from src.models.train import TrainingSettings, fast_dtype, fit
+from src.models.multitask import add_task_heads
+from src.models.train import TrainingSettings, fast_dtype
 
 DATASETS = ("utkface", "fairface", "allagefaces")
 TEACHERS = {
-    "faceres": replace(REFINED, epochs=10, learning_rate=3e-4),
-    "sface": replace(REFINED, epochs=5, learning_rate=3e-4),
+    "faceres": replace(FINETUNING, epochs=10, learning_rate=3e-4),
+    "sface": replace(FINETUNING, epochs=5, learning_rate=3e-4),
 }
 STUDENT = replace(AUGMENTED, epochs=20, batch_size=48, learning_rate=3e-4, weight_decay=1e-2)
 
 
 def teacher_targets(data: PreparedData, runs: Path) -> npt.NDArray[np.float32]:
-    """The mean of what the refined teachers predict for each face.
+    """Returns the mean of the fine-tuned teachers' predictions for each face.
 
     Args:
-        data: The faces, as `load_data` gives them.
-        runs: Where the steps are kept.
+        data: The faces, from `load_data`.
+        runs: Folder for the states of the trainings.
 
     Returns:
         float32 (n, 103): the probabilities of female and male, then of the years 0-100.
@@ -46,58 +55,57 @@ def teacher_targets(data: PreparedData, runs: Path) -> npt.NDArray[np.float32]:
     )
 
 
-def student(refined: keras.Model, size: int, dtype: str = "float32", seed: int = SEED) -> keras.Model:
-    """The network to release, starting with the weights of the refined FaceRes.
+def student(finetuned: keras.Model, size: int, dtype: str = "float32", seed: int = SEED) -> keras.Model:
+    """Builds the network to release, which starts with the weights of the fine-tuned FaceRes.
 
-    It differs from the teacher in form only: one plain model, without nested ones, that scales its input itself.
+    It has the layers of the teacher, but without nested models, and scales the faces itself.
 
     Args:
-        refined: FaceRes as `teachers.refine` gives it.
-        size: Side of the aligned faces in pixels.
+        finetuned: The teacher FaceRes after its training.
+        size: Height and width of the aligned faces in pixels.
         dtype: Keras dtype policy, such as "mixed_bfloat16".
         seed: Seed of dropout.
 
     Returns:
         A model from uint8 faces (batch, size, size, 3), RGB, to float32 logits (batch, 103).
     """
-    first = faceres_convolutions(size, dtype, inner=SIZE)
-    pooled = layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(first.output)
-    features = layers.Rescaling(1 / SPREAD["faceres"], dtype=dtype, name="features")(pooled)
-    model = add_task_heads(keras.Model(first.input, features, name="level_one"), seed=seed)
-    model.set_weights(refined.get_weights())
+    convolutions = faceres_convolutions(size, dtype, network_size=FACE_SIZE)
+    pooled = layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(convolutions.output)
+    features = layers.Rescaling(1 / FEATURE_DEVIATIONS["faceres"], dtype=dtype, name="features")(pooled)
+    model = add_task_heads(keras.Model(convolutions.input, features, name="level_one"), seed=seed)
+    model.set_weights(finetuned.get_weights())
     return model
 
 
 def train_student(
     data: PreparedData, targets: npt.NDArray[np.float32], settings: TrainingSettings, runs: Path
 ) -> tuple[keras.Model, pd.DataFrame]:
-    """Trains the student on labels and targets alike.
+    """Trains the student; labels and targets have the same weight.
 
     Args:
-        data: The faces, as `load_data` gives them.
-        targets: float32 (n, 103), as `teacher_targets` gives them.
+        data: The faces, from `load_data`.
+        targets: float32 (n, 103), from `teacher_targets`.
         settings: How to train; see `STUDENT`.
-        runs: Where the steps are kept.
+        runs: Folder for the states of the trainings.
 
     Returns:
-        The model, which averages the features of each face and its mirror image, and one row of figures for each epoch.
+        The model, which averages the features of each face and of its mirror image, and one row of figures per epoch.
     """
-    refined, _ = refine("faceres", data, TEACHERS["faceres"], runs)
-    model = student(refined, data.faces.shape[1], fast_dtype(), settings.seed)
-    labels, rows = multitask_labels(data.table, targets), np.arange(len(data.table))
-    model, history = fit(
-        model, data.faces, rows, labels, data.split, settings, log_epoch, runs / "training", distillation_loss, METRICS
-    )
-    both = add_task_heads(average_with_mirror_image(model.get_layer("level_one")))
-    both.set_weights(model.get_weights())
-    return both, history
+    size, teacher_settings = data.faces.shape[1], TEACHERS["faceres"]
+    teacher = build_teacher("faceres", size, fast_dtype(), teacher_settings.seed)
+    teacher, _ = fit_multitask(teacher, data, teacher_settings, runs)  # it was trained for the targets; this loads it
+    model = student(teacher, size, fast_dtype(), settings.seed)
+    model, history = fit_multitask(model, data, settings, runs, targets)
+    return with_mirror_image(model), history
+
+
+def train(data: PreparedData, seed: int, runs: Path) -> tuple[keras.Model, pd.DataFrame]:
+    """Trains the teachers and the student; see `run_training`."""
+    return train_student(data, teacher_targets(data, runs), replace(STUDENT, seed=seed), runs)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = parse_arguments(arguments, __doc__, DATASETS)
-    targets = teacher_targets(options.prepared, options.runs)
-    settings = replace(STUDENT, seed=options.seed)
-    write_release(options, DATASETS, *train_student(options.prepared, targets, settings, options.runs))
+    run_training(arguments, __doc__, DATASETS, train)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Trains the present released models: a residual network, taught by a refined dlib descriptor network.
+"""Trains the released models of today: a residual network, with a fine-tuned dlib descriptor network as its teacher.
 
     python -m experiments.train_residual --data FOLDER [--seed 1] [--runs cache] [--release]
 
 FOLDER contains UTKFace/ and FairFace/. Intermediate results are kept in --runs, and the same command resumes there. Without
 --release, the models go to released-SEED/ in --runs. The teacher is always trained with the seed of `config`, so that
-trainings with other seeds share it.
+trainings with other seeds share it. `train_released` trains the models of the next release.
 """
 
 import hashlib
@@ -20,19 +20,18 @@ from experiments.release import (
     ALIGNMENT,
     AUGMENTED,
     FIRST_DATASETS,
-    METRICS,
     PreparedData,
     cached_array,
-    log_epoch,
-    parse_arguments,
+    fit_multitask,
     predict_with_mirror,
-    write_release,
+    run_training,
+    with_mirror_image,
 )
 from src.config import SEED
 from src.keras_setup import keras, ops
-from src.models.multitask import LOGITS, add_task_heads, distillation_loss, multitask_labels, multitask_loss
-from src.models.residual import average_with_mirror_image, residual_level_one, resize_images
-from src.models.train import TrainingSettings, fast_dtype, fit, predict_probabilities
+from src.models.multitask import LOGIT_COUNT, add_task_heads
+from src.models.residual import residual_level_one, resize_images
+from src.models.train import fast_dtype, predict_probabilities
 
 TEACHER = replace(
     AUGMENTED, epochs=12, learning_rate=4e-4, weight_decay=1e-2,
@@ -40,30 +39,30 @@ TEACHER = replace(
 )  # fmt: skip
 FIRST_ROUND = replace(AUGMENTED, epochs=20, learning_rate=2e-3, weight_decay=5e-2)
 SECOND_ROUND = replace(FIRST_ROUND, epochs=15, learning_rate=1.5e-3)
-TEACHER_SIZE = 144  # pixels: close to the scale of the faces that dlib's network was trained on
-STUDENT_SIZE = 96  # pixels: the student scales faces to it; larger sizes took longer and were no better
+TEACHER_SIZE = 144  # pixels: dlib's network was trained on faces of 150 pixels
+STUDENT_SIZE = 96  # pixels, to which the student scales the faces; larger sizes took longer and were not more accurate
 
 
 def teacher(dtype: str, seed: int) -> keras.Model:
-    """dlib's descriptor network with new heads: uint8 faces (batch, 128, 128, 3) to float32 logits (batch, 103)."""
-    inside = descriptor_network(TEACHER_SIZE, dtype)
-    pooled = keras.Model(inside.input, inside.get_layer("pooled").output, name="pooled")
+    """Builds dlib's descriptor network with new heads: uint8 faces (batch, 128, 128, 3) to float32 logits (batch, 103)."""
+    pretrained = descriptor_network(TEACHER_SIZE, dtype)
+    pooled = keras.Model(pretrained.input, pretrained.get_layer("pooled").output, name="pooled")
     return add_task_heads(_resized(pooled), dropout=0.3, seed=seed)
 
 
-def _resized(inside: keras.Model) -> keras.Model:
-    """The model with a scaling of aligned faces to `TEACHER_SIZE` before it."""
-    photo = keras.Input((ALIGNMENT.size, ALIGNMENT.size, 3), dtype="uint8", name="face")
-    return keras.Model(photo, inside(resize_images(ops.cast(photo, "float32"), TEACHER_SIZE)), name="level_one")
+def _resized(network: keras.Model) -> keras.Model:
+    """Builds a model that scales aligned faces (batch, 128, 128, 3) to `TEACHER_SIZE` and applies the network."""
+    face = keras.Input((ALIGNMENT.size, ALIGNMENT.size, 3), dtype="uint8", name="face")
+    return keras.Model(face, network(resize_images(ops.cast(face, "float32"), TEACHER_SIZE)), name="level_one")
 
 
 def teacher_targets(data: PreparedData, seed: int, runs: Path) -> npt.NDArray[np.float32]:
-    """Refines the teacher and predicts every face; both are kept and not repeated.
+    """Fine-tunes the teacher and predicts every face. Both results are cached.
 
     Args:
-        data: The faces, as `load_data` gives them.
+        data: The faces, from `load_data`.
         seed: Seed of the teacher's training.
-        runs: Folder for the state of the training.
+        runs: Folder for the states of the training.
 
     Returns:
         float32 (n, 231): the teacher's probabilities of 2 genders and 101 years, then dlib's own descriptor (128 values),
@@ -72,10 +71,7 @@ def teacher_targets(data: PreparedData, seed: int, runs: Path) -> npt.NDArray[np
     rows, settings = np.arange(len(data.table)), replace(TEACHER, seed=seed)
 
     def probabilities() -> npt.NDArray[np.float32]:
-        model, _ = fit(
-            teacher(fast_dtype(), seed), data.faces, rows, multitask_labels(data.table), data.split, settings,
-            log_epoch, runs / "training", multitask_loss, METRICS,
-        )  # fmt: skip
+        model, _ = fit_multitask(teacher(fast_dtype(), seed), data, settings, runs)
         return predict_with_mirror(model, data.faces, rows)
 
     def descriptors() -> npt.NDArray[np.float32]:
@@ -89,49 +85,44 @@ def teacher_targets(data: PreparedData, seed: int, runs: Path) -> npt.NDArray[np
 
 
 def student(seed: int) -> keras.Model:
-    """The residual network with random weights: uint8 faces to float32 logits and imitated descriptor (batch, 231)."""
-    first = residual_level_one(ALIGNMENT.size, inner=STUDENT_SIZE, dtype=fast_dtype(), seed=seed)
-    return add_task_heads(first, descriptor=True, seed=seed)
+    """Builds the residual network: uint8 faces (batch, 128, 128, 3) to float32 logits and descriptor (batch, 231)."""
+    level_one = residual_level_one(ALIGNMENT.size, network_size=STUDENT_SIZE, dtype=fast_dtype(), seed=seed)
+    return add_task_heads(level_one, descriptor=True, seed=seed)
 
 
 def train_student(data: PreparedData, targets: np.ndarray, seed: int, runs: Path) -> tuple[keras.Model, pd.DataFrame]:
     """Trains the student from random weights, in two rounds.
 
-    In the second round the learning rate rises once more, and the student's own predictions count as much as the teacher's.
+    In the second round, the learning rate rises again and the targets are the mean of the teacher's predictions and of the
+    student's own predictions after the first round.
     Sources: Furlanello et al., "Born-again neural networks", ICML 2018; Loshchilov and Hutter, "SGDR", ICLR 2017.
 
     Args:
-        data: The faces, as `load_data` gives them.
-        targets: float32 (n, 231), as `teacher_targets` gives them.
+        data: The faces, from `load_data`.
+        targets: float32 (n, 231), from `teacher_targets`.
         seed: Seed of both rounds.
-        runs: Folder for the state of the training.
+        runs: Folder for the states of the training.
 
     Returns:
-        The model, which averages the features of each face and of its mirror image, and one row of figures for each epoch.
+        The model, which averages the features of each face and of its mirror image, and one row of figures per epoch.
     """
-    model, first = _train_round(student(seed), data, targets, replace(FIRST_ROUND, seed=seed), runs)
+    model, first_history = fit_multitask(student(seed), data, replace(FIRST_ROUND, seed=seed), runs, targets)
     own = predict_with_mirror(model, data.faces, np.arange(len(data.table)))
-    targets = np.hstack([(targets[:, :LOGITS] + own) / 2, targets[:, LOGITS:]])
-    again = student(seed)
-    again.set_weights(model.get_weights())
-    model, second = _train_round(again, data, targets, replace(SECOND_ROUND, seed=seed), runs)
-    second["epoch"] += len(first)
-    both = add_task_heads(average_with_mirror_image(model.get_layer("level_one")), descriptor=True)
-    both.set_weights(model.get_weights())
-    return both, pd.concat([first, second], ignore_index=True)
+    targets = np.hstack([(targets[:, :LOGIT_COUNT] + own) / 2, targets[:, LOGIT_COUNT:]])
+    second = student(seed)
+    second.set_weights(model.get_weights())
+    model, history = fit_multitask(second, data, replace(SECOND_ROUND, seed=seed), runs, targets)
+    history["epoch"] += len(first_history)
+    return with_mirror_image(model, descriptor=True), pd.concat([first_history, history], ignore_index=True)
 
 
-def _train_round(
-    model: keras.Model, data: PreparedData, targets: np.ndarray, settings: TrainingSettings, runs: Path
-) -> tuple[keras.Model, pd.DataFrame]:
-    labels, rows, states = multitask_labels(data.table, targets), np.arange(len(data.table)), runs / "training"
-    return fit(model, data.faces, rows, labels, data.split, settings, log_epoch, states, distillation_loss, METRICS)
+def train(data: PreparedData, seed: int, runs: Path) -> tuple[keras.Model, pd.DataFrame]:
+    """Trains the teacher and the student; see `run_training`."""
+    return train_student(data, teacher_targets(data, SEED, runs), seed, runs)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = parse_arguments(arguments, __doc__, FIRST_DATASETS)
-    targets = teacher_targets(options.prepared, SEED, options.runs)
-    write_release(options, FIRST_DATASETS, *train_student(options.prepared, targets, options.seed, options.runs))
+    run_training(arguments, __doc__, FIRST_DATASETS, train)
 
 
 if __name__ == "__main__":

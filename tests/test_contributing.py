@@ -73,7 +73,7 @@ def test_the_example_of_a_level_one_trains_and_is_saved_and_loaded(tmp_path):
     part = np.array(["train"] * 8 + ["validation"] * 4)
     settings = train.TrainingSettings(epochs=1, batch_size=4)
     model, history = train.fit(
-        names["model"], faces, np.arange(12), np.arange(12) % 2, part, settings, states=tmp_path / "states"
+        names["model"], faces, np.arange(12), np.arange(12) % 2, part, settings, checkpoint_folder=tmp_path / "states"
     )
     assert np.isfinite(history["val_loss"]).all()
     labels = model_folder.Labels("gender", ("female", "male"))

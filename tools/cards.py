@@ -26,7 +26,7 @@ Frame: TypeAlias = "npt.NDArray[np.uint8]"
 
 
 def captioned(picture: Frame, text: str) -> Frame:
-    """A frame with a picture of any size, uint8 RGB (h, w, 3), above a line of text."""
+    """Returns a frame with a picture of any size, uint8 RGB (h, w, 3), above a line of text."""
     background = "white" if picture[:3, :3].min() == 255 else "#141414"
     frame = Image.new("RGB", (WIDTH, HEIGHT), _BACKGROUND)
     frame.paste(ImageOps.pad(Image.fromarray(picture), (WIDTH, BODY), color=background))
@@ -36,7 +36,7 @@ def captioned(picture: Frame, text: str) -> Frame:
 
 
 def text_card(lines: Sequence[tuple[str, str]]) -> Frame:
-    """A frame with large lines of text, each above a smaller line that explains it."""
+    """Returns a frame with large lines of text, each above a smaller line that explains it."""
     frame = Image.new("RGB", (WIDTH, HEIGHT), _BACKGROUND)
     for i, (large, small) in enumerate(lines):
         y = HEIGHT // 2 + 150 * i - 75 * (len(lines) - 1)
@@ -46,7 +46,7 @@ def text_card(lines: Sequence[tuple[str, str]]) -> Frame:
 
 
 def notebook_page(path: Path) -> Frame:
-    """The first cells of a notebook with their pictures as one long page, uint8 RGB (h, 1280, 3)."""
+    """Returns the first cells of a notebook with their pictures as one long page, uint8 RGB (h, 1280, 3)."""
     images = []
     for cell in nbformat.read(path, as_version=4).cells[:_CELLS]:
         is_code = cell.cell_type == "code"

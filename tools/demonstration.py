@@ -74,7 +74,7 @@ def photos() -> Frames:
 
 
 def video() -> Frames:
-    """Shows people who walk past each other, with one prediction a person."""
+    """Shows people who walk past each other, with one prediction per person."""
     frames = people.walk(FPS)
     caption = "In a video, each person is tracked and has one prediction, the mean over all frames"
     for frame, rows in zip(frames, people.track(frames, FPS), strict=True):
@@ -82,7 +82,7 @@ def video() -> Frames:
 
 
 def film(animation: list[Image.Image]) -> Frames:
-    """All scenes one after another; adds small copies of the photo and video scenes to `animation`."""
+    """Yields all scenes one after another; adds small copies of the photo and video scenes to `animation`."""
     title = "Age and gender from face photos", "a two-level network · all faces in this video are drawn"
     yield from still(cards.text_card([title]), 3)
     yield from itertools.chain(notebook(), curves())
@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
         write_picture(animation, options.picture)
     except (ModelFolderError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     for path in (options.video, options.picture):
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
     return 0

@@ -129,7 +129,7 @@ class Stage(NamedTuple):
 
 
 def stages(model: keras.Model) -> list[Stage]:
-    """The steps of a two-level network, read from its layers. The first one is the input."""
+    """Returns the steps of a two-level network, read from its layers. The first one is the input."""
     found: list[Stage] = []
     for level in (model.get_layer("level_one"), model.get_layer("level_two")):
         current: list[keras.Operation] = []
@@ -145,7 +145,7 @@ def stages(model: keras.Model) -> list[Stage]:
 
 
 def _flatten(model: keras.Model) -> list[keras.Operation]:
-    """All operations of a model and of the models in it. Scaling is an operation, not a layer."""
+    """Returns all operations of a model and of the models in it. Scaling is an operation, not a layer."""
     inside = [_flatten(layer)[1:] if isinstance(layer, keras.Model) else [layer] for layer in model.operations]
     return sum(inside, [])
 
@@ -220,7 +220,7 @@ def _short(count: int) -> str:
 
 
 def drawn_face(size: int = 256) -> npt.NDArray[np.uint8]:
-    """An aligned face of a drawn person, RGB (size, size, 3)."""
+    """Returns an aligned face of a drawn person, RGB (size, size, 3)."""
     rng, space = np.random.default_rng(config.SEED), FaceModel.load()
     picture, _ = scene.snapshot(space, [new_person(space, 4, "female", rng)], (480, 480), 300, rng)
     return align(picture, find_faces(picture)[0].landmarks, Alignment(size=size))
@@ -243,7 +243,7 @@ def main(arguments: list[str] | None = None) -> int:
         released = results.load_released()["age"].model
     except (ModelFolderError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     plain = two_level_cnn(len(config.AGE_GROUPS["adience"].names))
     models = {"Released model (age)": released, "Plain two-level CNN of notebooks 1 and 2 (eight age groups)": plain}
     for name, figure in (("system", pipelines()), ("network", networks(models, drawn_face()))):

@@ -55,7 +55,7 @@ def write(text: str, folder: Path, target: Path) -> None:
 
 
 def source(text: str) -> str:
-    """The Typst source of a Markdown text."""
+    """Returns the Typst source of a Markdown text."""
     tree = SyntaxTreeNode(MarkdownIt().enable("table").parse(text))
     title = next((_plain(node) for node in tree.children if node.type == "heading"), "")
     return PAGE.replace("TITLE", json.dumps(title, ensure_ascii=False)) + _all(tree)

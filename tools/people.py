@@ -42,7 +42,7 @@ WALKERS = (
 
 
 def walk(fps: int) -> list[npt.NDArray[np.uint8]]:
-    """The frames of the video, uint8 RGB (664, 1280, 3)."""
+    """Returns the frames of the video, uint8 RGB (664, 1280, 3)."""
     rng, space = np.random.default_rng(SEED + 4), FaceModel.load()
     width, height = SHAPE
     room = scene.backdrop(width, height, rng)
@@ -65,7 +65,7 @@ def walk(fps: int) -> list[npt.NDArray[np.uint8]]:
 
 
 def track(frames: list[npt.NDArray[np.uint8]], fps: int) -> list[pd.DataFrame]:
-    """The predictions of each frame, as `python -m src.predict VIDEO` makes them."""
+    """Returns the predictions of each frame, as `python -m src.predict VIDEO` makes them."""
     with tempfile.TemporaryDirectory() as folder:
         film = Path(folder) / "walk.mp4"
         video.write_video(frames, SHAPE, fps, film)

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from experiments import release, result_plots, results, train_residual
 from experiments.result_plots import titled
-from experiments.results import ResultsMissing, format_result, markdown_table, read_results
+from experiments.results import ResultsMissingError, format_result, markdown_table, read_results
 from src import config, data
 from src.data.table import Loaded
 from src.evaluation import calibration, plots, subgroups
@@ -80,9 +80,12 @@ _COLUMN_TITLES = {
 
 
 def best_agreement(difference):
-    """The share of labels (0-1) that an error-free judge agrees with, if two labels of a face differ in this share of cases.
+    """Returns the share of labels (0-1) that an error-free judge agrees with.
 
-    If a share e of the labels is wrong at random, two labels differ in 2 e (1 - e) of the cases.
+    If a share e of the labels is wrong at random, two labels of a face differ in a share 2 e (1 - e) of the cases.
+
+    Args:
+        difference: The share of pairs of labels that differ, 0-0.5.
     """
     return (1 + np.sqrt(1 - 2 * difference)) / 2
 
@@ -102,18 +105,18 @@ class Sections:
         self._overall = self.results[self.results["by"] == Grouping.ALL]
 
     def functions(self) -> dict[str, Any]:
-        """The public methods by name."""
+        """Returns the public methods by name."""
         return {name: getattr(self, name) for name in vars(Sections) if not name.startswith("_")}
 
     def value(self, dataset: str, measure: str) -> str:
-        """A metric over all faces of a data set with its interval, in per cent, or in years without the unit."""
+        """Returns a metric over all faces of a data set with its interval, in per cent, or in years without the unit."""
         rows = self._overall.query("dataset == @dataset and measure == @measure")
         if rows.empty:
-            raise ResultsMissing(f"released_results.csv has no {measure} of {dataset}: {_RELEASE}")
+            raise ResultsMissingError(f"released_results.csv has no {measure} of {dataset}: {_RELEASE}")
         return format_result(rows.iloc[0])
 
     def headline(self) -> str:
-        """The table of results: a row for each metric, a column for each data set."""
+        """Returns the table of results: a row for each metric, a column for each data set."""
         rows = self._overall[self._overall["measure"].isin(HEADLINE)]
         bold = rows.apply(format_result, axis=1).str.replace(r"^([\d.%]+)", r"**\1**", regex=True)
         wide = rows.assign(text=bold).pivot(index="measure", columns="dataset", values="text")
@@ -125,7 +128,7 @@ class Sections:
         )
 
     def beside(self) -> str:
-        """The released models beside other models."""
+        """Returns the released models beside other models."""
         compared = results.compare_models(self.results, self.files["plain"], self.files["others"])
         return markdown_table(results.comparison_table(compared).rename_axis("model").reset_index())
 
@@ -139,16 +142,16 @@ class Sections:
         return rows
 
     def faces_of_training(self) -> dict[str, dict[str, str]]:
-        """The number of faces by data set and part of the split."""
+        """Returns the number of faces by data set and part of the split."""
         faces = self.models["age"].card["trained_on"]["faces"]
         return {titled(name): {part: f"{count:,}" for part, count in parts.items()} for name, parts in faces.items()}
 
     def all_faces(self, part: str) -> str:
-        """The number of faces in a part of the split."""
+        """Returns the number of faces in a part of the split."""
         return f"{sum(parts[part] for parts in self.models['age'].card['trained_on']['faces'].values()):,}"
 
     def stages(self, which: str) -> list[dict[str, str]]:
-        """The steps of the "released" or the "plain" network: level, says, shape, parameters."""
+        """Returns the steps of the "released" or the "plain" network: level, says, shape, parameters."""
         model = self.models["age"].model if which == "released" else two_level_cnn(len(config.AGE_GROUPS["adience"].names))
         return [
             {
@@ -161,23 +164,23 @@ class Sections:
         ]
 
     def history(self) -> pd.DataFrame:
-        """The training history, one row an epoch."""
+        """Returns the training history, one row per epoch."""
         return self.files["released_history"]
 
     def unsure(self, task: str) -> str:
-        """The probability below which a prediction is unsure."""
+        """Returns the probability below which a prediction is unsure."""
         return f"{results.calibration_of(self.models[task]).unsure_below:.0%}"
 
     def seeds(self) -> str:
-        """The released models' results beside those of a training with another seed."""
+        """Returns the released models' results beside those of a training with another seed."""
         return self.optional("other_seed", lambda other: self._compare(other, ("as released", "another seed")))
 
     def from_photos(self) -> str:
-        """The released models' results from prepared faces beside those from photo files."""
+        """Returns the released models' results from prepared faces beside those from photo files."""
         return self.optional("held_out", lambda other: self._compare(other, ("prepared faces", "photo files")))
 
     def faceless(self) -> str:
-        """A sentence with the share of photo files in which no face was detected."""
+        """Returns a sentence with the share of photo files in which no face was detected."""
 
         def sentence(measured: pd.DataFrame) -> str:
             rows = measured[measured["measure"] == "no face found"].set_index("dataset")
@@ -188,20 +191,20 @@ class Sections:
         return self.optional("held_out", sentence)
 
     def ablations(self) -> str:
-        """The variants of the training, except those on one data set."""
+        """Returns the variants of the training, except those on one data set."""
         return self.optional("ablations", lambda rows: self._variants(rows[~rows["variant"].isin(_ONE_DATA_SET)]))
 
     def cross(self) -> str:
-        """The variants that were trained on one data set."""
+        """Returns the variants that were trained on one data set."""
         return self.optional("ablations", lambda rows: self._variants(rows[rows["variant"].isin(_ONE_DATA_SET)]))
 
     def scale(self) -> str:
-        """The measurements of a large preparation, with their figure."""
+        """Returns the measurements of a large preparation, with their figure."""
         plot = "![the processor's time and the memory of the preparation, face by face](figures/scale.png)"
         return self.optional("scale", lambda rows: f"{markdown_table(rows)}\n\n{plot}")
 
     def label_limits(self) -> str:
-        """The differences between two labels of the same picture, a row for each age band."""
+        """Returns the differences between two labels of the same picture, a row for each age band."""
 
         def by_band(rows: pd.DataFrame) -> str:
             rows = rows.assign(text=rows.apply(format_result, axis=1), pairs=rows["n"].map("{:,}".format))
@@ -216,45 +219,45 @@ class Sections:
         return self.optional("label_limits", by_band)
 
     def worst(self) -> list[str]:
-        """A sentence about the worst age band and race for each important metric."""
+        """Returns a sentence about the worst age band and race for each important metric."""
         age_metric = {"utkface": Metric.ABSOLUTE_ERROR, "fairface": Metric.NINE_RANGES_EXACT}
         asked = [(name, measure) for name, age in age_metric.items() for measure in (Metric.GENDER_ACCURACY, age)]
         groupings = (Grouping.AGE, Grouping.RACE)
         return [results.describe_worst_group(self.results, *which, by) for which in asked for by in groupings]
 
     def worst_interval(self) -> str:
-        """A sentence about the age band with the worst coverage."""
+        """Returns a sentence about the age band with the worst coverage."""
         return results.describe_worst_group(self.results, "utkface", Metric.INTERVAL_COVERAGE, Grouping.AGE)
 
     def calibration_errors(self) -> str:
-        """A sentence with the calibration error of each task and data set."""
+        """Returns a sentence with the calibration error of each task and data set."""
         names = {metric: "age group" if task == "age" else task for task, metric in CALIBRATION_ERRORS.items()}
         rows = self._overall[self._overall["measure"].isin(names)].to_dict("records")
         errors = ", ".join(f"{row['value']:.1%} for {names[row['measure']]} on {titled(row['dataset'])}" for row in rows)
         return f"The expected calibration error, the mean gap between confidence and accuracy, is {errors}."
 
     def speed(self, model: str) -> str:
-        """The shortest time of a model for one face, in milliseconds."""
+        """Returns the shortest time of a model for one face, in milliseconds."""
         return f"{self.files['speed'].query('model == @model and batch == 1')['ms a face'].min():.1f}".replace("nan", "–")
 
     def speed_table(self) -> str:
-        """The time for a face by model, batch size and runtime."""
+        """Returns the time for a face by model, batch size and runtime."""
         return markdown_table(results.speed_table(self.files["speed"]))
 
     def published(self, name: str) -> str:
-        """A table of published results, with as many digits as were published."""
+        """Returns a table of published results, with as many digits as were published."""
         frame = pd.read_csv(self.folder / f"{name}.csv", dtype=str)
         return markdown_table(frame.assign(note=frame["note"].fillna("")).rename(columns=_COLUMN_TITLES))
 
     def optional(self, name: str, show: Callable[[pd.DataFrame], str] = markdown_table) -> str:
-        """A file of OPTIONAL_FILES as text, or a sentence that it is missing."""
+        """Returns a file of OPTIONAL_FILES as text, or a sentence that it is missing."""
         file = self.folder / f"{name}.csv"
         if not file.is_file():
             return f"*Not measured yet: `docs/results/{name}.csv` is missing; it comes from {OPTIONAL_FILES[name]}.*"
         return show(pd.read_csv(file))
 
     def _compare(self, other: pd.DataFrame, names: tuple[str, str]) -> str:
-        """The released models' results and others, one column each."""
+        """Returns the released models' results and others, one column each."""
         overall = (self._overall, other[other["by"] == Grouping.ALL])
         texts = [rows.set_index(["dataset", "measure"]).apply(format_result, axis=1) for rows in overall]
         both = pd.concat(texts, axis=1, join="inner", keys=names).reset_index()
@@ -275,7 +278,7 @@ class Sections:
 
 
 def render(sections: Sections, template: Path = TEMPLATE) -> str:
-    """The report in Markdown."""
+    """Returns the report in Markdown."""
     jinja = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     modules = (calibration, config, duplicates, multitask, release, subgroups, train_residual)
     names = {module.__name__.split(".")[-1]: module for module in modules} | sections.functions()
@@ -293,7 +296,7 @@ def replace_results(readme: str, headline: str) -> str:
 
 
 def figures(sections: Sections) -> dict[str, Callable[[], Figure]]:
-    """Functions that draw the report's figures, by file name."""
+    """Returns functions that draw the report's figures, by file name."""
     files = sections.files
     compared = results.compare_models(sections.results, files["plain"], files["others"])
     titles = {column: title for column, (title, *_) in results.COMPARISON.items()}
@@ -310,7 +313,7 @@ def figures(sections: Sections) -> dict[str, Callable[[], Figure]]:
 
 
 def _as_loaded(funnels: pd.DataFrame, name: str) -> Loaded:
-    """A table and a ledger with as many rows as were counted, for `plots.funnel`."""
+    """Returns a table and a ledger with as many rows as were counted, for `plots.funnel`."""
     counts = funnels[funnels["dataset"] == name].set_index("step")["rows"]
     reasons = counts.drop(["read", "kept"])
     return Loaded(pd.DataFrame(index=range(counts["kept"])), pd.DataFrame({"reason": np.repeat(reasons.index, reasons)}))
@@ -342,7 +345,7 @@ def main(arguments: list[str] | None = None) -> int:
         write_text(README, readme)
     except (ModelFolderError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     print(*(str(path.relative_to(config.ROOT)) for path in (TARGET, README, FIGURES)), options.pdf or "", sep="\n")
     return 0
 

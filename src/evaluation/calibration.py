@@ -20,10 +20,11 @@ from src.config import YEARS, AgeGroups
 from src.evaluation.metrics import decode, exact_match, prediction_confidence
 
 INTERVAL_BANDS = (0, 7, 13, 20, 30, 40, 50, 60, 70, 80)
-SPREAD = 2.0  # years added to the standard deviation of each face, since even a certain prediction can be this wrong
+SCALE_OFFSET_YEARS = 2.0  # added to the standard deviation, so that very certain predictions still get an interval
 _MIN_FACES_PER_BAND = 20  # a smaller band uses the quantile of all faces
-_SHORTFALL, _SHORTFALL_RISK = 0.05, 0.01  # the coverage is too low by more than 0.05 with a probability of at most 0.01
-_MAX_DISTANCE = YEARS / SPREAD  # in spreads: no year is farther from the median
+_MAX_SHORTFALL = 0.05  # tolerated difference between the wanted and the true coverage
+_SHORTFALL_RISK = 0.01  # highest probability of a larger difference
+_MAX_RESIDUAL = YEARS / SCALE_OFFSET_YEARS  # no scaled residual is larger
 _MAX_TEMPERATURE = 50.0
 _CURVE_POINTS = 100
 
@@ -46,13 +47,13 @@ class Calibration:
     quantiles: tuple[float, ...] = ()
 
     def __post_init__(self):
-        if not _in_range(self.unsure_below, 1):
+        if not _is_number_up_to(self.unsure_below, 1):
             raise ValueError(f"unsure_below must be a number from 0 to 1, got {self.unsure_below!r}")
-        lists = isinstance(self.bands, (tuple, list)) and isinstance(self.quantiles, (tuple, list))
-        same_length = lists and len(self.bands) == len(self.quantiles)
-        if not same_length or not all(_in_range(quantile, _MAX_DISTANCE) for quantile in self.quantiles):
+        are_sequences = isinstance(self.bands, (tuple, list)) and isinstance(self.quantiles, (tuple, list))
+        same_length = are_sequences and len(self.bands) == len(self.quantiles)
+        if not same_length or not all(_is_number_up_to(quantile, _MAX_RESIDUAL) for quantile in self.quantiles):
             raise ValueError(
-                f"quantiles must be numbers from 0 to {_MAX_DISTANCE:g}, one for each of the bands, got quantiles "
+                f"quantiles must be numbers from 0 to {_MAX_RESIDUAL:g}, one for each of the bands, got quantiles "
                 f"{self.quantiles!r} and bands {self.bands!r}"
             )
         if self.bands:
@@ -60,7 +61,7 @@ class Calibration:
 
 
 def fit_temperature(log_probability: npt.ArrayLike, truth: npt.ArrayLike, groups: npt.ArrayLike | None = None) -> float:
-    """Finds the temperature T that minimises the mean negative log-likelihood of softmax(log_probability / T).
+    """Returns the temperature T that minimises the mean negative log-likelihood of softmax(log_probability / T).
 
     Source: temperature scaling, Guo et al., "On calibration of modern neural networks", ICML 2017.
 
@@ -94,11 +95,16 @@ def fit_temperature(log_probability: npt.ArrayLike, truth: npt.ArrayLike, groups
 
 
 def reliability(probability, truth, bins: int = 15, ordered: bool = False) -> pd.DataFrame:
-    """Accuracy by confidence, the probability of the predicted class (see `metrics.decode`).
+    """Returns the accuracy by confidence, which is the probability of the predicted class (see `metrics.decode`).
+
+    Args:
+        probability: Floats (n, classes).
+        truth: The correct classes, integers (n,).
+        bins: Number of equal ranges of confidence.
+        ordered: Whether the classes have an order.
 
     Returns:
-        One row for each of `bins` equal ranges of confidence that holds a face, with the means confidence and accuracy
-        (0-1) and the number of faces n.
+        One row per range with a face: the means confidence and accuracy (0-1) and the number of faces n.
     """
     confidence = prediction_confidence(probability, ordered)
     index = np.clip(np.ceil(confidence * bins) - 1, 0, bins - 1)  # an edge belongs to the range below it
@@ -108,9 +114,10 @@ def reliability(probability, truth, bins: int = 15, ordered: bool = False) -> pd
 
 
 def expected_calibration_error(probability, truth, bins: int = 15, ordered: bool = False) -> float:
-    """The mean gap between confidence and accuracy over the ranges of `reliability`, weighted by faces; 0-1, NaN for no face.
+    """Returns the mean gap between confidence and accuracy (0-1) over the ranges of `reliability`, weighted by faces.
 
-    Source: Guo et al. 2017, after Naeini et al., AAAI 2015.
+    The arguments are those of `reliability`. Without a face, the result is NaN. Source: Guo et al. 2017, after Naeini et al.,
+    AAAI 2015.
     """
     table = reliability(probability, truth, bins, ordered)
     gap = (table["confidence"] - table["accuracy"]).abs()
@@ -118,17 +125,17 @@ def expected_calibration_error(probability, truth, bins: int = 15, ordered: bool
 
 
 def sum_to_groups(age: npt.ArrayLike, groups: AgeGroups) -> npt.NDArray[np.float64]:
-    """The probability of each age group, the sum over its years; float64 (n, groups)."""
+    """Returns the probability of each age group, the sum over its years; float64 (n, groups)."""
     return np.add.reduceat(_check_age(age), groups.starts, axis=1)
 
 
 def fit_conformal_quantiles(
     age: npt.ArrayLike, years: npt.ArrayLike, bands: tuple[int, ...] = INTERVAL_BANDS, coverage: float = 0.9
 ) -> tuple[float, ...]:
-    """Fits prediction intervals that contain the share `coverage` of the faces in each band of labelled age.
+    """Fits prediction intervals that cover a fraction `coverage` of the faces in each band of labelled age.
 
-    The distance of a label from the predicted median is measured in spreads. The spread of a face is the standard deviation
-    of its distribution plus two years. The result is a quantile of these distances for each band (label-conditional split
+    The scaled residual of a face is |label - median| / (sd + 2), where the median and the standard deviation sd of its
+    predicted distribution are in years. The result is a quantile of these residuals for each band (label-conditional split
     conformal prediction), slightly larger for few faces.
 
     Sources: Vovk, Gammerman and Shafer, "Algorithmic learning in a random world", 2005; Vovk, "Conditional validity of
@@ -138,34 +145,41 @@ def fit_conformal_quantiles(
     Args:
         years: The labelled age of faces that the model was not trained on, floats (n,), NaN where unknown. Ages above 100
             count as 100.
+        bands: The first year of each band.
+        coverage: The fraction of the faces to cover, 0-1.
 
     Returns:
-        One quantile a band. A band with fewer than 20 faces has the quantile of all faces.
+        One quantile per band. A band with fewer than 20 faces has the quantile of all faces.
     """
     years = np.asarray(years, float)
-    distance = _distance_from_median(age)
-    if years.shape != distance.shape[:1] or (years < 0).any():
-        raise ValueError(f"years must be {len(distance)} ages of 0 or more, got {years[:12]} of shape {years.shape}")
+    residual = _scaled_residuals(age)
+    if years.shape != residual.shape[:1] or (years < 0).any():
+        raise ValueError(f"years must be {len(residual)} ages of 0 or more, got {years[:12]} of shape {years.shape}")
     known = ~np.isnan(years)
     whole_years = np.minimum(years[known], YEARS - 1).astype(int)
-    distance, band = distance[known, whole_years], _band_index(whole_years, bands)
+    residual, band = residual[known, whole_years], _band_index(whole_years, bands)
     large = np.bincount(band, minlength=len(bands)) >= _MIN_FACES_PER_BAND
-    return tuple(_conformal_quantile(distance[band == i] if large[i] else distance, coverage) for i in range(len(bands)))
+    return tuple(_conformal_quantile(residual[band == i] if large[i] else residual, coverage) for i in range(len(bands)))
 
 
 def prediction_interval(
     age: npt.ArrayLike, quantiles: tuple[float, ...], bands: tuple[int, ...] = INTERVAL_BANDS
 ) -> npt.NDArray[np.int64]:
-    """The lowest and the highest year of each face's interval, int64 (n, 2), inclusive.
+    """Returns the lowest and the highest year of each face's interval, int64 (n, 2), inclusive.
 
-    A year is in the interval if its distance from the median, in spreads, is at most the quantile of the year's band.
+    A year is in the interval if its scaled residual is at most the quantile of the year's band.
+
+    Args:
+        age: Floats (n, 101).
+        quantiles: One per band, from `fit_conformal_quantiles`.
+        bands: The first year of each band.
     """
-    allowed = _distance_from_median(age) <= np.asarray(quantiles)[_band_index(np.arange(YEARS), bands)]
+    allowed = _scaled_residuals(age) <= np.asarray(quantiles)[_band_index(np.arange(YEARS), bands)]
     return np.column_stack([allowed.argmax(axis=1), YEARS - 1 - allowed[:, ::-1].argmax(axis=1)])
 
 
 def coverage_curve(confidence: npt.ArrayLike, score: npt.ArrayLike) -> pd.DataFrame:
-    """The mean score of the most confident predictions, for about 100 shares of the faces.
+    """Returns the mean score of the most confident predictions, for about 100 shares of the faces.
 
     Args:
         confidence: The confidence of each prediction, floats (n,), n at least 1.
@@ -180,24 +194,24 @@ def coverage_curve(confidence: npt.ArrayLike, score: npt.ArrayLike) -> pd.DataFr
     return pd.DataFrame({"coverage": count / len(score), "score": mean[count - 1]})
 
 
-def _conformal_quantile(distance: npt.NDArray[np.float64], coverage: float) -> float:
-    """The distance of conformal rank ceil((n + 1) * coverage), or of a higher rank for few faces.
+def _conformal_quantile(residual: npt.NDArray[np.float64], coverage: float) -> float:
+    """Returns the residual of conformal rank ceil((n + 1) * coverage), or of a higher rank for few faces.
 
-    The share of new faces within the r-th smallest of n distances has the distribution Beta(r, n + 1 - r). The rank rises
-    until the risk that this share is too small is low enough, at most to the largest distance.
+    The share of new faces within the r-th smallest of n residuals has the distribution Beta(r, n + 1 - r). The rank rises
+    until the probability that this share is more than `_MAX_SHORTFALL` too small is at most `_SHORTFALL_RISK`.
     """
-    rank = math.ceil((len(distance) + 1) * coverage)
-    while rank < len(distance) and betainc(rank, len(distance) + 1 - rank, coverage - _SHORTFALL) > _SHORTFALL_RISK:
+    rank = math.ceil((len(residual) + 1) * coverage)
+    while rank < len(residual) and betainc(rank, len(residual) + 1 - rank, coverage - _MAX_SHORTFALL) > _SHORTFALL_RISK:
         rank += 1
-    return float(np.sort(np.append(distance, _MAX_DISTANCE))[rank - 1])
+    return float(np.sort(np.append(residual, _MAX_RESIDUAL))[rank - 1])
 
 
-def _distance_from_median(age) -> npt.NDArray[np.float64]:
-    """The distance of each year from the face's median, in spreads of the face; float64 (n, 101)."""
+def _scaled_residuals(age) -> npt.NDArray[np.float64]:
+    """Returns |year - median| / (sd + 2) of each year, float64 (n, 101); see `fit_conformal_quantiles`."""
     age, years = _check_age(age), np.arange(YEARS)
     mean = age @ years
     deviation = np.sqrt((age * np.square(years - mean[:, None])).sum(axis=1))
-    return np.abs(years - decode(age, ordered=True)[:, None]) / (deviation[:, None] + SPREAD)
+    return np.abs(years - decode(age, ordered=True)[:, None]) / (deviation[:, None] + SCALE_OFFSET_YEARS)
 
 
 def _band_index(years: npt.NDArray[np.int64], bands: tuple[int, ...]) -> npt.NDArray[np.int64]:
@@ -208,15 +222,15 @@ def _band_index(years: npt.NDArray[np.int64], bands: tuple[int, ...]) -> npt.NDA
 def _check_age(age) -> npt.NDArray[np.float64]:
     age = np.asarray(age, float)
     if age.ndim != 2 or age.shape[1] != YEARS:
-        raise ValueError(f"probability must have shape (n, {YEARS}), one column a year, got {age.shape}")
+        raise ValueError(f"probability must have shape (n, {YEARS}), one column per year, got {age.shape}")
     return age
 
 
 def _check_bands(bands) -> None:
-    valid = all(_in_range(band, YEARS - 1) and band == int(band) for band in bands)
+    valid = all(_is_number_up_to(band, YEARS - 1) and band == int(band) for band in bands)
     if not valid or not bands or bands[0] != 0 or sorted(set(bands)) != list(bands):
         raise ValueError(f"bands must be rising whole years from 0 to {YEARS - 1}, the first 0, got {bands}")
 
 
-def _in_range(value, highest: float) -> bool:
+def _is_number_up_to(value, highest: float) -> bool:
     return isinstance(value, (int, float)) and 0 <= value <= highest

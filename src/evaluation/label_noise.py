@@ -1,6 +1,6 @@
 """Finds labels that are probably wrong: labels that contradict a model that was not trained on the face.
 
-Suitable models are the released ones, for any data set but UTKFace and FairFace, or out-of-fold models.
+Suitable models are out-of-fold models or, for data sets other than UTKFace and FairFace, the released ones.
 """
 
 import numpy as np
@@ -10,22 +10,24 @@ import pandas as pd
 from src.config import GENDERS, YEARS
 from src.data.table import age_bounds, encode_gender
 
-UNLIKELY = 0.98  # labels with at least this doubt are suspect; benchmarks/label_noise.py measures what this finds
+SUSPECT_DOUBT = 0.98  # labels with at least this doubt are suspect; benchmarks/label_noise.py measures the precision
 
 
-def label_doubts(table: pd.DataFrame, gender: npt.NDArray, age: npt.NDArray, unlikely: float = UNLIKELY) -> pd.DataFrame:
-    """Computes how strongly a model contradicts the labels of each face.
+def label_doubts(
+    table: pd.DataFrame, gender: npt.NDArray, age: npt.NDArray, threshold: float = SUSPECT_DOUBT
+) -> pd.DataFrame:
+    """Returns how strongly a model contradicts the labels of each face.
 
     Args:
         table: A table of faces (n rows).
         gender: Predicted probabilities of female and male, floats (n, 2).
         age: Predicted probabilities of the years 0-100, floats (n, 101).
-        unlikely: The doubt from which a label is suspect, 0-1.
+        threshold: The lowest doubt of a suspect label, 0-1.
 
     Returns:
         gender_doubt: The probability of the other gender, as in confident learning (Northcutt, Jiang, Chuang, JAIR 2021).
         age_doubt: The position of the label in the tails of the predicted distribution: 0 at the median, 1 at its ends.
-        suspect: Whether a doubt is at least `unlikely`. Doubts are 0-1, and NaN for unknown labels.
+        suspect: Whether a doubt is at least `threshold`. Doubts are 0-1, and NaN for unknown labels.
     """
     gender, age = np.asarray(gender, float), np.asarray(age, float)
     n = len(table)
@@ -38,5 +40,5 @@ def label_doubts(table: pd.DataFrame, gender: npt.NDArray, age: npt.NDArray, unl
     cumulative = age.cumsum(axis=1)
     up_to_label, from_label = cumulative[rows, last], 1 - cumulative[rows, first] + age[rows, first]
     age_doubt = np.where(np.isnan(low), np.nan, np.clip(1 - 2 * np.minimum(up_to_label, from_label), 0, 1))
-    suspect = (gender_doubt >= unlikely) | (age_doubt >= unlikely)
+    suspect = (gender_doubt >= threshold) | (age_doubt >= threshold)
     return pd.DataFrame({"gender_doubt": gender_doubt, "age_doubt": age_doubt, "suspect": suspect}, index=table.index)

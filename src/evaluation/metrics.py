@@ -5,7 +5,7 @@ All functions take plain arrays. These arguments mean the same everywhere:
 - truth: The correct class of each face, integers (n,), from 0.
 - probability: The predicted probability of each class, floats (n, classes). Each row sums to 1.
 - ordered: Whether the classes have an order, as age groups have; see `decode`.
-- subjects: The person in each picture, shape (n,), NA where unknown.
+- subjects: The person in each image, shape (n,), NA where unknown.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,12 +31,12 @@ class Unit(StrEnum):
 
 
 def format_number(value: float, unit: str, sign: str = "") -> str:
-    """A value as text without its unit, for example 0.9512 as "95.1" and 4.6 years as "4.60"; `sign` "+" shows plus signs."""
+    """Returns a value as text without its unit, such as "95.1" (of 0.9512) or "4.60" (years); `sign` "+" shows plus signs."""
     return f"{value * 100:{sign}.1f}" if unit == Unit.SHARE else f"{value:{sign}.2f}"
 
 
 def format_value(value: float, unit: str, sd: float = np.nan) -> str:
-    """A value as text with its unit, for example "95.1%" or "4.60 years", and with ± its standard deviation if given."""
+    """Returns a value as text with its unit, such as "95.1%" or "4.60 years", and with ± its standard deviation if given."""
     spread = "" if np.isnan(sd) else f" ± {format_number(sd, unit)}"
     return f"{format_number(value, unit)}{spread}{'%' if unit == Unit.SHARE else ' years'}"
 
@@ -59,7 +59,7 @@ class Estimate(NamedTuple):
 
 
 def decode(probability: npt.ArrayLike, ordered: bool = False) -> npt.NDArray[np.int64]:
-    """The predicted class of each face, int64 (n,).
+    """Returns the predicted class of each face, int64 (n,).
 
     This is the most probable class. For ordered classes it is the median class: the first one at which the cumulative
     probability reaches one half. The median has the smallest expected distance to the truth.
@@ -69,46 +69,49 @@ def decode(probability: npt.ArrayLike, ordered: bool = False) -> npt.NDArray[np.
 
 
 def prediction_confidence(probability: npt.ArrayLike, ordered: bool = False) -> npt.NDArray[np.float64]:
-    """The probability of each face's predicted class (see `decode`), float64 (n,)."""
+    """Returns the probability of each face's predicted class (see `decode`), float64 (n,)."""
     probability = _check_probability(probability)
     return np.take_along_axis(probability, decode(probability, ordered)[:, None], axis=1)[:, 0]
 
 
 def exact_match(truth: npt.ArrayLike, probability: npt.ArrayLike, ordered: bool = False) -> npt.NDArray[np.float64]:
-    """1.0 for each face whose predicted class is correct, else 0.0; float64 (n,)."""
+    """Returns 1.0 for each face whose predicted class is correct, else 0.0; float64 (n,)."""
     truth, probability = _check(truth, probability)
     return (decode(probability, ordered) == truth).astype(float)
 
 
 def one_off(truth: npt.ArrayLike, probability: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """1.0 for each face whose predicted class (ordered) is correct or next to the correct one, else 0.0; float64 (n,)."""
+    """Returns 1.0 for each face whose predicted class (ordered) is at most one class off, else 0.0; float64 (n,)."""
     truth, probability = _check(truth, probability)
     return (np.abs(decode(probability, ordered=True) - truth) <= 1).astype(float)
 
 
 def expected_years(probability: npt.ArrayLike, centre_years: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """The expected age of each face in years, float64 (n,); centre_years: the mean age of each class, floats (classes,).
+    """Returns the expected age of each face in years, float64 (n,).
 
     Source: DEX (Rothe et al. 2018), here over age groups instead of single years.
+
+    Args:
+        probability: Floats (n, classes).
+        centre_years: The mean age of each class, floats (classes,).
     """
     probability, centre_years = _check_probability(probability), np.asarray(centre_years, float)
     if centre_years.shape != probability.shape[1:] or not np.isfinite(centre_years).all():
-        raise ValueError(f"centre_years must be {probability.shape[1]} finite numbers, one a class, got {centre_years}")
+        raise ValueError(f"centre_years must be {probability.shape[1]} finite numbers, one per class, got {centre_years}")
     return probability @ centre_years
 
 
-def bootstrap_mean(scores: npt.ArrayLike, subjects=None, unit: str = Unit.SHARE, seed: int = SEED) -> Estimate:
-    """The mean score of the faces with its percentile bootstrap interval from 2,000 resamples.
+def bootstrap_mean(scores: npt.ArrayLike, subjects=None, unit: str = Unit.SHARE) -> Estimate:
+    """Returns the mean score of the faces with its percentile bootstrap interval from 2,000 resamples.
 
-    The pictures of one subject are not independent, so whole subjects are resampled (cluster bootstrap). A face without
-    a known subject counts as a subject of its own. If all shares are 0 or all are 1, a bootstrap sees no spread. The interval
-    is then the exact binomial one (Clopper and Pearson), counted over subjects.
+    The images of one subject are not independent, so whole subjects are resampled (cluster bootstrap). A face without
+    a known subject counts as a subject of its own. If all scores are 0 or all are 1, a bootstrap interval has no width. The
+    interval of a share is then the exact binomial one (Clopper and Pearson), counted over subjects.
 
     Args:
-        scores: One number a face, shape (n,), without NaN.
-        subjects: The person in each picture; None if all faces are of different people.
-        unit: The unit of the scores.
-        seed: The seed of the resampling.
+        scores: One number per face, shape (n,), without NaN.
+        subjects: The person in each image (n,); None if all faces are of different people.
+        unit: The unit of the scores; exact intervals are for `Unit.SHARE` only.
     """
     from scipy.stats import binomtest, bootstrap  # slow to import, and not needed for predictions
 
@@ -134,18 +137,21 @@ def bootstrap_mean(scores: npt.ArrayLike, subjects=None, unit: str = Unit.SHARE,
             paired=True,
             confidence_level=CONFIDENCE_LEVEL,
             method="percentile",
-            rng=np.random.default_rng(seed),
+            rng=np.random.default_rng(SEED),
         ).confidence_interval
     return Estimate(value, float(low), float(high), len(scores), unit)
 
 
 def headline_metrics(task: str, truth, probability, years=None, centre_years=None, subjects=None) -> pd.DataFrame:
-    """The main metrics of a task with their 95% intervals.
+    """Returns the main metrics of a task with their 95% intervals.
 
     Args:
         task: "gender" or "age".
-        years: The exact age of each face, floats (n,), NaN where unknown.
-        centre_years: The mean age of each class, floats (classes,).
+        truth: The correct classes, integers (n,).
+        probability: Floats (n, classes).
+        years: The exact age of each face, floats (n,), NaN where unknown; None leaves out the mean absolute error.
+        centre_years: The mean age of each class, floats (classes,); required with `years`.
+        subjects: The person in each image (n,).
 
     Returns:
         The fields of `Estimate` as columns. Rows: "accuracy"; for age also "one-off accuracy" and, if there are exact ages,
@@ -165,7 +171,7 @@ def headline_metrics(task: str, truth, probability, years=None, centre_years=Non
 
 
 def confusion_matrix(truth: npt.ArrayLike, probability: npt.ArrayLike, ordered: bool = False) -> npt.NDArray[np.int64]:
-    """Counts of faces, int64 (classes, classes): rows are the true classes, columns the predicted ones."""
+    """Returns counts of faces, int64 (classes, classes): rows are the true classes, columns the predicted ones."""
     from sklearn import metrics
 
     truth, probability = _check(truth, probability)
@@ -173,7 +179,7 @@ def confusion_matrix(truth: npt.ArrayLike, probability: npt.ArrayLike, ordered: 
 
 
 def per_class(truth, probability, names: Sequence[str], ordered: bool = False) -> pd.DataFrame:
-    """Precision, recall and F1 (0-1, NaN if undefined) and the number of faces `n` of each class, in the order of `names`."""
+    """Returns precision, recall, F1 (0-1, NaN if undefined) and the number of faces `n` of each class, ordered as `names`."""
     from sklearn.metrics import precision_recall_fscore_support
 
     truth, probability = _check(truth, probability)
@@ -184,15 +190,16 @@ def per_class(truth, probability, names: Sequence[str], ordered: bool = False) -
 
 
 def metric_by_group(values, scores, order: Sequence[str] | None = None, subjects=None) -> pd.DataFrame:
-    """The mean score of each group of faces with its 95% interval.
+    """Returns the mean score of each group of faces with its 95% interval.
 
     Args:
         values: The group of each face, shape (n,), for example its gender. NA counts as the group "unknown".
-        scores: One share (0-1) a face, floats (n,).
+        scores: One share (0-1) per face, floats (n,).
         order: All groups, in the order of the rows; by default those present, sorted. A group may have no face.
+        subjects: The person in each image (n,).
 
     Returns:
-        One row a group, with the fields of `Estimate` as columns.
+        One row per group, with the fields of `Estimate` as columns.
     """
     scores, values = np.asarray(scores, float), pd.Series(np.asarray(values, object))
     index = _subject_index(subjects, len(scores))
@@ -206,13 +213,13 @@ def metric_by_group(values, scores, order: Sequence[str] | None = None, subjects
 
 
 def mean_over_folds(headlines: Mapping) -> pd.DataFrame:
-    """The mean and the sample standard deviation of each metric over folds.
+    """Returns the mean and the sample standard deviation of each metric over folds.
 
     Args:
         headlines: The result of `headline_metrics` of each fold.
 
     Returns:
-        One row a metric: mean, sd (NaN for one fold), folds (how many have this metric), unit, text ("50.7 ± 5.1%").
+        One row per metric: mean, sd (NaN for one fold), folds (how many have this metric), unit, text ("50.7 ± 5.1%").
     """
     rows = pd.concat(headlines.values()).groupby(level=0, sort=False)
     table = rows["value"].agg(mean="mean", sd="std", folds="count").join(rows["unit"].first())
@@ -224,11 +231,11 @@ def _to_frame(estimates: dict[str, Estimate]) -> pd.DataFrame:
 
 
 def _subject_index(subjects, n: int) -> npt.NDArray[np.int64]:
-    """A number for each subject, int64 (n,). Each face without a known subject gets a number of its own."""
+    """Returns a number for each subject, int64 (n,). Each face without a known subject gets a number of its own."""
     if subjects is None:
         return np.arange(n)
     if len(subjects) != n:
-        raise ValueError(f"subjects must have {n} entries, one a face, got {len(subjects)}")
+        raise ValueError(f"subjects must have {n} entries, one per face, got {len(subjects)}")
     index, names = pd.factorize(np.asarray(subjects, object))
     return np.where(index < 0, len(names) + np.cumsum(index < 0) - 1, index)
 

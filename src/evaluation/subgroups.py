@@ -1,4 +1,4 @@
-"""Results of a gender and an age model on test faces: over all faces and by age band, gender and race."""
+"""Evaluates a gender and an age model on test faces: over all faces and by age band, gender and race."""
 
 from collections.abc import Iterator
 from enum import StrEnum
@@ -18,7 +18,7 @@ from src.evaluation.metrics import Estimate, Unit, bootstrap_mean, decode, exact
 _YEARS = ((0, 6), (7, 12), (13, 19), (20, 29), (30, 39), (40, 49), (50, 59), (60, 69), (70, 100))
 AGE_BANDS = AgeGroups(_YEARS, tuple(low for low, _ in _YEARS), tuple(f"{low}-{high}" for low, high in _YEARS))
 UTKFACE_RACES = ("White", "Black", "Asian", "Indian", "Other")
-FEWEST_PER_GROUP = 30  # smaller groups are never named as the worst
+FEWEST_PER_GROUP = 30  # smaller groups are not considered for the worst
 RESULT_COLUMNS = ("dataset", "measure", "by", "group", *Estimate._fields)
 
 
@@ -37,9 +37,14 @@ class Metric(StrEnum):
     GENDER_CALIBRATION = "gender calibration error"
     AGE_CALIBRATION = "age group calibration error"
 
+    @property
+    def task(self) -> str:
+        """The task that the metric evaluates, "gender" or "age"."""
+        return "gender" if self in (Metric.GENDER_ACCURACY, Metric.GENDER_CALIBRATION) else "age"
+
 
 class Grouping(StrEnum):
-    """The values of the column `by` in result files. The only group of ALL has the same name."""
+    """The values of the column `by` (grouping) in result files. ALL has one group, which is named "all" too."""
 
     ALL = "all"
     AGE = "age"
@@ -49,7 +54,7 @@ class Grouping(StrEnum):
 
 LOWER_IS_BETTER = {Metric.ABSOLUTE_ERROR, Metric.INTERVAL_WIDTH, Metric.GENDER_CALIBRATION, Metric.AGE_CALIBRATION}
 CALIBRATION_ERRORS = {"gender": Metric.GENDER_CALIBRATION, "age": Metric.AGE_CALIBRATION}  # by task
-GROUP_METRICS = {  # by the name of the age groups: exact, at most one group off
+GROUP_METRICS = {  # by the name of the age groups: exactly right, at most one group off
     "adience": (Metric.EIGHT_GROUPS_EXACT, Metric.EIGHT_GROUPS_ONE_OFF),
     "fairface": (Metric.NINE_RANGES_EXACT, Metric.NINE_RANGES_ONE_OFF),
 }
@@ -58,7 +63,7 @@ GROUP_METRICS = {  # by the name of the age groups: exact, at most one group off
 class LabelledPredictions(NamedTuple):
     """The predictions for the m faces that have a label for a task."""
 
-    rows: npt.NDArray[np.int64]  # (m,), places in the table of faces
+    rows: npt.NDArray[np.int64]  # (m,), row positions in the table that was passed in
     truth: npt.NDArray[np.int64]  # (m,), the correct classes
     probability: npt.NDArray[np.float64]  # (m, classes)
     ordered: bool  # whether the classes have an order; see `metrics.decode`
@@ -71,6 +76,9 @@ def labelled_predictions(table: pd.DataFrame, task: str, probability: npt.NDArra
         table: A table of faces (n rows) of one data set.
         task: "gender" or "age".
         probability: Floats (n, 2) of female and male, or (n, 101) of the years 0-100.
+
+    Returns:
+        The faces with a label.
     """
     groups = AGE_GROUPS[AGE_GROUPS_OF[table["dataset"].iloc[0]]]
     labelled = task_labels(table.reset_index(drop=True), task, groups).table
@@ -82,7 +90,7 @@ def labelled_predictions(table: pd.DataFrame, task: str, probability: npt.NDArra
 def evaluate_subgroups(
     table: pd.DataFrame, gender: npt.NDArray, age: npt.NDArray, calibration: Calibration, race: npt.NDArray
 ) -> pd.DataFrame:
-    """Computes each `Metric` that a data set has labels for, over all faces and for each group.
+    """Returns each `Metric` that a data set has labels for, over all faces and for each group.
 
     Args:
         table: A table of faces (n rows) of one data set.
@@ -92,7 +100,8 @@ def evaluate_subgroups(
         race: The race label of each face, shape (n,), None where there is none; see `load_races`.
 
     Returns:
-        The columns RESULT_COLUMNS. Calibration errors have no interval and are computed over all faces only.
+        One row per metric and group, with the columns RESULT_COLUMNS. Calibration errors are over all faces only and have no
+        interval.
     """
     dataset = table["dataset"].iloc[0]
     bands = AGE_GROUPS["fairface"] if dataset == "fairface" else AGE_BANDS  # FairFace's labels are ranges
@@ -106,12 +115,13 @@ def evaluate_subgroups(
     names = {by: sorted(set(filter(None, values))) for by, values in groups.items()} | {Grouping.AGE: bands.names}
     subjects = table["subject"].to_numpy(object)
     results = []
-    for metric, rows, scores, unit in _face_scores(table, gender, age, calibration):
+    for metric, rows, scores, unit in face_scores(table, gender, age, calibration):
         for by, values in groups.items():
             for name in names[by]:
-                mine = values[rows] == name
-                if mine.any():
-                    results.append((dataset, metric, by, name, *bootstrap_mean(scores[mine], subjects[rows[mine]], unit)))
+                in_group = values[rows] == name
+                if in_group.any():
+                    estimate = bootstrap_mean(scores[in_group], subjects[rows[in_group]], unit)
+                    results.append((dataset, metric, by, name, *estimate))
     for task, metric in CALIBRATION_ERRORS.items():
         labelled = labelled_predictions(table, task, {"gender": gender, "age": age}[task])
         if n := len(labelled.rows):
@@ -120,8 +130,15 @@ def evaluate_subgroups(
     return pd.DataFrame(results, columns=list(RESULT_COLUMNS)).astype({"measure": str, "by": str, "group": str, "unit": str})
 
 
-def _face_scores(table, gender, age, calibration) -> Iterator[tuple[Metric, npt.NDArray, npt.NDArray, Unit]]:
-    """For each metric: the rows of the faces that it applies to, their scores, and the unit."""
+def face_scores(
+    table: pd.DataFrame, gender: npt.NDArray, age: npt.NDArray, calibration: Calibration | None = None
+) -> Iterator[tuple[Metric, npt.NDArray[np.int64], npt.NDArray, Unit]]:
+    """Scores single faces by each metric; the arguments are those of `evaluate_subgroups`.
+
+    Yields:
+        The metric, the row positions (m,) of the faces that have a label for it, their scores (m,) and the unit. Without a
+        calibration, the metrics of the interval are left out.
+    """
     rows, truth, probability, _ = labelled_predictions(table, "gender", gender)
     yield Metric.GENDER_ACCURACY, rows, exact_match(truth, probability), Unit.SHARE
     rows, truth, probability, ordered = labelled_predictions(table, "age", age)
@@ -134,6 +151,8 @@ def _face_scores(table, gender, age, calibration) -> Iterator[tuple[Metric, npt.
     error = np.abs(decode(age, ordered=True) - years)
     yield Metric.ABSOLUTE_ERROR, rows, error, Unit.YEARS
     yield Metric.WITHIN_FIVE_YEARS, rows, error <= 5, Unit.SHARE
+    if calibration is None:
+        return
     low, high = prediction_interval(age, calibration.quantiles, calibration.bands).T
     covered = (low <= years) & (np.minimum(years, YEARS - 1) <= high)
     yield Metric.INTERVAL_COVERAGE, rows, covered, Unit.SHARE
@@ -141,7 +160,12 @@ def _face_scores(table, gender, age, calibration) -> Iterator[tuple[Metric, npt.
 
 
 def load_races(table: pd.DataFrame, folder: Path) -> npt.NDArray[np.object_]:
-    """The race label of each face as UTKFace or FairFace names it, None where there is none; shape (n,)."""
+    """Returns the race label of each face as UTKFace or FairFace names it, None where there is none; shape (n,).
+
+    Args:
+        table: A table of faces (n rows).
+        folder: The data set's folder, from which FairFace's label files are read.
+    """
     digits = table["path"].str.extract(r"(?:^|/)\d+_[01]_([0-4])_\d+[^/]*$")[0].where(table["dataset"] == "utkface")
     race = np.array([None if pd.isna(digit) else UTKFACE_RACES[int(digit)] for digit in digits], object)
     is_fairface = (table["dataset"] == "fairface").to_numpy(bool)
@@ -151,8 +175,12 @@ def load_races(table: pd.DataFrame, folder: Path) -> npt.NDArray[np.object_]:
 
 
 def worst_group(results: pd.DataFrame, measure: str, by: str) -> pd.Series:
-    """The row of the group with the worst value, of at least FEWEST_PER_GROUP faces; ValueError if there is none."""
+    """Returns the row of the group with the worst value among those of at least FEWEST_PER_GROUP faces.
+
+    Raises:
+        ValueError: No group has enough faces.
+    """
     rows = results[(results["measure"] == measure) & (results["by"] == by) & (results["n"] >= FEWEST_PER_GROUP)]
     if rows.empty:
-        raise ValueError(f"{measure} has no group by {by} of at least {FEWEST_PER_GROUP} faces")
+        raise ValueError(f"expected a group by {by} of at least {FEWEST_PER_GROUP} faces for {measure}, got none")
     return rows.loc[rows["value"].idxmax() if measure in LOWER_IS_BETTER else rows["value"].idxmin()]

@@ -20,7 +20,7 @@ EXPORTED_FILES = ("model.onnx", "model.tflite", "labels.json", "card.json")
 
 
 def export(folder: str | Path, target: str | Path) -> list[Path]:
-    """Writes the exported files, all or none of them.
+    """Writes the exported files together or not at all; weights are float32.
 
     Args:
         folder: A model folder.
@@ -55,10 +55,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m src.models.export", description="Exports models to ONNX and LiteRT.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="MODEL_FOLDER")
-    parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="gets a folder for each model")
+    parser.add_argument(
+        "--to", type=Path, required=True, metavar="FOLDER", help="the exports go into one subfolder per model"
+    )
     options = parser.parse_args(arguments)
-    if "keras" not in sys.modules:
-        os.environ["KERAS_BACKEND"] = "tensorflow"  # the only backend that can export
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # the only backend that can export; without effect once Keras is imported
     names = [folder.resolve().name for folder in options.folders]
     if len(set(names)) < len(names):
         parser.error(f"model folders must have different names, got {', '.join(names)}")

@@ -23,7 +23,7 @@ from src.evaluation.calibration import Calibration
 from src.faces.align import Alignment
 from src.faces.detect import DEFAULT_DETECTOR
 from src.files import atomic_folder, write_text
-from src.models.onnx_graph import OnnxGraph, UnsupportedModel, read_graph
+from src.models.onnx_graph import OnnxGraph, UnsupportedModelError, read_graph
 
 if TYPE_CHECKING:  # importing Keras takes seconds, and most models run without it
     from src.keras_setup import keras
@@ -43,7 +43,7 @@ class Labels:
         task: "gender" or "age".
         classes: Names of the classes, in the order of the model's outputs.
         years: For age, the first and the last year of each class, inclusive.
-        centre_years: For age, the mean age of each class's training faces, from which an age in years is estimated.
+        centre_years: For age, the mean age of each class's training faces; `metrics.expected_years` uses it.
     """
 
     task: str
@@ -53,24 +53,18 @@ class Labels:
 
     def __post_init__(self):
         count, edges = len(self.classes), np.array(self.years, float).ravel()
-        wrong = {
-            f"task must be gender or age, got {self.task!r}": self.task not in ("gender", "age"),
-            f"classes must be at least two different names, got {self.classes!r}": len(set(self.classes)) < max(2, count),
-            f"gender classes must be {' and '.join(GENDERS)}, got {self.classes!r}": (
-                self.task == "gender" and set(self.classes) != set(GENDERS)
-            ),
-            f"{self.task} labels need years and centre_years for all classes of ages and no others": (
-                {len(self.years), len(self.centre_years)} != {count if self.task == "age" else 0}
-            ),
-            f"years must be whole (first, last) pairs in order, got {self.years!r}": (
-                len(edges) != 2 * len(self.years) or (np.diff(edges) < 0).any() or (edges % 1).any()
-            ),
-            f"centre_years must be finite and in order, got {self.centre_years!r}": (
-                not np.isfinite(self.centre_years).all() or (np.diff(self.centre_years) < 0).any()
-            ),
-        }
-        for message in (message for message, found in wrong.items() if found):
-            raise ValueError(message)
+        if self.task not in ("gender", "age"):
+            raise ValueError(f"task must be gender or age, got {self.task!r}")
+        if len(set(self.classes)) < max(2, count):
+            raise ValueError(f"classes must be at least two different names, got {self.classes!r}")
+        if self.task == "gender" and set(self.classes) != set(GENDERS):
+            raise ValueError(f"gender classes must be {' and '.join(GENDERS)}, got {self.classes!r}")
+        if {len(self.years), len(self.centre_years)} != {count if self.task == "age" else 0}:
+            raise ValueError("age labels must have years and centre_years for each class, gender labels must have neither")
+        if len(edges) != 2 * len(self.years) or (np.diff(edges) < 0).any() or (edges % 1).any():
+            raise ValueError(f"years must be whole (first, last) pairs in order, got {self.years!r}")
+        if not np.isfinite(self.centre_years).all() or (np.diff(self.centre_years) < 0).any():
+            raise ValueError(f"centre_years must be finite and in order, got {self.centre_years!r}")
 
     @property
     def single_years(self) -> bool:
@@ -83,7 +77,7 @@ class TrainedModel:
     """A loaded model folder.
 
     Attributes:
-        load_model: Loads the Keras model; raises ModelFolderError if this version of Keras cannot.
+        keras_loader: Loads the Keras model; raises ModelFolderError if this version of Keras cannot.
         labels: The classes.
         alignment: How faces are aligned for this model.
         card: Content of `card.json`.
@@ -91,7 +85,7 @@ class TrainedModel:
         graph: The model for ONNX Runtime; None if only Keras can run it.
     """
 
-    load_model: Callable[[], keras.Model]
+    keras_loader: Callable[[], keras.Model]
     labels: Labels
     alignment: Alignment
     card: dict
@@ -101,7 +95,7 @@ class TrainedModel:
     @cached_property
     def model(self) -> keras.Model:
         """The Keras model, from uint8 (batch, size, size, 3), RGB, 0-255, to probabilities; loaded when first used."""
-        return self.load_model()
+        return self.keras_loader()
 
 
 def save_model(
@@ -111,7 +105,7 @@ def save_model(
     alignment: Alignment,
     trained_on: dict,
     results: list,
-    calibration: dict | None = None,
+    calibration: Calibration | None = None,
     detector: str = DEFAULT_DETECTOR,
 ) -> Path:
     """Writes a model folder and replaces an existing one.
@@ -121,16 +115,16 @@ def save_model(
         model: From uint8 faces (batch, size, size, 3), RGB, 0-255, to probabilities (batch, classes).
         labels: The label encoder.
         alignment: How the faces were aligned.
-        trained_on: Data set, counts and settings.
-        results: Measured figures, each with its interval and n.
-        calibration: Fields of `Calibration`.
+        trained_on: Data set, counts and settings, as JSON types.
+        results: Dicts of measured metrics, for example with the fields of `Estimate`.
+        calibration: Thresholds and intervals for predictions; None if there are none.
         detector: Detector that found the training faces; see `detect.detect`.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: The model does not fit the labels or the alignment, or the calibration has wrong values.
+        ValueError: The model does not fit the labels or the alignment.
     """
     from src.keras_setup import keras
 
@@ -145,7 +139,7 @@ def save_model(
         "versions": {"python": platform.python_version(), "keras": keras.__version__, "dlib": dlib.__version__},
     }
     if calibration is not None:
-        card["calibration"] = asdict(Calibration(**calibration))
+        card["calibration"] = asdict(calibration)
     with atomic_folder(Path(folder)) as new:
         model.save(new / "model.keras")
         card["model_sha256"] = hashlib.sha256((new / "model.keras").read_bytes()).hexdigest()
@@ -172,7 +166,7 @@ def load_model(folder: str | Path) -> TrainedModel:
     folder = Path(folder)
     if missing := [name for name in FILES if not (folder / name).is_file()]:
         raise ModelFolderError(
-            f"{folder} is not a model folder: it needs {', '.join(FILES)}, missing: {', '.join(missing)}; "
+            f"{folder} is not a model folder: it requires {', '.join(FILES)}, missing: {', '.join(missing)}; "
             "notebooks 1 and 2 make such folders as models/sample-gender and models/sample-age"
         )
     content = (folder / "model.keras").read_bytes()
@@ -194,17 +188,17 @@ def load_model(folder: str | Path) -> TrainedModel:
                     f"{name} must be {expected}, which fits labels.json and the alignment; card.json has {found}"
                 )
         graph = None
-        with suppress(UnsupportedModel):
+        with suppress(UnsupportedModelError):
             graph = read_graph(content)
             _check_shapes((None, *graph.size, 3), "uint8", graph.classes, labels, alignment)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         reason = f"labels.json or card.json lacks {error}" if isinstance(error, KeyError) else error
         raise ModelFolderError(f"{folder} cannot be used: {reason}") from error
-    load = partial(_load_keras_model, folder, card, labels, alignment)
-    trained = TrainedModel(load, labels, alignment, card, calibration, graph)
-    if graph is None:
-        trained.model  # noqa: B018  # loads it, which checks it
-    return trained
+    loader = partial(_load_keras_model, folder, card, labels, alignment)
+    if graph is None:  # Keras is imported and the model checked now
+        model = loader()
+        return TrainedModel(lambda: model, labels, alignment, card, calibration)
+    return TrainedModel(loader, labels, alignment, card, calibration, graph)
 
 
 def find_model(task: str, dataset: str) -> Path:
@@ -233,7 +227,7 @@ def _load_keras_model(folder: Path, card: dict, labels: Labels, alignment: Align
         model = keras.models.load_model(folder / "model.keras", compile=False, safe_mode=True)
         _check_shapes(tuple(model.input_shape), model.inputs[0].dtype, model.output_shape[-1], labels, alignment)
     except Exception as error:  # Keras raises errors of many types
-        reason = " ".join(str(error).split()).split(". ")[0]  # Keras's further sentences are advice to programmers
+        reason = " ".join(str(error).split()).split(". ")[0]  # Keras's first sentence
         saved_by = (card.get("versions") or {}).get("keras", "an unknown version")
         raise ModelFolderError(
             f"{folder}/model.keras cannot be used: {reason} (saved by Keras {saved_by}, this is Keras {keras.__version__})"
@@ -244,9 +238,9 @@ def _load_keras_model(folder: Path, card: dict, labels: Labels, alignment: Align
 def _check_shapes(shape: tuple, dtype: str, outputs: int, labels: Labels, alignment: Alignment) -> None:
     wanted = (None, alignment.size, alignment.size, 3)
     if shape != wanted or dtype != "uint8":
-        raise ValueError(f"the model takes {dtype} {shape}, the alignment gives uint8 {wanted}")
+        raise ValueError(f"the model takes {dtype} {shape}, the alignment produces uint8 {wanted}; use the model's size")
     if outputs != len(labels.classes):
-        raise ValueError(f"the model has {outputs} outputs, labels.json names {len(labels.classes)} classes")
+        raise ValueError(f"the model must have one output for each of {len(labels.classes)} classes, got {outputs}")
 
 
 def _to_tuples(value):

@@ -1,7 +1,7 @@
-"""One network for gender and age: its heads, its labels and the losses that it learns from.
+"""One network for gender and age: its output layers, its labels and its losses.
 
-The network gives logits: two for gender (female, male), 101 for the years of age from 0 to 100 and, while a teacher trains
-it, 128 numbers that imitate dlib's face descriptor. A label that is unknown adds nothing to a loss.
+The network returns logits: two for gender (female, male), 101 for the years of age from 0 to 100 and, in distillation, a
+128-value copy of dlib's face descriptor. A face whose label is unknown adds nothing to the loss of that label.
 """
 
 import numpy as np
@@ -12,12 +12,13 @@ from src.config import GENDERS, SEED, YEARS
 from src.data.table import encode_gender
 from src.keras_setup import keras, layers, ops
 
-LOGITS = len(GENDERS) + YEARS
-DESCRIPTOR = 128  # numbers in dlib's face descriptor
-UNKNOWN = -1.0  # stands for an unknown label
+LOGIT_COUNT = len(GENDERS) + YEARS
+DESCRIPTOR_SIZE = 128  # values of dlib's face descriptor
+LABEL_COUNT = 3  # columns of `multitask_labels` before the targets of a teacher
+UNKNOWN = -1.0  # an unknown label
 GENDER_WEIGHT = 3.0  # of the gender loss; the age loss is about ten times as large
 TEACHER_WEIGHT = 0.5  # share of the teacher in `distillation_loss`; the labels have the rest
-# Standard deviation of an age label's error in years: a share of the age, within limits. Two labels of the same picture
+# Standard deviation of an age label's error in years: 15% of the age, limited to 0.5-3 years. Two labels of the same image
 # differ by half a year below the age of 7 and by 3-5 years above 15 (benchmarks/label_limits.py).
 LABEL_ERROR_SHARE, MIN_LABEL_ERROR, MAX_LABEL_ERROR = 0.15, 0.5, 3.0
 
@@ -31,8 +32,9 @@ def multitask_labels(table: pd.DataFrame, targets: npt.ArrayLike | None = None) 
             then m features to imitate, such as the 128 standardised numbers of a face descriptor.
 
     Returns:
-        float32 (n, 3) or, with targets, (n, 106 + m): gender (0 female, 1 male), the first and the last year of the age,
-        then the targets. `UNKNOWN` stands for unknown labels, and ages above 100 count as 100.
+        float32 (n, 3) or, with targets, (n, 106 + m). Columns: 0 gender (0 female, 1 male), 1 first year and 2 last year of
+        the age, 3-4 the teacher's genders, 5-105 its years, then its features. Unknown labels are `UNKNOWN`. Ages above 100
+        count as 100.
     """
     gender = encode_gender(table["gender"])
     ages = [table[name].astype(float).fillna(UNKNOWN).clip(upper=YEARS - 1) for name in ("age_low", "age_high")]
@@ -44,8 +46,8 @@ def age_loss(low, high, log_probability):
     """Returns the negative log-likelihood of ages.
 
     An age range costs the logarithm of the summed probability of its years. An exact age costs the cross-entropy to a
-    Gaussian around it, because labels have errors. Ranges have no such soft edges: those would reward predictions between
-    two neighbouring ranges, which would then count for both.
+    Gaussian around it, because labels have errors. The ends of ranges are not softened in this way, because soft ends reward
+    ages between two ranges.
 
     Args:
         low: First year of each age, tensor (n, 1).
@@ -95,18 +97,19 @@ def distillation_loss(labels, logits):
     Returns:
         Tensor (n,).
     """
-    probability, features = labels[:, 3 : 3 + LOGITS], labels[:, 3 + LOGITS :]
+    probability, features = labels[:, LABEL_COUNT : LABEL_COUNT + LOGIT_COUNT], labels[:, LABEL_COUNT + LOGIT_COUNT :]
     gender_log, years_log = _log_probabilities(logits)
     gender_loss = -ops.sum(probability[:, :2] * gender_log, axis=1)
     teacher_loss = GENDER_WEIGHT * gender_loss - ops.sum(probability[:, 2:] * years_log, axis=1)
     loss = (1 - TEACHER_WEIGHT) * multitask_loss(labels, logits) + TEACHER_WEIGHT * teacher_loss
-    if logits.shape[1] > LOGITS:
-        loss += ops.mean(ops.square(logits[:, LOGITS:] - features), axis=1)
+    if logits.shape[1] > LOGIT_COUNT:
+        loss += ops.mean(ops.square(logits[:, LOGIT_COUNT:] - features), axis=1)
     return loss
 
 
 def _log_probabilities(logits):
-    return ops.log_softmax(logits[:, :2], axis=1), ops.log_softmax(logits[:, 2:LOGITS], axis=1)
+    """Returns the log-probabilities of the genders (n, 2) and of the years (n, 101)."""
+    return ops.log_softmax(logits[:, :2], axis=1), ops.log_softmax(logits[:, 2:LOGIT_COUNT], axis=1)
 
 
 @keras.saving.register_keras_serializable("age_and_gender")
@@ -140,11 +143,11 @@ def _weight(known, sample_weight):
     return known if sample_weight is None else known * sample_weight
 
 
-def add_task_heads(first: keras.Model, descriptor: bool = False, dropout: float = 0.2, seed: int = SEED) -> keras.Model:
-    """Adds a linear head for each task to a level one.
+def add_task_heads(level_one: keras.Model, descriptor: bool = False, dropout: float = 0.2, seed: int = SEED) -> keras.Model:
+    """Adds a linear output layer (head) for each task to a level one.
 
     Args:
-        first: Level one, from uint8 faces (batch, size, size, 3), RGB, 0-255, to features (batch, n).
+        level_one: From uint8 faces (batch, size, size, 3), RGB, 0-255, to features (batch, n).
         descriptor: Whether to add a head that imitates a face descriptor.
         dropout: Share of the features that training drops.
         seed: Seed of the initial weights and of dropout.
@@ -152,9 +155,9 @@ def add_task_heads(first: keras.Model, descriptor: bool = False, dropout: float 
     Returns:
         A model from uint8 faces to float32 logits (batch, 103), or (batch, 231) with a descriptor.
     """
-    face = keras.Input(first.input_shape[1:], dtype="uint8", name="face")
-    x = layers.Dropout(dropout, seed=seed, name="dropout")(first(face))
-    sizes = {"gender": len(GENDERS), "age": YEARS} | ({"descriptor": DESCRIPTOR} if descriptor else {})
+    face = keras.Input(level_one.input_shape[1:], dtype="uint8", name="face")
+    x = layers.Dropout(dropout, seed=seed, name="dropout")(level_one(face))
+    sizes = {"gender": len(GENDERS), "age": YEARS} | ({"descriptor": DESCRIPTOR_SIZE} if descriptor else {})
     heads = [
         layers.Dense(size, kernel_initializer=keras.initializers.GlorotUniform(seed + i), dtype="float32", name=name)(x)
         for i, (name, size) in enumerate(sizes.items())

@@ -1,7 +1,7 @@
 """Translates saved Keras models to ONNX graphs and runs them in ONNX Runtime, without importing Keras.
 
-Importing TensorFlow takes several seconds, ONNX Runtime starts in a fraction of one and predicts faster. The translation
-covers the layers that this repository's networks use. Any other model raises `UnsupportedModel` and runs in Keras.
+TensorFlow takes several seconds to import. ONNX Runtime starts in under a second and predicts faster. The translation
+covers the layers that this repository's networks use. Any other model raises `UnsupportedModelError` and runs in Keras.
 """
 
 import hashlib
@@ -25,11 +25,11 @@ from onnx import helper, numpy_helper
 # From uint8 faces (n, height, width, 3), RGB, 0-255, to float32 probabilities (n, classes) by task.
 Predict = Callable[[npt.NDArray[np.uint8]], dict[str, npt.NDArray[np.float32]]]
 
-OPSET = 18  # version of the ONNX operators; the first whose Resize takes named axes
-FACES = "faces"  # name of a graph's input
+OPSET = 18  # version of the ONNX operators: the first in which Resize has the attribute `axes`
+INPUT_NAME = "faces"  # of every graph
 
 
-class UnsupportedModel(ValueError):
+class UnsupportedModelError(ValueError):
     """A `model.keras` that is damaged, or has a layer or a setting that this module does not translate."""
 
 
@@ -55,7 +55,7 @@ class OnnxGraph:
     weights: dict[str, onnx.TensorProto] = field(default_factory=dict)
 
     def add(self, operator: str, *inputs: str | npt.ArrayLike, **attributes: Any) -> str:
-        """Adds an operation, unless the graph has it already.
+        """Adds an operation, unless the graph has it already. Example: `y = graph.add("Relu", x)`.
 
         Args:
             operator: ONNX operator.
@@ -87,7 +87,7 @@ def read_graph(content: bytes) -> OnnxGraph:
         The graph. Its probabilities equal those of Keras to 1e-5.
 
     Raises:
-        UnsupportedModel: The model can only run in Keras.
+        UnsupportedModelError: The model can only run in Keras.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:  # verifies each file's checksum
@@ -97,13 +97,13 @@ def read_graph(content: bytes) -> OnnxGraph:
         _, height, width, channels = face["batch_shape"]
         _require((face["dtype"], channels) == ("uint8", 3), f"an input {face['dtype']} {face['batch_shape']}")
         graph = OnnxGraph((height, width), _count_classes(config))
-        pixels = graph.add("Cast", graph.add("Transpose", FACES, perm=[0, 3, 1, 2]), to=onnx.TensorProto.FLOAT)
+        pixels = graph.add("Cast", graph.add("Transpose", INPUT_NAME, perm=[0, 3, 1, 2]), to=onnx.TensorProto.FLOAT)
         with h5py.File(weights, "r") as file:
             graph.output = _translate_functional(graph, config, pixels, file)
         return graph
     # Damaged files and unexpected descriptions raise these.
     except (zipfile.BadZipFile, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise UnsupportedModel(f"model.keras cannot be translated to ONNX: {type(error).__name__}: {error}") from error
+        raise UnsupportedModelError(f"model.keras cannot be translated to ONNX: {type(error).__name__}: {error}") from error
 
 
 def compile_graphs(graphs: dict[str, OnnxGraph], threads: int | None = None) -> Predict:
@@ -123,7 +123,7 @@ def compile_graphs(graphs: dict[str, OnnxGraph], threads: int | None = None) -> 
     merged = helper.make_graph(
         list(nodes.values()),
         "models",
-        [helper.make_tensor_value_info(FACES, onnx.TensorProto.UINT8, ["n", *size, 3])],
+        [helper.make_tensor_value_info(INPUT_NAME, onnx.TensorProto.UINT8, ["n", *size, 3])],
         [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", classes]) for name, classes in outputs.items()],
         list(weights.values()),
     )
@@ -138,7 +138,7 @@ def compile_graphs(graphs: dict[str, OnnxGraph], threads: int | None = None) -> 
     def predict(faces: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
         if faces.dtype != np.uint8 or faces.shape[1:] != (*size, 3) or not len(faces):
             raise ValueError(f"faces must be uint8 (1 or more, {size[0]}, {size[1]}, 3), got {faces.dtype} {faces.shape}")
-        values = dict(zip(outputs, session.run(list(outputs), {FACES: faces})))
+        values = dict(zip(outputs, session.run(list(outputs), {INPUT_NAME: faces})))
         return {task: values[graph.output] for task, graph in graphs.items()}
 
     return predict
@@ -154,7 +154,7 @@ class _Tensor(NamedTuple):
 
 def _require(condition: bool, found: str) -> None:
     if not condition:
-        raise UnsupportedModel(f"this module does not translate {found}")
+        raise UnsupportedModelError(f"this module does not translate {found}")
 
 
 def _input_layer(config: dict) -> dict:
@@ -170,7 +170,7 @@ def _count_classes(config: dict) -> int:
 def _translate_functional(graph: OnnxGraph, config: dict, face: str, group: h5py.Group) -> str:
     """Adds a functional model: named layers, each with the calls (`inbound_nodes`) that say what it is applied to."""
     layers = {layer["name"]: layer for layer in config["layers"]}
-    groups = {some["vars"].attrs.get("name"): some for some in group["layers"].values()}
+    groups = {stored["vars"].attrs.get("name"): stored for stored in group["layers"].values()}
     outputs = {(_input_layer(config)["name"], 0): face}
 
     def inputs_of(node: dict) -> list[_Tensor]:
@@ -182,7 +182,7 @@ def _translate_functional(graph: OnnxGraph, config: dict, face: str, group: h5py
         if (name, call) not in outputs:
             layer, calls = layers[name], layers[name]["inbound_nodes"]
             if layer["class_name"] == "Functional" and len(calls) > 1:
-                # Applied to a face and to its mirror image, for example: in one batch, the weights are read only once.
+                # Applied to a face and to its mirror image, for example. One batch reads the weights only once.
                 inputs = [tensor for node in calls for tensor in inputs_of(node)]
                 _require(len({x[1:] for x in inputs}) == 1, f"the model {name} of {inputs}")
                 batch = inputs[0]._replace(name=graph.add("Concat", *(x.name for x in inputs), axis=0))
@@ -194,7 +194,7 @@ def _translate_functional(graph: OnnxGraph, config: dict, face: str, group: h5py
         return outputs[name, call]
 
     name, call, _ = config["output_layers"]
-    # As a model's output, and only there, Keras counts the call by which a nested model was made.
+    # As the output of a model, Keras numbers the calls of a nested model from 1, because creating it counts as call 0.
     return output(name, call - (layers[name]["class_name"] == "Functional"))
 
 
@@ -215,9 +215,9 @@ def _translate_layer(graph: OnnxGraph, layer: dict, inputs: list[_Tensor], group
     return _LAYERS[kind](graph.add, weights, *inputs, **settings)
 
 
-# --- layers -----------------------------------------------------------------------------------------------------------
-# Each layer's function gets `OnnxGraph.add`, the layer's weights and inputs, and the settings that it supports as keyword
-# arguments. Another setting raises TypeError, which `read_graph` turns into UnsupportedModel.
+# Each function below translates one kind of layer: (add, weights, *inputs, **settings) -> name of the output. `add` is
+# `OnnxGraph.add`, `weights` are arrays and each input is a `_Tensor`. A setting without a parameter raises TypeError, which
+# `read_graph` turns into UnsupportedModelError.
 
 
 def _rescaling(add, weights, x, scale=1.0, offset=0.0):

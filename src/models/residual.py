@@ -6,15 +6,17 @@ from src.keras_setup import keras, layers, ops
 BLOCKS = ((48, 1), (48, 1), (96, 2), (96, 1), (192, 2), (192, 1), (256, 2))  # filters and stride of each residual block
 
 
-def residual_level_one(size: int = 128, inner: int | None = None, dtype: str = "float32", seed: int = SEED) -> keras.Model:
-    """Builds a residual feature extractor, whose weights fit any size.
+def residual_level_one(
+    size: int = 128, network_size: int | None = None, dtype: str = "float32", seed: int = SEED
+) -> keras.Model:
+    """Builds a residual feature extractor. The shapes of its weights do not depend on the size of the faces.
 
     Sources: He et al., "Deep residual learning for image recognition", CVPR 2016; for shortcuts with average pooling,
     He et al., "Bag of tricks for image classification", CVPR 2019.
 
     Args:
         size: Height and width of the faces in pixels.
-        inner: Height and width to scale the faces to first, for quick early epochs; None keeps the size.
+        network_size: Height and width to which the network scales the faces first, for speed; None keeps the size.
         dtype: Keras dtype policy, such as "mixed_bfloat16".
         seed: Seed of the initial weights.
 
@@ -24,6 +26,7 @@ def residual_level_one(size: int = 128, inner: int | None = None, dtype: str = "
     seeds = iter(range(seed + 1, seed + 100))  # one for each convolution
 
     def convolution(x, filters, kernel_size, strides=1, gamma="ones"):
+        """Adds a convolution and batch normalisation to a map (batch, height, width, channels)."""
         initial = keras.initializers.HeNormal(next(seeds))
         x = layers.Conv2D(filters, kernel_size, strides, "same", use_bias=False, kernel_initializer=initial, dtype=dtype)(x)
         return layers.BatchNormalization(momentum=0.9, gamma_initializer=gamma, dtype=dtype)(x)
@@ -33,13 +36,13 @@ def residual_level_one(size: int = 128, inner: int | None = None, dtype: str = "
 
     face = keras.Input((size, size, 3), dtype="uint8", name="face")
     x = layers.Rescaling(1 / 127.5, offset=-1, dtype=dtype, name="scale")(face)
-    if inner:
-        x = resize_images(x, inner)
+    if network_size:
+        x = resize_images(x, network_size)
     x = relu(convolution(x, 32, 5, strides=2))
     x = layers.MaxPooling2D(3, 2, "same", dtype=dtype, name="pooling")(x)
     for i, (filters, strides) in enumerate(BLOCKS, start=1):
         y = relu(convolution(x, filters, 3, strides))
-        y = convolution(y, filters, 3, gamma="zeros")  # with gamma 0, training starts with blocks that change nothing
+        y = convolution(y, filters, 3, gamma="zeros")  # gamma 0: blocks start as identities
         if strides > 1:
             x = layers.AveragePooling2D(strides, padding="same", dtype=dtype)(x)
         if x.shape[-1] != filters:
@@ -49,18 +52,18 @@ def residual_level_one(size: int = 128, inner: int | None = None, dtype: str = "
     return keras.Model(face, features, name="level_one")
 
 
-def average_with_mirror_image(first: keras.Model) -> keras.Model:
+def average_with_mirror_image(level_one: keras.Model) -> keras.Model:
     """Builds a level one that averages the features of a face and of its mirror image.
 
     Args:
-        first: The level one to apply to both; its weights are copied.
+        level_one: The feature extractor to apply to both; its weights are copied.
 
     Returns:
         A model with the same inputs and outputs, whose layer `trunk` is the copy.
     """
-    trunk = keras.Model.from_config(first.get_config() | {"name": "trunk"})
-    trunk.set_weights(first.get_weights())
-    face = keras.Input(first.input_shape[1:], dtype="uint8", name="face")
+    trunk = keras.Model.from_config(level_one.get_config() | {"name": "trunk"})
+    trunk.set_weights(level_one.get_weights())
+    face = keras.Input(level_one.input_shape[1:], dtype="uint8", name="face")
     features = layers.Average(name="mean_of_both")([trunk(face), trunk(ops.flip(face, axis=2))])
     return keras.Model(face, features, name="level_one")
 
@@ -68,7 +71,7 @@ def average_with_mirror_image(first: keras.Model) -> keras.Model:
 def resize_images(images: keras.KerasTensor, size: int) -> keras.KerasTensor:
     """Scales images (batch, height, width, channels) to (batch, size, size, channels) within a network.
 
-    The layer `Resizing` is no alternative: it makes a network that is called without `training` run in training mode, and
-    batch normalisation then uses the statistics of the batch.
+    Do not use `keras.layers.Resizing` instead: a model that contains it runs in training mode unless it is called with
+    `training=False`, and batch normalisation then uses the statistics of the batch.
     """
     return ops.image.resize(images, (size, size))

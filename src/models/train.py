@@ -1,4 +1,4 @@
-"""Training on prepared faces: with augmentation, reproducible by seed, and resumed where it stopped after a kill."""
+"""Trains networks on aligned faces, with augmentation and a seed; an interrupted training resumes."""
 
 import hashlib
 import json
@@ -24,14 +24,20 @@ class TrainingSettings:
     """How to train a network.
 
     Attributes:
-        learning_rate: The highest; the first tenth of the steps leads up to it, a cosine leads down from it.
+        epochs: Largest number of passes over the training faces.
+        batch_size: Number of faces in a batch.
+        learning_rate: Peak learning rate, after a linear warm-up over 10% of the steps and before a cosine decay.
+        weight_decay: Weight decay of AdamW.
         patience: Number of epochs without a lower validation loss after which training stops.
-        rotation: Largest rotation in degrees. zoom, shift: Largest change of size, largest shift, as shares of the side.
-        brightness: Largest change, as a share.
-        grayscale_probability: Share of the faces that lose their colours, as in old photos.
-        downscale_probability: Share of the faces that get a lower resolution, down to a quarter.
-        random_erasing_probability: Share of the faces of which noise covers a patch, up to a third of the side. Source:
+        rotation: Largest rotation in degrees.
+        zoom: Largest relative change of size, 0-1.
+        shift: Largest shift in each direction as a share of the side, 0-1.
+        brightness: Largest relative change of brightness, 0-1.
+        grayscale_probability: Share of the faces that become grayscale, as in old photos.
+        downscale_probability: Share of the faces that are reduced to 25-80% of their resolution.
+        random_erasing_probability: Share of the faces in which noise covers a patch of up to a third of the side. Source:
             Zhong et al., "Random erasing data augmentation", AAAI 2020.
+        seed: Seed of the order of the faces, of the augmentation and of dropout.
     """
 
     epochs: int = 12
@@ -52,8 +58,8 @@ class TrainingSettings:
 class FaceBatches(keras.utils.PyDataset):
     """Batches of faces and labels for Keras: uint8 (b, size, size, 3), RGB, 0-255, and labels (b,) or (b, k).
 
-    If several devices share each batch, its size is a multiple of their number. Training then leaves a few faces, different
-    ones in each epoch, out. Otherwise copies fill the last batch up, and a third array, weights (b,), is 0 for them.
+    If several devices share a batch, its size is a multiple of their number. Training drops the remainder (other faces in
+    each epoch). Prediction pads the last batch with copies, whose weight is 0 in a third array, weights (b,).
 
     Args:
         faces: uint8 array or memory map (n, size, size, 3).
@@ -72,7 +78,7 @@ class FaceBatches(keras.utils.PyDataset):
         self.faces, self.rows, self.labels, self.batch_size = faces, np.asarray(rows), np.asarray(labels), batch_size
         self.settings, self.epoch, self.devices = settings, epoch, devices()
         if batch_size % self.devices:
-            raise ValueError(f"batch_size must be a multiple of the {self.devices} devices, got {batch_size}")
+            raise ValueError(f"batch_size must be a multiple of the {self.devices} devices, got {batch_size}; change it")
         self._shuffle()
 
     def __len__(self) -> int:
@@ -102,7 +108,19 @@ class FaceBatches(keras.utils.PyDataset):
 
 
 def augment(face: npt.NDArray[np.uint8], rng: np.random.Generator, settings: TrainingSettings) -> npt.NDArray[np.uint8]:
-    """Returns a randomly changed copy of a face (size, size, 3); half of the copies are mirrored, none is upside down."""
+    """Returns a randomly changed copy of a face.
+
+    The steps are rotation, zoom, shift and (for half of the faces) a horizontal flip, brightness, grayscale, lower resolution
+    and random erasing.
+
+    Args:
+        face: uint8 (size, size, 3), RGB.
+        rng: Source of the random numbers.
+        settings: Limits and probabilities of the steps.
+
+    Returns:
+        uint8 (size, size, 3).
+    """
     size = face.shape[0]
     angle = np.deg2rad(rng.uniform(-settings.rotation, settings.rotation))
     scale = 1 + rng.uniform(-settings.zoom, settings.zoom)
@@ -133,35 +151,36 @@ def fit(
     split: npt.ArrayLike,
     settings: TrainingSettings = TrainingSettings(),
     on_epoch: Callable[[pd.DataFrame], None] = lambda history: None,
-    states: Path = CACHE / "training",
+    checkpoint_folder: Path = CACHE / "training",
     loss: Callable | str = "sparse_categorical_crossentropy",
     metrics: tuple = ("accuracy",),
 ) -> tuple[keras.Model, pd.DataFrame]:
     """Trains a copy of a network.
 
-    After each epoch, the state is saved in a folder named by a hash of the network, its weights, the settings and the data.
-    The same call finds it there and resumes, or returns at once if training is complete. A second run of the same training
-    waits for the first. With the JAX backend, all devices of this machine share the work.
+    After each epoch, the state is saved in a folder that is named by a hash of the network, its weights, the settings and the
+    data. The same call resumes from there, or returns the result of a complete training at once. If another process runs the
+    same training, the call waits for it. With the JAX backend, all devices of this machine share each batch.
 
     Args:
         model: The network; it is not changed.
         faces: Array or memory map (n, size, size, 3), RGB, 0-255.
         rows: Indices of the faces to use (m,).
         labels: Their labels: integers (m,), or floats (m, k) for another kind of loss.
-        split: "train", "validation" or "test" for each of them (m,); those of "test" are not used.
+        split: "train" or "validation" for each of them (m,); faces with any other value, such as "test", are not used.
         settings: How to train.
-        on_epoch: Gets the history after each epoch.
-        states: Folder for the saved states.
-        loss, metrics: As in Keras; metrics are names or classes.
+        on_epoch: Called with the history after each epoch.
+        checkpoint_folder: Folder for the saved states.
+        loss: Name or function of a Keras loss.
+        metrics: Names or classes of Keras metrics.
 
     Returns:
         The copy with the weights of the best epoch, computing in float32, and the history: a row for each epoch with
         `epoch`, `loss`, `val_loss`, `seconds` and the metrics (`accuracy`, `val_accuracy`).
     """
     with over_all_devices():
-        model, rows, labels, split = _rebuild(model, model.to_json()), *map(np.asarray, (rows, labels, split))
-        rows, labels, split = (values[split != "test"] for values in (rows, labels, split))
-        folder = states / _state_name(model, faces, rows, labels, split, settings, loss)
+        model, split = _rebuild(model, model.to_json()), np.asarray(split)
+        rows, labels, split = (np.asarray(values)[split != "test"] for values in (rows, labels, split))
+        folder = checkpoint_folder / _state_name(model, faces, rows, labels, split, settings, loss)
         with exclusive_lock(folder / ".lock"):
             checkpoints = _Checkpoints(folder, settings.patience, on_epoch)
             keras.utils.set_random_seed(settings.seed)
@@ -172,9 +191,9 @@ def fit(
             else:
                 compile_model(model, int((split == "train").sum()), settings, loss, metrics)
             if start < settings.epochs and not checkpoints.finished:
-                train, held = split == "train", split == "validation"
-                training = FaceBatches(faces, rows[train], labels[train], settings.batch_size, settings, start)
-                validation = FaceBatches(faces, rows[held], labels[held], settings.batch_size)
+                is_training, is_validation = split == "train", split == "validation"
+                training = FaceBatches(faces, rows[is_training], labels[is_training], settings.batch_size, settings, start)
+                validation = FaceBatches(faces, rows[is_validation], labels[is_validation], settings.batch_size)
                 with fused_normalisation():
                     model.fit(
                         training, validation_data=validation, initial_epoch=start, epochs=settings.epochs,
@@ -185,10 +204,10 @@ def fit(
 
 
 def _state_name(model, faces, rows, labels, split, settings: TrainingSettings, loss) -> str:
-    # Keras numbers unnamed layers by what the process has built before.
+    # Keras numbers unnamed layers by what the process has built before, so the numbers are removed.
     digest = hashlib.sha256(re.sub(r"_\d+\b", "", model.to_json()).encode())
     digest.update(json.dumps([asdict(settings), getattr(loss, "__name__", loss), split.tolist()]).encode())
-    # A few faces tell another alignment or data set apart.
+    # About 64 faces are hashed to detect another alignment or data set.
     for values in (*model.get_weights(), rows, labels, faces[rows[:: max(1, len(rows) // 64)]]):
         digest.update(np.ascontiguousarray(values))
     return digest.hexdigest()[:16]
@@ -210,7 +229,7 @@ def compile_model(
     model.compile(
         keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay),
         loss=loss,
-        # Weighted, so that the copies that fill a batch up do not count; see FaceBatches.
+        # Weighted, so that the copies that pad a batch do not count; see FaceBatches.
         weighted_metrics=[metric if isinstance(metric, str) else metric() for metric in metrics],
         jit_compile=keras.backend.backend() == "jax",  # on a CPU, TensorFlow's XLA is slower than its own kernels
     )
@@ -237,7 +256,7 @@ class _Checkpoints(keras.callbacks.Callback):
         return bool(self.history) and len(self.history) - self.best >= self.patience
 
     def on_epoch_begin(self, epoch, logs=None):
-        # Keras does not save the state of dropout's random numbers; each epoch gets its own, whether resumed or not.
+        # Keras does not save the state of dropout's random numbers. Each epoch sets its own, so resuming changes nothing.
         for variable in self.model.variables:
             if variable.name == "seed_generator_state":
                 variable.assign([int(keras.ops.convert_to_numpy(variable)[0]), epoch << 20])
@@ -256,7 +275,17 @@ class _Checkpoints(keras.callbacks.Callback):
 
 
 def predict_probabilities(model: keras.Model, faces: np.ndarray, rows: npt.ArrayLike, batch_size: int = 64) -> np.ndarray:
-    """Returns a model's outputs, float32 (m, classes), for some rows (m,) of uint8 faces (n, size, size, 3)."""
+    """Returns a model's outputs in batches of `batch_size`.
+
+    Args:
+        model: A model that takes uint8 faces (batch, size, size, 3), RGB, 0-255.
+        faces: uint8 array or memory map (n, size, size, 3), RGB.
+        rows: Indices of the faces to use (m,).
+        batch_size: Number of faces in a batch.
+
+    Returns:
+        float32 (m, classes): probabilities, or logits for a model that returns logits.
+    """
     return model.predict(FaceBatches(faces, rows, np.zeros(len(rows), int), batch_size), verbose=0)[: len(rows)]
 
 
@@ -273,7 +302,9 @@ def centre_years(table: pd.DataFrame, classes: int) -> npt.NDArray[np.float64]:
     middle = (table["age_low"] + table["age_high"]).astype(float) / 2
     centre = middle.groupby(table["label"]).mean().reindex(range(classes))
     if centre.isna().any():
-        raise ValueError(f"each of the {classes} classes needs a training face, class {int(centre.isna().argmax())} has none")
+        raise ValueError(
+            f"expected a training face of each of the {classes} classes, class {int(centre.isna().argmax())} has none"
+        )
     return centre.to_numpy()
 
 

@@ -1,13 +1,13 @@
 """The two-level CNN: level one turns a face into features, level two turns the features into class probabilities.
 
 Four convolutions and three dense layers, similar to AlexNet (Krizhevsky et al. 2012) and to the age and gender network of
-Levi and Hassner (CVPR Workshops 2015). The network scales the pixels itself, so training and prediction cannot differ in it.
+Levi and Hassner (CVPR Workshops 2015). The network scales the pixels itself, in training and in prediction alike.
 """
 
 from src.config import FACE_SIZE, SEED
 from src.keras_setup import keras, layers
 
-MIN_SIZE = 127  # pixels; smaller faces leave nothing for the last pooling
+MIN_SIZE = 127  # pixels; smaller faces are reduced to nothing before the last pooling
 
 
 def level_one(size: int = FACE_SIZE, dtype: str = "float32", seed: int = SEED) -> keras.Model:
@@ -25,9 +25,10 @@ def level_one(size: int = FACE_SIZE, dtype: str = "float32", seed: int = SEED) -
         ValueError: The size is less than `MIN_SIZE`.
     """
     if size < MIN_SIZE:
-        raise ValueError(f"the network needs faces of at least {MIN_SIZE} x {MIN_SIZE} pixels, got size {size}")
+        raise ValueError(f"the network requires faces of at least {MIN_SIZE} x {MIN_SIZE} pixels, got size {size}")
 
     def block(x, number, filters, kernel_size, strides=1, padding="same"):
+        """Adds a convolution, batch normalisation and pooling, which halves the height and the width."""
         x = layers.Conv2D(
             filters, kernel_size, strides, padding, activation="relu",
             kernel_initializer=keras.initializers.HeNormal(seed + number), dtype=dtype, name=f"convolution_{number}",
@@ -49,13 +50,13 @@ def level_two(features: int, classes: int, dtype: str = "float32", seed: int = S
     """Builds the classifier.
 
     Args:
-        features: Number of features that level one gives.
+        features: Number of features that level one returns for each face.
         classes: Number of classes.
         dtype: Keras dtype policy of all layers but the last, which computes in float32.
         seed: Seed of the initial weights and of dropout.
 
     Returns:
-        A model from features (batch, features) to probabilities (batch, classes), float32, each row with the sum 1.
+        A model from features (batch, features) to probabilities (batch, classes), float32. Each row sums to 1.
     """
     inputs = keras.Input((features,), name="features")
     x = inputs
@@ -75,10 +76,10 @@ def two_level_cnn(
 
     Args:
         classes: Number of classes.
-        size: Height and width of the faces in pixels.
+        size: Height and width of the faces in pixels. It has no effect if `first` is given, which has its own size.
         first: Another level one, such as `model.get_layer("level_one")` of a trained model. To freeze it, set its
-            `trainable` to False. None makes a new one with `level_one`.
-        dtype: Keras dtype policy of the new layers.
+            `trainable` to False. None builds a new one with `level_one`.
+        dtype: Keras dtype policy of the new layers; if `first` is given, of level two only.
         seed: Seed of the initial weights and of dropout.
 
     Returns:
@@ -88,7 +89,7 @@ def two_level_cnn(
         ValueError: There are fewer than 2 classes, or the size is too small for `level_one`.
     """
     if classes < 2:
-        raise ValueError(f"a classifier needs at least 2 classes, got {classes}")
+        raise ValueError(f"a classifier requires at least 2 classes, got {classes}")
     first = first or level_one(size, dtype, seed)
     second = level_two(first.output_shape[-1], classes, dtype, seed)
     face = keras.Input(first.input_shape[1:], dtype="uint8", name="face")
@@ -102,7 +103,7 @@ def layer_table(model: keras.Model) -> list[tuple[str, str, tuple[int, ...], int
         model: A model with the layers `level_one` and `level_two`.
 
     Returns:
-        Rows of (level, layer or operation, output shape without the batch, number of parameters).
+        Rows of (level, layer or operation, output shape without the batch such as (27, 27, 96), number of parameters).
     """
     rows = []
     for level in (model.get_layer("level_one"), model.get_layer("level_two")):

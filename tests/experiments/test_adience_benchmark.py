@@ -35,7 +35,7 @@ def test_a_fold_is_tested_and_not_trained_again(plan, results):
 
 
 @pytest.mark.slow
-def test_both_readings_share_their_faces_and_no_subject_crosses(plan):
+def test_both_label_sets_share_their_faces_and_no_subject_crosses(plan):
     adience = load_adience(plan)
     strict, mapped = adience["strict"], adience["mapped"]
     assert strict.faces is mapped.faces
@@ -61,7 +61,7 @@ def test_the_table_has_ours_below_the_published():
 
 def test_wrong_arguments_are_one_sentence(tmp_path, capsys):
     for option in ("--adience", "--imdb-wiki"):
-        assert main([option, str(tmp_path)]) == 1
+        assert main([option, str(tmp_path)]) == 2
         assert capsys.readouterr().err.startswith("error: expected the folders of IMDB-WIKI and Adience, got only one")
     with pytest.raises(ValueError, match="must be among gender; eight groups, strict.* got 'weight'"):
         run(make_plan("imdb", "adience"), ("weight",))

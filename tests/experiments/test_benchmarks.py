@@ -109,22 +109,6 @@ def test_photos(data, tmp_path):
     assert (table["photos predicted"].dropna() == 100).all()
 
 
-def test_ablations(data, runs, tmp_path):
-    """The teacher's predictions are made up, since its training takes long."""
-    from experiments import released
-
-    faces = released.load_data(data, runs)
-    rng = np.random.default_rng(1)
-    settings = released.replace(released.TEACHER, seed=1)
-    name = released.hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
-    np.save(faces.folder / f"teacher-{name}.npy", rng.dirichlet(np.ones(103), len(faces.table)).astype(np.float32))
-    np.save(faces.folder / "descriptors.npy", rng.standard_normal((len(faces.table), 128)).astype(np.float32))
-    arguments = ["--epochs", 1, "--faces", 64, "--csv", tmp_path / "ablations.csv"]
-    said = run("experiments.ablations", data, "--runs", runs, "--only", "adaptive gamma", *arguments)
-    assert "differences (95% interval)" in said
-    assert set(pd.read_csv(tmp_path / "ablations.csv")["variant"]) == {"as released", "adaptive gamma"}
-
-
 def test_alignment(data, tmp_path):
     run("alignment", data, "--n", 30, "--csv", tmp_path / "alignment.csv")
     table = pd.read_csv(tmp_path / "alignment.csv")
@@ -169,10 +153,6 @@ def test_label_noise(data, runs):
     assert "flagged at" in run("label_noise", data / "UTKFace", "--wrong", 0.5, "--runs", runs)
 
 
-def test_preparation(data):
-    assert "faces a second" in run("preparation", "utkface", data / "UTKFace", "--faces", 20)
-
-
 def test_scale(wiki, tmp_path):
     arguments = ["--faces", 256, "--folder", tmp_path / "drawn", "--csv", tmp_path / "scale.csv"]
     run("scale", wiki, *arguments, "--plot", tmp_path / "scale.png")
@@ -184,8 +164,3 @@ def test_speed(standins, tmp_path):
     run("speed", standins.gender, standins.age, "--turns", 1, "--csv", tmp_path / "speed.csv")
     table = pd.read_csv(tmp_path / "speed.csv")
     assert {"gender", "age", "both"} == set(table["model"]) and {"Keras, predict_on_batch", "LiteRT"} <= set(table["way"])
-
-
-def test_training(data, runs):
-    said = run("training", "--dataset", "utkface", "--folder", data / "UTKFace", "--steps", 1, "--turns", 1, "--runs", runs)
-    assert "ratio" in said

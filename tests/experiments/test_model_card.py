@@ -75,10 +75,10 @@ def test_without_a_result_file_nothing_is_written(standins, evaluated, tmp_path,
     folder, target = tmp_path / "results", tmp_path / "card.md"
     shutil.copytree(standins.results, folder)
     (folder / "speed.csv").unlink()
-    with pytest.raises(results.ResultsMissing, match="^speed.csv is missing"):
+    with pytest.raises(results.ResultsMissingError, match="^speed.csv is missing"):
         model_card.write(folder, target, tmp_path / "failures.png", gender=standins.gender, age=standins.age)
     assert not target.exists() and not (tmp_path / "failures.png").exists() and not evaluated
     monkeypatch.setattr(results.config, "RESULTS", folder)
     monkeypatch.setattr(results.config, "MODELS", standins.gender.parent)
-    assert model_card.main() == 1
+    assert model_card.main() == 2
     assert capsys.readouterr().err.startswith("error: speed.csv is missing in ")

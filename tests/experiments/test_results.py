@@ -1,6 +1,5 @@
 """Tables and sentences repeat the figures of the result files, and no picture of a real person is shown."""
 
-import dataclasses
 import shutil
 
 import numpy as np
@@ -45,13 +44,15 @@ def evaluation(dataset="sample", subjects=("a", "b", "c", "c")):
 
 def test_a_missing_or_incomplete_file_is_an_error_that_names_its_source(tmp_path, standins):
     for name in results.FILES:
-        with pytest.raises(results.ResultsMissing, match=f"^{name}.csv is missing in .*: .*(writes it|repository)$"):
+        with pytest.raises(results.ResultsMissingError, match=f"^{name}.csv is missing in .*: .*(writes it|repository)$"):
             results.read_results(name, tmp_path)
     file = tmp_path / "released_history.csv"
     head = (standins.results / file.name).read_text().split("\n")[0]
     for text in ("", "epoch,loss\n1,2\n", head + "\n"):
         file.write_text(text)
-        with pytest.raises(results.ResultsMissing, match="must have rows with the columns epoch, loss, .*train_residual"):
+        with pytest.raises(
+            results.ResultsMissingError, match="must have rows with the columns epoch, loss, .*train_residual"
+        ):
             results.read_results("released_history", tmp_path)
 
 
@@ -67,7 +68,7 @@ def test_only_models_of_the_released_kind_are_accepted(models, standins, tmp_pat
     groups, trained = AGE_GROUPS["adience"], models["age"]
     labels = model_folder.Labels("age", groups.names, groups.years, tuple(first for first, _ in groups.years))
     network = two_level_cnn.two_level_cnn(len(groups.names), first=trained.model.get_layer("level_one"))
-    calibration = dataclasses.asdict(results.calibration_of(trained))
+    calibration = results.calibration_of(trained)
     folder = model_folder.save_model(tmp_path / "groups", network, labels, trained.alignment, {}, [], calibration)
     with pytest.raises(model_folder.ModelFolderError, match="its classes must be the years 0 to 100"):
         results.load_released(standins.gender, folder)

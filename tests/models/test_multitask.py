@@ -8,8 +8,8 @@ from src.config import YEARS
 from src.keras_setup import keras, layers, ops
 from src.models import multitask, train
 from src.models.multitask import (
-    DESCRIPTOR,
-    LOGITS,
+    DESCRIPTOR_SIZE,
+    LOGIT_COUNT,
     AbsoluteError,
     GenderAccuracy,
     distillation_loss,
@@ -49,7 +49,7 @@ def test_labels_of_a_table():
     labels = multitask_labels(table)
     assert labels.dtype == np.float32
     assert labels.tolist() == [[0, 30, 30], [1, 70, 100], [-1, -1, -1], [1, 100, 100]]
-    targets = np.random.default_rng(1).random((4, LOGITS + DESCRIPTOR))
+    targets = np.random.default_rng(1).random((4, LOGIT_COUNT + DESCRIPTOR_SIZE))
     both = multitask_labels(table, targets)
     assert both.shape == (4, 234) and both.dtype == np.float32
     assert np.array_equal(both[:, :3], labels) and both[:, 3:] == pytest.approx(targets)
@@ -72,13 +72,6 @@ def test_loss_of_an_exact_age_by_hand(age, error):
     assert loss((-1, age, age), said) == pytest.approx(-softened(age, error) @ np.log(probability), abs=1e-4)
 
 
-def test_the_softened_age_itself_is_the_best_answer_to_an_exact_one():
-    near = softened(30, 3.0)
-    best = outputs(dict(enumerate(near)))
-    for other in ({30: 1}, dict(enumerate(np.roll(near, 2))), dict.fromkeys(range(21, 40), 1 / 19)):
-        assert loss((-1, 30, 30), best) < loss((-1, 30, 30), outputs(other)) - 0.1
-
-
 def test_a_range_counts_every_year_inside_and_none_outside():
     said = outputs({30: 0.5, 31: 0.3, 60: 0.2})
     assert loss((-1, 30, 39), said) == pytest.approx(-np.log(0.8), abs=1e-5)
@@ -86,14 +79,6 @@ def test_a_range_counts_every_year_inside_and_none_outside():
     assert loss((-1, 0, 100), said) == pytest.approx(0, abs=1e-5)
     for inside in ({30: 1}, {39: 1}, dict.fromkeys(range(30, 40), 0.1)):
         assert loss((-1, 30, 39), outputs(inside)) == pytest.approx(0, abs=1e-5)
-
-
-def test_years_between_two_ranges_are_no_way_out():
-    """Of faces labelled 20-29 and 30-39 half and half, no year is better than saying just that."""
-    honest = outputs({25: 0.5, 35: 0.5})
-    for other in ({29: 1}, {30: 1}, {29: 0.5, 30: 0.5}):
-        both = [np.mean([loss((-1, low, low + 9), said)[0] for low in (20, 30)]) for said in (honest, outputs(other))]
-        assert both[0] <= both[1] + 1e-5
 
 
 def test_loss_of_gender_by_hand():
@@ -113,13 +98,6 @@ def test_what_is_unknown_adds_nothing():
     ), "each face has its own"
 
 
-def test_the_loss_falls_as_probability_moves_into_the_interval():
-    for label in ((-1, 30, 30), (-1, 25, 35)):
-        moving = [loss(label, outputs({30: share, 80: 1 - share}))[0] for share in np.linspace(0.01, 0.99, 9)]
-        assert (np.diff(moving) < 0).all()
-    assert np.isfinite(loss((-1, 0, 0), outputs({100: 1}))).all()
-
-
 # --- the loss from a teacher ------------------------------------------------------------------------------------------
 
 
@@ -131,7 +109,7 @@ def teacher_labels(label, male, years, descriptor):
 
 def test_distillation_loss_by_hand():
     rng = np.random.default_rng(2)
-    wanted, given = rng.normal(size=(2, DESCRIPTOR))
+    wanted, given = rng.normal(size=(2, DESCRIPTOR_SIZE))
     said = outputs({30: 0.5, 31: 0.3, 60: 0.2}, male=0.8, descriptor=given)
     label = (1, 30, 39)
     labels = teacher_labels(label, 0.6, {30: 0.25, 60: 0.75}, wanted)
@@ -141,18 +119,6 @@ def test_distillation_loss_by_hand():
     away = np.mean((given - wanted) ** 2)
     expected = (1 - multitask.TEACHER_WEIGHT) * loss(label, said)[0] + multitask.TEACHER_WEIGHT * from_teacher + away
     assert loss(labels, said, distillation_loss) == pytest.approx(expected, rel=1e-5)
-
-
-def test_without_labels_the_teacher_is_imitated():
-    descriptor, years = np.linspace(-1, 1, DESCRIPTOR), {30: 0.6, 31: 0.4}
-    labels = teacher_labels(NOTHING_KNOWN, 0.7, years, descriptor)
-    alike = loss(labels, outputs(years, 0.7, descriptor), distillation_loss)
-    for other in (
-        outputs(years, 0.8, descriptor),
-        outputs({30: 0.5, 31: 0.5}, 0.7, descriptor),
-        outputs(years, 0.7, -descriptor),
-    ):
-        assert loss(labels, other, distillation_loss) > alike + 0.005
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------
@@ -246,9 +212,3 @@ def test_heads(descriptor, wide, task):
         kernel, bias = model.get_layer(name).get_weights()
         said = model.predict(task[0][:5], verbose=0)
         assert said[:, part] == pytest.approx(features @ kernel + bias, abs=1e-4), name
-
-
-def test_heads_start_from_the_same_weights_for_a_seed():
-    one, other, again = (multitask.add_task_heads(averaging(), True, seed=seed).get_weights() for seed in (1, 2, 1))
-    assert all(map(np.array_equal, one, again))
-    assert not any(np.array_equal(a, b) for a, b in zip(one, other, strict=True) if a.ndim > 1)

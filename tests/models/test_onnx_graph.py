@@ -12,7 +12,7 @@ from src.faces.align import Alignment
 from src.keras_setup import keras, layers, ops
 from src.models import model_folder
 from src.models.model_folder import Labels
-from src.models.onnx_graph import UnsupportedModel, compile_graphs, read_graph
+from src.models.onnx_graph import UnsupportedModelError, compile_graphs, read_graph
 from src.models.residual import average_with_mirror_image, residual_level_one
 from src.models.two_level_cnn import level_two, two_level_cnn
 from src.predict.decode import build_networks
@@ -146,20 +146,13 @@ UNSUPPORTED = {
     "activation": [SCALED, layers.Conv2D(4, 7, 7, activation="gelu"), layers.Flatten()],
     "layer": [SCALED, layers.SeparableConv2D(4, 7, 7), layers.Flatten()],
     "threshold": [SCALED, layers.ReLU(threshold=0.2), layers.Flatten()],
-    "slope": [SCALED, layers.ReLU(negative_slope=0.1), layers.Flatten()],
-    "depth multiplier": [SCALED, layers.DepthwiseConv2D(7, 7, depth_multiplier=2), layers.Flatten()],
     "dilation": [SCALED, layers.Conv2D(4, 7, dilation_rate=2), layers.Flatten()],
-    "groups": [SCALED, layers.Conv2D(6, 7, 7, groups=3), layers.Flatten()],
     "own layer": [SCALED, ReLU(), layers.Flatten()],
     "axis": [SCALED, layers.BatchNormalization(axis=1), layers.Flatten()],
-    "normalisation without scale": [SCALED, layers.BatchNormalization(scale=False), layers.Flatten()],
     "precision": [SCALED, layers.Conv2D(4, 7, 7, dtype="mixed_bfloat16"), layers.Flatten()],
     "scale for each column": [layers.Rescaling([[1.0]] * SIZE), layers.Flatten()],
-    "kept dimensions": [SCALED, layers.GlobalAveragePooling2D(keepdims=True), layers.Flatten()],
     "training mode": [SCALED, lambda x: layers.BatchNormalization()(x, training=True), layers.Flatten()],
     "antialiasing": [SCALED, lambda x: ops.image.resize(x, (20, 20), antialias=True), layers.Flatten()],
-    "interpolation": [SCALED, lambda x: ops.image.resize(x, (20, 20), interpolation="nearest"), layers.Flatten()],
-    "mean of integers": [layers.AveragePooling2D(2), SCALED, layers.Flatten()],
     "overflow of uint8": [lambda face: ops.add(face, face), SCALED, layers.Flatten()],
     "constant": [SCALED, lambda x: ops.add(x, np.float32(1)), layers.Flatten()],
 }
@@ -167,7 +160,7 @@ UNSUPPORTED = {
 
 @pytest.mark.parametrize("steps", UNSUPPORTED.values(), ids=UNSUPPORTED)
 def test_unknown_layers_and_settings_are_left_to_keras(steps, tmp_path):
-    with pytest.raises(UnsupportedModel):
+    with pytest.raises(UnsupportedModelError):
         read_graph(content_of(network(*steps), tmp_path))
 
 
@@ -187,7 +180,7 @@ def test_a_model_that_only_keras_can_run_predicts_beside_another(tmp_path):
 
 @pytest.mark.parametrize("damage", [b"", b"PK", b"x" * 1000])
 def test_damaged_files(damage):
-    with pytest.raises(UnsupportedModel):
+    with pytest.raises(UnsupportedModelError):
         read_graph(damage)
 
 

@@ -76,12 +76,6 @@ def test_the_network_scales_pixels_itself_and_gives_probabilities(model, faces):
     assert scaled == pytest.approx(faces / 127.5 - 1, abs=1e-6)
 
 
-def test_equal_seeds_give_equal_weights(model):
-    assert all(same_weights(model, two_level_cnn.two_level_cnn(2, SIZE)))
-    kernels = [weights for weights in model.get_weights() if weights.ndim > 1]
-    assert len(kernels) == 7 and all(kernel.std() > 0 for kernel in kernels)
-
-
 def test_a_frozen_level_one_keeps_its_weights_and_statistics(faces, tmp_path):
     face = keras.Input((SMALL, SMALL, 3), dtype="uint8")
     x = layers.BatchNormalization()(layers.Conv2D(4, 8, 8)(layers.Rescaling(1 / 255)(face)))
@@ -91,18 +85,9 @@ def test_a_frozen_level_one_keeps_its_weights_and_statistics(faces, tmp_path):
     model = two_level_cnn.two_level_cnn(2, first=first)
     settings, split = train.TrainingSettings(epochs=1, batch_size=2), np.array(["train", "train", "validation", "validation"])
     images = np.ascontiguousarray(faces[:, :SMALL, :SMALL])
-    after, _ = train.fit(model, images, np.arange(4), np.array([0, 1, 0, 1]), split, settings, states=tmp_path)
+    after, _ = train.fit(model, images, np.arange(4), np.array([0, 1, 0, 1]), split, settings, checkpoint_folder=tmp_path)
     assert all(map(np.array_equal, before, after.get_layer("level_one").get_weights()))
     assert not any(same_weights(model.get_layer("level_two"), after.get_layer("level_two")))
-
-
-def test_a_trained_level_one_serves_another_task(small, faces):
-    age = two_level_cnn.two_level_cnn(8, first=small)
-    images = faces[:, :SMALL, :SMALL]
-    features = small.predict(images, verbose=0)
-    assert age.input_shape == (None, SMALL, SMALL, 3) and age.output_shape == (None, 8)
-    expected = age.get_layer("level_two").predict(features, verbose=0)
-    assert age.predict(images, verbose=0) == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_bfloat16_network_converts_to_float32(faces):
@@ -130,14 +115,6 @@ def test_residual_architecture(small, faces):
     assert np.isfinite(features).all() and features.std(axis=0).max() > 0
 
 
-def test_residual_weights_depend_on_the_seed_only(small):
-    half = residual.residual_level_one(SMALL, inner=32, dtype="mixed_bfloat16")
-    assert all(same_weights(half, small)) and half.get_layer("block_1").compute_dtype == "bfloat16"
-    other = residual.residual_level_one(SMALL, seed=2)
-    kernels = [equal for weights, equal in zip(small.get_weights(), same_weights(small, other)) if weights.ndim == 4]
-    assert len(kernels) == 19 and not any(kernels)
-
-
 def test_a_face_and_its_mirror_image_give_the_mean_of_both(small, faces):
     both = residual.average_with_mirror_image(small)
     images = faces[:, :SMALL, :SMALL]
@@ -151,7 +128,7 @@ def test_a_face_and_its_mirror_image_give_the_mean_of_both(small, faces):
 
 def test_a_network_that_is_called_without_a_mode_does_not_train(faces):
     """In training mode, batch normalisation would use the batch's statistics and change its own."""
-    model = residual.average_with_mirror_image(residual.residual_level_one(SIZE, inner=32))
+    model = residual.average_with_mirror_image(residual.residual_level_one(SIZE, network_size=32))
     before = [weights.copy() for weights in model.get_weights()]
     features = np.asarray(model(faces))
     assert features.std() > 0 and features == pytest.approx(model.predict_on_batch(faces), abs=1e-4)

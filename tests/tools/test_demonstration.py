@@ -25,12 +25,6 @@ def test_each_person_is_tracked_to_the_end_with_one_prediction():
         assert step < min(walker.size for walker in people.WALKERS) / 2  # less than half a face: nobody becomes another
 
 
-def test_every_card_has_the_size_of_the_film():
-    face, wide = np.full((90, 90, 3), 128, np.uint8), np.zeros((400, 1280, 3), np.uint8)
-    frames = [cards.text_card([("make run", "runs")]), cards.captioned(face, "text"), cards.captioned(wide, "python -m x")]
-    assert {frame.shape for frame in frames} == {(cards.HEIGHT, cards.WIDTH, 3)}
-
-
 def test_a_notebook_becomes_a_page_with_its_pictures():
     page = cards.notebook_page(demo.NOTEBOOK)
     assert page.shape[0] > 3 * cards.HEIGHT and page.shape[1:] == (cards.WIDTH, 3) and page.dtype == np.uint8
