@@ -186,13 +186,6 @@ def test_figures_are_closed_and_leave_the_style_alone():
     assert plt.rcParams["axes.titlelocation"] == place
 
 
-def test_a_photo_keeps_its_shape():
-    for pixels in (np.full((90, 120, 3), 128, np.uint8), np.full((600, 800, 3), 128, np.uint8)):
-        figure = plots.photo(pixels)
-        assert (figure.axes[0].images[0].get_array() == pixels).all()
-        assert np.divide(*figure.get_size_inches()) == pytest.approx(4 / 3)
-
-
 def rows_of(dataset, measure, groups, unit="share"):
     """Rows of results: `groups` gives (by, group, value, low, high, n)."""
     columns = ["by", "group", "value", "low", "high", "n"]
