@@ -13,9 +13,9 @@ import pandas as pd
 from src.config import GENDERS, SEED
 from src.faces.image_io import list_photos
 from src.sample import scene
-from src.sample.draw import write_jpeg
-from src.sample.face_model import FaceSpace
+from src.sample.face_model import FaceModel
 from src.sample.person import new_person
+from src.sample.scene import write_jpeg
 
 Photo: TypeAlias = npt.NDArray[np.uint8]
 
@@ -58,7 +58,7 @@ def print_row(row: dict) -> dict:
 
 def drawn_photos(n: int, size: tuple[int, int], face: int) -> list[Photo]:
     """Photos of one drawn person each: width and height, and the size of the face, in pixels."""
-    space, rng = FaceSpace.load(), np.random.default_rng(SEED)
+    space, rng = FaceModel.load(), np.random.default_rng(SEED)
     people = [new_person(space, int(rng.integers(1, 8)), GENDERS[i % 2], rng) for i in range(n)]
     return [scene.snapshot(space, [person], size, face, rng)[0] for person in people]
 

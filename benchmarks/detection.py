@@ -33,7 +33,7 @@ from src.config import SEED
 from src.faces.detect import DETECTORS, detect
 from src.faces.image_io import UnreadablePhoto, list_photos, read_photo
 from src.sample import scene
-from src.sample.face_model import FaceSpace
+from src.sample.face_model import FaceModel
 
 SETS = ("UTKFace", "FairFace", "AllAgeFaces")
 WITH_PEOPLE = ("astronaut", "camera")  # of scikit-image's pictures
@@ -75,7 +75,7 @@ def single_faces(data: Path | None, n: int) -> dict[str, list[Photo]]:
 def group_photos(groups: Path | None) -> list[tuple[str, int, int, Photo]]:
     """Name, clear faces, partly visible faces and pixels of each group photo; a drawn one if there is no folder."""
     if groups is None:
-        return [("drawn", 20, 0, scene.group_photo(FaceSpace.load(), "twenty_faces", np.random.default_rng(SEED)))]
+        return [("drawn", 20, 0, scene.group_photo(FaceModel.load(), "twenty_faces", np.random.default_rng(SEED)))]
     counts = pd.read_csv(groups / "counts.csv")
     return [(row.photo, row.clear, row.partial, read_photo(groups / row.photo)) for row in counts.itertuples()]
 
@@ -137,7 +137,7 @@ def cost(sources: Sources) -> Iterator[dict]:
         "640x480, a face": drawn_photos(count, (640, 480), 200),
         "1280x960, a face": drawn_photos(count, (1280, 960), 360),
         "1280x960, nobody": [scene.backdrop(1280, 960, rng) for _ in range(count)],
-        "1280x960, twenty faces": [scene.group_photo(FaceSpace.load(), "twenty_faces", rng) for _ in range(min(3, count))],
+        "1280x960, twenty faces": [scene.group_photo(FaceModel.load(), "twenty_faces", rng) for _ in range(min(3, count))],
         "4000x3000, nobody": [scene.backdrop(4000, 3000, rng)],
     } | {name: [photo] for name, _, _, photo in group_photos(sources.groups)}
     for name, some in photos.items():

@@ -47,7 +47,7 @@ from src.predict.decode import predict_faces
 from src.predict.detection import Source, detect_faces_in_photo, start_workers
 from src.predict.predictor import Predictor
 from src.sample import scene
-from src.sample.face_model import FaceSpace
+from src.sample.face_model import FaceModel
 
 FRESH = 5  # new processes that are timed
 CORES = 2  # of the folder
@@ -214,7 +214,7 @@ def original_pipeline(data: Path | None, n: int, folder: Path) -> Iterator[dict]
 
 def whole_video(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
     frames, path, predictor = max(25, 3 * n), folder / "street.mp4", Predictor(detector=VIDEO_DETECTOR)
-    _, pictures = scene.street(FaceSpace.load(), np.random.default_rng(SEED), frames)
+    _, pictures = scene.street(FaceModel.load(), np.random.default_rng(SEED), frames)
     video.write_video((picture for picture, _ in pictures), (640, 480), 25, path)
     video.process_video(path, folder / "before.mp4", predictor, progress=False)
     with Clock() as clock:

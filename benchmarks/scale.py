@@ -31,9 +31,9 @@ from benchmarks.common import parser, report
 from src.config import GENDERS, ROOT, SEED
 from src.data import imdb_wiki
 from src.sample import scene
-from src.sample.draw import write_jpeg
-from src.sample.face_model import GROUPS, FaceSpace
+from src.sample.face_model import GROUPS, FaceModel
 from src.sample.person import new_person
+from src.sample.scene import write_jpeg
 
 ALL = 523_051
 KEPT = 0.4  # the smallest share of records that cleaning keeps; correspondingly more are made
@@ -65,7 +65,7 @@ def draw(folder: Path, wiki: Path, count: int) -> pd.DataFrame:
 
 def _draw(folder: Path, group: list[tuple[int, str]]) -> None:
     cv2.setNumThreads(1)
-    space = FaceSpace.load()
+    space = FaceModel.load()
     for i, path in group:
         rng = np.random.default_rng([SEED, i])
         person = new_person(space, i % len(GROUPS.years), GENDERS[i // len(GROUPS.years) % 2], rng)

@@ -23,7 +23,7 @@ def copy(tmp_path_factory):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     (root / "data" / "photos").mkdir(parents=True)
     (root / "data" / "sample").mkdir()
-    shutil.copy(ROOT / "data" / "sample" / "face_space.npz", root / "data" / "sample")
+    shutil.copy(ROOT / "data" / "sample" / "face_model.npz", root / "data" / "sample")
     for name in ("gender", "age"):
         if (ROOT / "models" / name).exists():
             shutil.copytree(ROOT / "models" / name, root / "models" / name)

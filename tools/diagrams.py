@@ -28,7 +28,7 @@ from src.keras_setup import keras, layers
 from src.models.model_folder import ModelFolderError
 from src.models.two_level_cnn import two_level_cnn
 from src.sample import scene
-from src.sample.face_model import FaceSpace
+from src.sample.face_model import FaceModel
 from src.sample.person import new_person
 
 TARGET = config.ROOT / "docs" / "figures"
@@ -221,7 +221,7 @@ def _short(count: int) -> str:
 
 def drawn_face(size: int = 256) -> npt.NDArray[np.uint8]:
     """An aligned face of a drawn person, RGB (size, size, 3)."""
-    rng, space = np.random.default_rng(config.SEED), FaceSpace.load()
+    rng, space = np.random.default_rng(config.SEED), FaceModel.load()
     picture, _ = scene.snapshot(space, [new_person(space, 4, "female", rng)], (480, 480), 300, rng)
     return align(picture, find_faces(picture)[0].landmarks, Alignment(size=size))
 

@@ -13,7 +13,7 @@ from src.faces.detect import VIDEO_DETECTOR
 from src.predict import video
 from src.predict.predictor import Predictor
 from src.sample import scene
-from src.sample.face_model import FaceSpace
+from src.sample.face_model import FaceModel
 from src.sample.person import EYE_DISTANCE, EYE_LINE, WIDTH, draw_person, new_person
 from tools import cards
 
@@ -43,7 +43,7 @@ WALKERS = (
 
 def walk(fps: int) -> list[npt.NDArray[np.uint8]]:
     """The frames of the video, uint8 RGB (664, 1280, 3)."""
-    rng, space = np.random.default_rng(SEED + 4), FaceSpace.load()
+    rng, space = np.random.default_rng(SEED + 4), FaceModel.load()
     width, height = SHAPE
     room = scene.backdrop(width, height, rng)
     figures = []
@@ -59,7 +59,7 @@ def walk(fps: int) -> list[npt.NDArray[np.uint8]]:
             share = np.clip((second - walker.begins) / (LENGTH - 1 - walker.begins), 0, 1)
             x = walker.x[0] + (walker.x[1] - walker.x[0]) * share
             step = 0.02 * height * abs(np.sin(2.2 * second + walker.size)) * (0 < share < 1)
-            scene.put(frame, figure, round(width * x - WIDTH / 2 * unit), round(top - step))
+            scene.paste(frame, figure, round(width * x - WIDTH / 2 * unit), round(top - step))
         frames.append(frame)
     return frames
 

@@ -1,164 +1,231 @@
-"""Portraits of drawn people: a face from the face space, with painted hair, neck and clothes around it.
+"""Drawn people: a face from the face model, with painted hair, neck, clothes and glasses around it.
 
-The face space ends at the brow, the ears and the chin, as the pictures that it was learnt from do. Lengths here are in
-distances between the eyes, from the middle between them; colours are RGB, 0-255.
-
-Before it: `face_space`. After it: `scenes`.
+The face model ends at the brows, the ears and the chin. The unit of length is the distance between the eyes. Places are
+measured from the middle between the eyes, to the right and downwards. Colours are RGB, 0-255.
 """
 
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
-from src.sample.face_model import EYES, FaceSpace, relit
+from src.config import GENDERS
+from src.sample.face_model import EYES, SIZE, FaceModel, Floats, face_mask, warp
 
-EYE_DISTANCE = EYES[1][0] - EYES[0][0]  # as a fraction of the face's width
+EYE_DISTANCE = EYES[1][0] - EYES[0][0]  # as a fraction of the face's square
 WIDTH, EYE_LINE = 5.0, 2.35  # the painted frame, and how far down its eyes are
 BUST = 5.4  # height of the frame, down to the shoulders
-FACE_BOX = (-1.2, -0.85, 1.2, 1.8)  # left, top, right, bottom of the face in it
-HAIR = {
-    "black": (30, 25, 24), "dark brown": (56, 38, 28), "brown": (94, 64, 44),
-    "fair": (176, 138, 90), "grey": (146, 143, 140), "white": (200, 198, 194),
-}  # fmt: skip
-CLOTHES = ((58, 76, 112), (122, 52, 58), (66, 98, 84), (92, 90, 96), (196, 186, 168), (150, 116, 72), (86, 70, 110))
+FACE_BOX = (-1.2, -0.85, 1.2, 1.8)  # left, top, right, bottom of the face
+# From black to fair; each skin tone has some of them.
+HAIR = np.float32([(30, 25, 24), (56, 38, 28), (94, 64, 44), (150, 108, 66), (190, 150, 98)])
+GREY, WHITE = np.float32([146, 143, 140]), np.float32([214, 212, 209])
+CLOTHES = np.float32(
+    [(58, 76, 112), (122, 52, 58), (66, 98, 84), (92, 90, 96), (196, 186, 168), (150, 116, 72), (86, 70, 110)]
+)
+OCCASION, OCCASIONS = 0.15, 24  # photos of one person differ by so many deviations in the first components
 
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who does not exist: what stays the same from photo to photo.
+    """Somebody who does not exist: what stays the same from photo to photo."""
 
-    face: uint8 (64, 64, 4), from the face space. age_group: 0-7, gender: female or male. hair: a name in HAIR.
-    length: how far down the hair hangs. line: height of the hairline above the eyes. parting: where it is parted.
-    """
-
-    face: np.ndarray
-    age_group: int
+    coefficients: Floats  # of the face model
+    age_group: int  # index into the eight groups of Adience
     gender: str
-    hair: str
-    length: float
-    line: float
+    hair: Floats  # its colour, (3,)
+    length: float  # how far below the eyes the hair hangs
+    hairline: float  # its height above the eyes
     parting: float
+    curly: bool
+    beard: float  # its opacity, 0-1
+    glasses: bool
 
 
-def new_person(space: FaceSpace, age_group: int, gender: str, rng: np.random.Generator) -> Person:
-    """Draws somebody of an age group (0-7) and gender; hair follows age, gender and the tone of the skin."""
-    face = space.face(space.draw(age_group, gender, rng))
-    tone = face[5:40, 20:44, :3].mean()
-    # Of the four colours of the young, those that go with the skin: light skin goes with fair hair, dark with black.
-    young = list(HAIR)[:2] if tone < 125 else list(HAIR)[1:3] if tone < 160 else list(HAIR)[1:4]
-    greying = np.interp(age_group, (4, 5, 6, 7), (0, 0.1, 0.4, 0.9))
-    hair = str(rng.choice(["grey", "white"] if rng.random() < greying else young))
-    long = gender == "female" and age_group > 0 and rng.random() < (0.85 if age_group < 6 else 0.5)
-    length = rng.uniform(1.3, 2.7) if long else rng.uniform(0.0, 0.35)
-    receding = gender == "male" and rng.random() < np.interp(age_group, (3, 4, 7), (0, 0.15, 0.6))
-    line = rng.uniform(1.3, 1.6) if receding else rng.uniform(1.0, 1.3) if age_group == 0 else rng.uniform(0.75, 1.05)
-    return Person(face, age_group, gender, hair, length, line, rng.uniform(-0.35, 0.35))
+def new_person(model: FaceModel, age_group: int, gender: str, rng: np.random.Generator) -> Person:
+    """Draws a person of an age group (0-7) and gender ("female" or "male"), whose hair, beard and glasses follow both."""
+    coefficients = model.draw(age_group, gender, rng)
+    tone = model.texture(coefficients)[10:80, 40:88].mean()
+    darkest = int(np.interp(tone, (90, 190), (0, 2)))
+    hair = HAIR[rng.integers(darkest, darkest + (1 if tone < 110 else 3))] * rng.uniform(0.9, 1.1)
+    grey = np.clip(np.interp(age_group, (3, 4, 5, 6, 7), (0, 0.03, 0.2, 0.6, 0.95)) + rng.normal(0, 0.07), 0, 1)
+    hair = hair * (1 - grey) + grey * (GREY + grey * rng.uniform(0.2, 1) * (WHITE - GREY))
+    male, adult = gender == GENDERS[1], age_group > 3
+    # Most women and few men have long hair.
+    long = rng.random() < (0.06 if male else 0.85) and not (male and age_group == 0)
+    longest = 1.4 if age_group == 0 else 2.7
+    length = rng.uniform(1.0, longest) if long else rng.uniform(0.0, 0.3) if male else rng.uniform(0.2, 0.9)
+    beard = adult * male * (rng.uniform(0.35, 0.85) if rng.random() < 0.4 else 0.15)
+    bald = male and rng.random() < np.interp(age_group, (3, 4, 7), (0, 0.1, 0.75))
+    hairline = rng.uniform(1.3, 1.6) if bald else rng.uniform(1.0, 1.25) if age_group == 0 else rng.uniform(0.75, 1.0)
+    return Person(
+        coefficients, age_group, gender, hair.astype(np.float32), length, hairline, rng.uniform(-0.35, 0.35),
+        rng.random() < 0.3, beard, rng.random() < np.interp(age_group, (1, 4, 6, 7), (0, 0.12, 0.3, 0.55)),
+    )  # fmt: skip
 
 
-def draw_person(space: FaceSpace, person: Person, size: int, rng: np.random.Generator, height: float = BUST) -> np.ndarray:
-    """A photo of somebody, cut off at `height`, in light and clothes of its own.
+def draw_person(
+    model: FaceModel, person: Person, size: int, rng: np.random.Generator, height: float = BUST
+) -> npt.NDArray[np.uint8]:
+    """Draws a photo of a person, in light and clothes of its own; `face_box` says where the face is.
 
-    size: pixels of the face's square of the face space. Gives uint8, (h, w, 4), RGB and opacity; `face_box` says where
-    the face is in it.
+    Args:
+        model: The face model.
+        person: Who is drawn.
+        size: Side of the face's square in pixels.
+        rng: Source of randomness.
+        height: Height of the image in eye distances.
+
+    Returns:
+        uint8 (h, w, 4), RGB and opacity.
     """
-    unit = size * EYE_DISTANCE
-    face = space.another_photo(person.face, rng)
-    face[..., :3] = relit(face[..., :3], rng)
-    # Brow and cheeks together: either alone may lie in a shadow or a highlight.
-    patches = face[6:12, 24:40, :3].reshape(-1, 3), face[28:34, 16:48, :3].reshape(-1, 3)
+    coefficients = person.coefficients.copy()
+    coefficients[:OCCASIONS] += rng.normal(0, OCCASION, OCCASIONS)
+    texture = _paint_details(model, person, model.texture(coefficients), rng)
+    warmth = rng.uniform(0.9, 1.1) * (1 + rng.uniform(-0.03, 0.03) * np.float32([1, 0, -1]))
+    texture = np.clip((texture - 128) * warmth + 128 + rng.uniform(-12, 12), 0, 255).astype(np.float32)
+    layers = np.dstack([texture, face_mask(model.mean_shape)])
+    face = warp(layers, model.shape(coefficients), model.mean_shape * SIZE - 0.5, round(size))
+    # Forehead and cheeks together: either alone may lie in a shadow or a highlight.
+    patches = texture[8:18, 48:80].reshape(-1, 3), texture[60:70, 34:94].reshape(-1, 3)
     skin = np.mean([np.median(patch, axis=0) for patch in patches], axis=0, dtype=np.float32)
-    hair = np.array(HAIR[person.hair], np.float32) * rng.uniform(0.9, 1.1)
-    cloth = np.array(CLOTHES[rng.integers(len(CLOTHES))], np.float32) * rng.uniform(0.8, 1.15)
-    easel = _Easel(unit, height, rng)
-    if person.length > 1:
-        easel.paint(_lock(easel, person.length), hair * 0.7, grain=0.07)
-    easel.paint(easel.oval((0, 1.6), (0.78, 1.4), 0.05), skin * 0.8)
-    body = easel.oval((0, 3.8), (2.3, 1.95), 0.05)
-    waist = round((EYE_LINE + 3.8) * unit)
+
+    adult, male = person.age_group > 2, person.gender == GENDERS[1]
+    neck = 0.55 + 0.07 * adult + 0.13 * (adult and male)
+    easel = _Easel(size * EYE_DISTANCE, height, rng)
+    if person.length > 0.5:
+        easel.paint_hair(easel.oval((0, (person.length - 1.6) / 2), (1.42, (person.length + 1.9) / 2), 0.06), person, 0.7)
+    easel.paint(easel.oval((0, 1.6), (neck + 0.05, 1.4), 0.05), skin * 0.8)
+    body = easel.oval((0, 3.8), (1.8 + 0.2 * adult + 0.4 * (adult and male), 1.95), 0.05)
+    waist = round((EYE_LINE + 3.8) * easel.unit)
     body[waist:] = body[min(waist, len(body) - 1)]
-    easel.paint(body, cloth, grain=0.02)
-    easel.paint(easel.oval((0, 1.95), (0.72, 0.42), 0.06), skin * 0.76)
-    if person.length < 1:
-        for side in (-1.15, 1.15):
-            easel.paint(easel.oval((side, 0.2), (0.15, 0.33), 0.05), skin * 0.82)
-    easel.paint(easel.oval((0, -0.3), (1.12, 1.4), 0.06), skin)
-    easel.put_face(face, size)
-    thin = 0.5 if person.age_group == 0 else 1.0
-    easel.paint(_cap(easel, person) * thin, hair, grain=0.05)
-    return easel.picture()
+    easel.paint(body, CLOTHES[rng.integers(len(CLOTHES))] * rng.uniform(0.8, 1.15), grain=0.02)
+    easel.paint(easel.oval((0, 1.95), (neck, 0.42), 0.06), skin * 0.76)
+    for side in (-1.15, 1.15):
+        easel.paint(easel.oval((side, 0.2), (0.15, 0.33), 0.05), skin * 0.82)
+    easel.paint(easel.oval((0, -0.3), (1.12, 1.4), 0.06), skin[:, None, None] * (1.02 - 0.16 * easel.across**2))
+    easel.paint_face(face, size)
+    if person.glasses:
+        easel.paint_glasses()
+    easel.paint_hair(_cap(easel, person) * (0.5 if person.age_group == 0 and male else 1.0), person, 1.0)
+    return easel.image()
 
 
-def face_box(size: int) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of the face in a `portrait` of that size, in pixels."""
+def face_box(size: float) -> tuple[float, float, float, float]:
+    """Returns left, top, right and bottom of the face in a `draw_person` of that size, in pixels."""
     unit = size * EYE_DISTANCE
     left, top, right, bottom = FACE_BOX
     middle = WIDTH / 2
     return (middle + left) * unit, (EYE_LINE + top) * unit, (middle + right) * unit, (EYE_LINE + bottom) * unit
 
 
-def _cap(easel: "_Easel", person: Person) -> np.ndarray:
-    """The hair on top: a cap less the opening of the face, down to the ears or as far as long hair hangs."""
+def _paint_details(model: FaceModel, person: Person, texture: Floats, rng: np.random.Generator) -> Floats:
+    """Adds wrinkles, beard and make-up to a texture, float32 (SIZE, SIZE, 3)."""
+    points = model.mean_shape * SIZE - 0.5
+    unit = EYE_DISTANCE * SIZE
+
+    def area(corners: np.ndarray, blur: float) -> Floats:
+        mask = cv2.fillPoly(np.zeros((SIZE, SIZE), np.uint8), [np.int32(np.round(corners))], 255)
+        return cv2.GaussianBlur(mask, (0, 0), blur).astype(np.float32)[..., None] / 255
+
+    lips = area(np.vstack([points[48:60], points[60:][::-1]]), 1)
+    if person.beard:
+        moustache = [points[48] - (3, 0), points[33] + (0, 0.12 * unit), points[54] + (3, 0)]
+        beard = area(np.vstack([points[3:14], moustache[::-1]]), 3) * (1 - area(points[48:60], 1))
+        grain = 1 + 0.25 * rng.standard_normal((SIZE, SIZE, 1), np.float32)
+        texture = texture + beard * person.beard * np.clip(grain, 0.3, 1.5) * (person.hair * 0.9 - texture)
+    if person.gender == GENDERS[0] and person.age_group > 2:
+        texture = texture + 0.4 * lips * (np.float32([170, 50, 62]) - texture)
+    strength = np.interp(person.age_group, (3, 4, 5, 6, 7), (0, 0.15, 0.45, 0.8, 1.3))
+    if strength:
+        texture = texture * (1 - 0.25 * strength * _wrinkles(points, rng))
+        blotches = cv2.GaussianBlur(rng.standard_normal((SIZE, SIZE), np.float32), (0, 0), 1.5)
+        texture = texture * (1 + 0.12 * strength * blotches[..., None])
+    return texture
+
+
+def _wrinkles(points: np.ndarray, rng: np.random.Generator) -> Floats:
+    """Returns lines on the forehead and beside the mouth: float32 (SIZE, SIZE, 1)."""
+    lines = np.zeros((SIZE, SIZE), np.uint8)
+    x = np.linspace(-0.75, 0.75, 12)
+    curves = [
+        points[27] + EYE_DISTANCE * SIZE * np.column_stack([x, -rise - 0.05 * np.cos(3 * x + rng.normal(0, 0.5))])
+        for rise in (0.42, 0.54, 0.66)
+    ]
+    for side, nostril, mouth in ((-1, 31, 48), (1, 35, 54)):
+        curves.append(
+            np.array([points[nostril] + (4 * side, 0), points[mouth] + (7 * side, 0), points[mouth] + (7 * side, 8)])
+        )
+    for curve in curves:
+        cv2.polylines(lines, [np.int32(np.round(curve * 16))], False, int(rng.integers(120, 256)), 1, cv2.LINE_AA, 4)
+    return cv2.GaussianBlur(lines, (0, 0), 1).astype(np.float32)[..., None] / 128
+
+
+def _cap(easel: "_Easel", person: Person) -> Floats:
+    """Returns the hair on top: a cap without the opening of the face, down to the ears or as far as long hair hangs."""
     cap = easel.oval((0, -0.45), (1.3, 1.5), 0.05)
-    if person.length > 1:
-        cap = np.maximum(cap, _lock(easel, person.length))
-    opening = easel.oval((person.parting * 0.5, 0.1), (1.1, 0.1 + person.line), 0.09)
+    if person.length > 0.5:
+        cap = np.maximum(cap, easel.oval((0, (person.length - 1.6) / 2), (1.42, (person.length + 1.9) / 2), 0.06))
+    opening = easel.oval((person.parting * 0.5, 0.1), (1.1, 0.1 + person.hairline), 0.09)
     opening = np.maximum(opening, easel.oval((0, 0.9), (1.04, 1.2), 0.09))
-    centre, radii = ((0, 3.2), (9, 3.2 - person.length)) if person.length < 1 else ((0, 3.4), (1.0, 3))
+    centre, radii = ((0, 3.2), (9, 3.2 - person.length)) if person.length < 1.2 else ((0, 3.4), (1.0, 3))
     return cap * (1 - opening) * (1 - easel.oval(centre, radii, 0.1))
 
 
-def _lock(easel: "_Easel", length: float) -> np.ndarray:
-    """Hair hanging behind the face."""
-    return easel.oval((0, (length - 1.6) / 2), (1.42, (length + 1.9) / 2), 0.06)
-
-
 class _Easel:
-    """A see-through canvas, painted in layers from back to front: float32 (4, h, w), RGB times opacity, and opacity."""
+    """A transparent canvas, painted in layers from back to front: float32 (4, h, w), RGB times opacity, and opacity."""
 
     def __init__(self, unit: float, height: float, rng: np.random.Generator):
         self.unit, self.rng = unit, rng
         self.shape = round(height * unit), round(WIDTH * unit)
         self.layers = np.zeros((4, *self.shape), np.float32)
+        self.across = (np.arange(self.shape[1], dtype=np.float32) / unit - WIDTH / 2)[None, None]
+        self.down = (np.arange(self.shape[0], dtype=np.float32) / unit - EYE_LINE)[None, :, None]
 
-    def oval(self, centre: tuple, radii: tuple, feather: float) -> np.ndarray:
-        """float32 (h, w), 1 inside the oval, 0 outside, with a soft edge."""
+    def oval(self, centre: tuple, radii: tuple, feather: float) -> Floats:
+        """Returns float32 (h, w), 1 inside the oval and 0 outside, with a soft edge."""
         mask = np.zeros(self.shape, np.uint8)
         middle = (WIDTH / 2 + centre[0]) * self.unit, (EYE_LINE + centre[1]) * self.unit
         cv2.ellipse(mask, (middle, (2 * radii[0] * self.unit, 2 * radii[1] * self.unit), 0.0), 255, -1, cv2.LINE_AA)
         return cv2.GaussianBlur(mask, (0, 0), max(0.7 * feather * self.unit, 0.5)).astype(np.float32) / 255
 
-    def paint(self, mask: np.ndarray, colour: np.ndarray, grain: float = 0.0) -> None:
-        """Lays a colour, float32 (3,) or (3, h, w), over what the mask covers; grain gives it strands."""
-        colour = colour.reshape(3, *colour.shape[1:] or (1, 1))
+    def paint(self, mask: Floats, colour: np.ndarray, grain: float = 0.0) -> None:
+        """Lays a colour, (3,) or broadcast to (3, h, w), over what the mask covers; grain makes it uneven."""
+        colour = colour[:, None, None] if colour.ndim == 1 else colour
         if grain:
-            strands = self.rng.standard_normal(self.shape, np.float32)
-            strands = cv2.blur(strands, (1, max(3, round(self.unit * 0.5))))
-            strands = cv2.GaussianBlur(strands, (0, 0), max(0.6, self.unit * 0.02))
-            colour = colour * (1 + grain / cv2.meanStdDev(strands)[1].item() * strands)
+            colour = colour * (1 + grain * self.rng.standard_normal(self.shape, np.float32))
         self.layers[:3] += mask * (colour - self.layers[:3])
         self.layers[3] += mask * (1 - self.layers[3])
 
-    def put_face(self, face: np.ndarray, size: int) -> None:
-        """Lays the face, uint8 (64, 64, 4), enlarged and slightly sharpened, where the eyes belong."""
-        x = WIDTH / 2 * self.unit - size * (EYES[0][0] + EYES[1][0]) / 2
-        y = EYE_LINE * self.unit - size * EYES[0][1]
-        place = np.float32([[size / 64, 0, x], [0, size / 64, y]])
-        face = face.astype(np.float32)
-        face[..., :3] += 0.7 * (face[..., :3] - cv2.GaussianBlur(face[..., :3], (0, 0), 1.3))
-        layer = cv2.warpAffine(face, place, self.shape[::-1], flags=cv2.INTER_CUBIC)
-        colours, opacity = layer[..., :3], layer[..., 3]
-        noise = self.rng.standard_normal(self.shape, np.float32)
-        colours += 4 * cv2.blur(noise, (2, 2))[..., None]
-        rows = (np.arange(self.shape[0], dtype=np.float32) - y) / size
-        # The brow runs into the painted forehead, a long chin into the neck.
-        fade = np.clip((rows - 0.05) / 0.12, 0, 1) * np.clip((0.98 - rows) / 0.05, 0, 1)
-        mask = np.clip((opacity - 100) / 130, 0, 1) * fade[:, None]
-        self.paint(cv2.GaussianBlur(mask, (0, 0), size * 0.012), colours.transpose(2, 0, 1))
+    def paint_hair(self, mask: Floats, person: Person, light: float) -> None:
+        """Paints hair with strands, a ragged edge and a gloss around the crown."""
+        strands = self.rng.standard_normal(self.shape, np.float32)
+        long = max(3, round(self.unit * (0.12 if person.curly else 0.6)))
+        strands = cv2.blur(strands, (long, long) if person.curly else (1, long))
+        strands = cv2.GaussianBlur(strands, (0, 0), max(0.6, self.unit * 0.02))
+        strands /= cv2.meanStdDev(strands)[1].item()
+        mask = np.clip(mask + 1.2 * mask * (1 - mask) * strands, 0, 1)
+        gloss = 0.88 + 0.3 * np.exp(-(((self.down + 1.25 + 0.25 * self.across**2) / 0.3) ** 2))
+        self.paint(mask, person.hair[:, None, None] * light * gloss * (1 + 0.09 * strands))
 
-    def picture(self) -> np.ndarray:
-        """uint8, (h, w, 4), RGB and opacity."""
-        scale = np.float32([1, 1, 1, 255])[:, None, None]
-        pixels = self.layers * scale
+    def paint_face(self, face: Floats, size: float) -> None:
+        """Lays the face, float32 (size, size, 4), RGB and opacity, slightly sharpened, where the eyes belong."""
+        face[..., :3] += 0.5 * (face[..., :3] - cv2.GaussianBlur(face[..., :3], (0, 0), size / 60))
+        face[..., :3] += 3 * self.rng.standard_normal((*face.shape[:2], 1), np.float32)
+        x = WIDTH / 2 * self.unit - size / 2
+        y = EYE_LINE * self.unit - size * EYES[0][1]
+        layer = cv2.warpAffine(face, np.float32([[1, 0, x], [0, 1, y]]), self.shape[::-1], flags=cv2.INTER_LINEAR)
+        self.paint(layer[..., 3], layer[..., :3].transpose(2, 0, 1))
+
+    def paint_glasses(self) -> None:
+        """Paints round glasses with dark rims."""
+        for side in (-0.5, 0.5):
+            rim = self.oval((side, 0.03), (0.42, 0.36), 0.01) - self.oval((side, 0.03), (0.37, 0.31), 0.01)
+            self.paint(np.clip(rim, 0, 1) * 0.85, np.float32([45, 36, 34]))
+        self.paint(self.oval((0, -0.04), (0.11, 0.03), 0.01) * 0.85, np.float32([45, 36, 34]))
+
+    def image(self) -> npt.NDArray[np.uint8]:
+        """Returns uint8 (h, w, 4), RGB and opacity."""
+        pixels = self.layers * np.float32([1, 1, 1, 255])[:, None, None]
         pixels[:3] /= np.maximum(self.layers[3], 1e-3)
         return np.clip(pixels, 0, 255).round().astype(np.uint8).transpose(1, 2, 0)

@@ -8,7 +8,7 @@ from PIL import Image
 from src.config import AGE_GROUPS, GENDERS
 from src.data.fairface import AGES
 from src.sample import scene
-from src.sample.face_model import FaceSpace
+from src.sample.face_model import FaceModel
 from src.sample.person import new_person
 
 FACES = 60  # of each data set
@@ -22,7 +22,7 @@ def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     (folder / "UTKFace").mkdir()
     (folder / "FairFace" / "train").mkdir(parents=True)
-    space, rng, lines = FaceSpace.load(), np.random.default_rng(7), ["file,age,gender,race,service_test"]
+    space, rng, lines = FaceModel.load(), np.random.default_rng(7), ["file,age,gender,race,service_test"]
     for i in range(2 * FACES):
         group, gender = i % 8, GENDERS[i // 8 % 2]
         picture, _ = scene.snapshot(space, [new_person(space, group, gender, rng)], (150, 150), 100, rng)

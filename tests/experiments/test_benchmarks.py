@@ -12,7 +12,7 @@ from scipy.io import savemat
 from benchmarks.common import drawn_photos
 from benchmarks.photos import PARTS
 from src.config import AGE_GROUPS, ROOT
-from src.sample.draw import write_jpeg
+from src.sample.scene import write_jpeg
 
 pytestmark = pytest.mark.slow
 

@@ -1,4 +1,4 @@
-"""The descriptor network against dlib's own, on faces drawn from the embedded sample's face space."""
+"""The descriptor network against dlib's own, on faces drawn from the embedded sample's face model."""
 
 import cv2
 import dlib
@@ -9,16 +9,16 @@ from experiments import dlib_descriptor
 from src.faces.landmark_file import packaged_file
 from src.keras_setup import keras
 from src.models.train import to_float32
-from src.sample.face_model import FaceSpace
+from src.sample.face_model import FaceModel
 
 
 @pytest.fixture(scope="module")
 def chips():
     """Eight faces, one of each age group and with background around them: uint8 (8, 150, 150, 3)."""
-    space, rng = FaceSpace.load(), np.random.default_rng(1)
+    space, rng = FaceModel.load(), np.random.default_rng(1)
     chips = []
     for group in range(8):
-        face = space.picture(space.draw(group, ("female", "male")[group % 2], rng))
+        face = space.face(space.draw(group, ("female", "male")[group % 2], rng))
         chips.append(cv2.copyMakeBorder(cv2.resize(face, (110, 110)), 20, 20, 20, 20, cv2.BORDER_REFLECT))
     return np.stack(chips)
 

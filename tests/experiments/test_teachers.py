@@ -20,7 +20,7 @@ from experiments import teacher_files, teachers
 from experiments.mobilenet import BiasPReLU
 from experiments.release import PreparedData
 from src.keras_setup import keras, layers, ops
-from src.sample.face_model import FaceSpace
+from src.sample.face_model import FaceModel
 
 RUN_TFJS = Path(__file__).with_name("run_tfjs.js")
 TFJS_MODULES = teacher_files.FOLDER / "node_modules"
@@ -36,8 +36,8 @@ def found(get):
 @pytest.fixture(scope="module")
 def faces():
     """Two drawn faces and one picture of noise: uint8 (3, 224, 224, 3)."""
-    space, rng = FaceSpace.load(), np.random.default_rng(1)
-    drawn = [space.picture(space.draw(group, gender, rng)) for group, gender in ((1, "female"), (6, "male"))]
+    space, rng = FaceModel.load(), np.random.default_rng(1)
+    drawn = [space.face(space.draw(group, gender, rng)) for group, gender in ((1, "female"), (6, "male"))]
     noise = rng.integers(0, 256, (224, 224, 3), np.uint8)
     return np.stack([*(cv2.resize(face, (224, 224)) for face in drawn), noise])
 
@@ -179,9 +179,9 @@ def test_an_unknown_teacher_is_refused():
 @pytest.mark.slow
 def test_a_refined_teacher_answers_and_is_kept(tmp_path):
     found(teacher_files.faceres_file)
-    space, rng = FaceSpace.load(), np.random.default_rng(4)
+    space, rng = FaceModel.load(), np.random.default_rng(4)
     genders = ["female", "male"] * 20
-    pictures = [space.picture(space.draw(i % 8, gender, rng)) for i, gender in enumerate(genders)]
+    pictures = [space.face(space.draw(i % 8, gender, rng)) for i, gender in enumerate(genders)]
     small = np.stack([cv2.resize(picture, (128, 128)) for picture in pictures])
     table = pd.DataFrame({"gender": genders, "age_low": np.arange(40), "age_high": np.arange(40)})
     part = np.array((["train"] * 3 + ["validation"]) * 10, object)

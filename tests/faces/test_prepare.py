@@ -28,7 +28,7 @@ from src.faces.prepare import prepare
 from src.files import HIDDEN
 from src.predict.detection import Source, detect_faces_in_photo
 from src.sample import scene
-from src.sample.face_model import FaceSpace
+from src.sample.face_model import FaceModel
 from src.sample.person import new_person
 
 PORTRAIT = skimage.data.astronaut()
@@ -165,8 +165,8 @@ def turned(photo, degrees):
 def test_a_photo_gives_the_same_pixels_in_training_and_in_prediction(tmp_path, detector):
     """One path of detection and alignment serves both; every kind of single face goes through it unchanged."""
     rng = np.random.default_rng(4)
-    person = new_person(FaceSpace.load(), 5, "male", rng)
-    drawn = scene.snapshot(FaceSpace.load(), [person], (640, 480), 200, rng)[0]
+    person = new_person(FaceModel.load(), 5, "male", rng)
+    drawn = scene.snapshot(FaceModel.load(), [person], (640, 480), 200, rng)[0]
     kinds = {
         "portrait.png": PORTRAIT,
         "drawn.jpg": drawn,

@@ -23,7 +23,7 @@ from src.predict.__main__ import main
 from src.predict.predictor import Predictor
 from src.predict.tracks import Track
 from src.sample import scene
-from src.sample.face_model import FaceSpace
+from src.sample.face_model import FaceModel
 
 FRAMES, RATE = 110, 25
 
@@ -36,7 +36,7 @@ def loaded(standins):
 @pytest.fixture(scope="module")
 def street(tmp_path_factory):
     """The file, its frames, and by frame where each of the three people's faces is."""
-    _, film = scene.street(FaceSpace.load(), np.random.default_rng(3), FRAMES)
+    _, film = scene.street(FaceModel.load(), np.random.default_rng(3), FRAMES)
     pictures, places = zip(*film)
     file = tmp_path_factory.mktemp("film") / "-street 😀.mp4"
     write(file, pictures)
