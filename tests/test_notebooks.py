@@ -31,9 +31,9 @@ def copy(tmp_path_factory):
     return root
 
 
-def execute(copy, number, monkeypatch, **parameters):
+def execute(copy, number, monkeypatch, folder="notebooks", **parameters):
     monkeypatch.setenv("PYTHONPATH", str(copy))
-    source = next((copy / "notebooks").glob(f"{number}_*.ipynb"))
+    source = next((copy / folder).glob(f"{number}_*.ipynb"))
     target = copy / f"executed_{number}.ipynb"
     # Another working directory than the notebook's: notebooks must not depend on it.
     papermill.execute_notebook(source, target, parameters, cwd=copy / "data", progress_bar=False)
@@ -83,6 +83,12 @@ def test_cleaning_notebook_accounts_for_every_record(copy, monkeypatch):
     clean, ledger = (pd.read_csv(copy / "runs" / "sample" / f"imdb_wiki_{name}.csv") for name in ("clean", "ledger"))
     assert f"{len(clean):,} kept + {len(ledger):,} dropped = {len(clean) + len(ledger):,} read" in said
     assert {"no face", "second face", "low score", "impossible date", "age out of range"} <= set(ledger["reason"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "line"), [(3, "Styler"), (4, "Styler"), (5, "ages change")])
+def test_solutions_of_the_pipeline_and_cleaning_notebooks_run(copy, monkeypatch, number, line):
+    assert line in execute(copy, number, monkeypatch, "notebooks/solutions")
 
 
 def test_comparison_notebook_shows_the_released_models(copy, monkeypatch, standins):

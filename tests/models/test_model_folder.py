@@ -247,8 +247,5 @@ def test_my_model_and_the_released_one_are_found_side_by_side(saved, tmp_path, m
     with pytest.raises(ValueError, match="must be mine, released or both, got 'yours'"):
         model_folder.find_models("gender", "sample", "yours")
     table = model_folder.summarise_models(both)
-    assert list(table.index) == ["mine", "released"] and table["folder"].str.endswith(f"{tmp_path.name}/gender").tolist() == [
-        0,
-        1,
-    ]
+    assert table["folder"].to_dict() == {name: f"{tmp_path.name}/{folder.name}" for name, folder in both.items()}
     assert set(table["result on its own test faces"]) == {"accuracy 50.0% (n = 1,200)"}
