@@ -121,5 +121,5 @@ def test_a_missing_folder_is_one_sentence(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         train_residual.main(["--data", str(tmp_path / "nowhere"), "--runs", str(tmp_path)])
     message = capsys.readouterr().err
-    assert end.value.code == 2 and message.startswith("error: ") and "nowhere does not exist" in message
+    assert end.value.code == 2 and message.startswith("error: ") and "nowhere is not a folder" in message
     assert message.count("\n") == 1
