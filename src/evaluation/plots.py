@@ -166,6 +166,23 @@ def gallery(pictures, titles: Sequence[str] | None = None, columns: int = 8, hea
 
 
 @styled
+def feature_maps(maps: Mapping[str, npt.NDArray], columns: int = 6, heading: str = "") -> plt.Figure:
+    """Draws maps (h, w) by name, each with its size, in grey from its 1st percentile (black) to its 99th (white)."""
+    rows = -(-len(maps) // columns)
+    columns = min(columns, len(maps))
+    side = min(WIDTH / columns, 2.2)
+    size = (side * columns, rows * (side + 0.25) + 0.3 * bool(heading))
+    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    _heading(figure, heading)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, (name, values) in zip(grid.flat, maps.items()):
+        axes.imshow(values, "gray", vmin=np.percentile(values, 1), vmax=np.percentile(values, 99))
+        axes.set_title(f"{name}\n{values.shape[0]} × {values.shape[1]}", fontsize=8, loc="center")
+    return figure
+
+
+@styled
 def curves(history: pd.DataFrame, epochs: int | None = None) -> plt.Figure:
     """Draws training and validation curves, and marks the epoch with the lowest validation loss.
 
@@ -199,6 +216,19 @@ def live_curves(epochs: int) -> Callable[[pd.DataFrame], None]:
 
 
 @styled
+def compare_runs(histories: Mapping[str, pd.DataFrame], column: str = "val_loss", heading: str = "") -> plt.Figure:
+    """Draws one column of several training histories (see `curves`), a line for each run with its name."""
+    figure, axes = plt.subplots(figsize=(WIDTH * 0.8, 3.2))
+    for (name, history), style, marker in zip(histories.items(), itertools.cycle(("-", "--", ":", "-.")), "osD^v<>"):
+        axes.plot(history["epoch"], history[column], style, color=BLACK, marker=marker, markersize=5, label=name)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+    axes.set(xlabel="epoch", title=heading)
+    axes.grid(axis="y")
+    axes.legend()
+    return figure
+
+
+@styled
 def confusion(matrix: npt.NDArray[np.int64], names: Sequence[str]) -> plt.Figure:
     """Draws a confusion matrix (classes, classes) with counts, coloured by the share of each true class (row)."""
     matrix = np.asarray(matrix)
@@ -220,7 +250,7 @@ def confusion(matrix: npt.NDArray[np.int64], names: Sequence[str]) -> plt.Figure
 
 
 @styled
-def accuracy_by(frame: pd.DataFrame) -> plt.Figure:
+def accuracy_by(frame: pd.DataFrame, heading: str = "Accuracy with its 95% interval") -> plt.Figure:
     """Draws the accuracy of each group with its 95% interval and n, from `metrics.metric_by_group`."""
     figure, axes = plt.subplots(figsize=(WIDTH * 0.8, 0.9 + 0.36 * len(frame)))
     draw_estimates(axes, frame, range(len(frame)), [GENDER_COLOURS.get(name, BLACK) for name in frame.index])
@@ -231,7 +261,7 @@ def accuracy_by(frame: pd.DataFrame) -> plt.Figure:
     axes.set(xlim=(max(0, np.floor(lowest * 10) / 10) - 0.01, 1.01), yticks=range(len(frame)), yticklabels=frame.index)
     axes.set_ylim(len(frame) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_title("Accuracy with its 95% interval")
+    axes.set_title(heading)
     return figure
 
 
@@ -268,6 +298,11 @@ def ages_before_after(before: npt.ArrayLike, after: npt.ArrayLike) -> plt.Figure
     axes.legend()
     axes.set_title("Ages before and after cleaning")
     return figure
+
+
+def _heading(figure: plt.Figure, text: str) -> None:
+    if text:
+        figure.suptitle(text, x=0.01, ha="left", fontsize=STYLE["axes.titlesize"])
 
 
 def _heading(figure: plt.Figure, text: str) -> None:
