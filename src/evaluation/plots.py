@@ -6,6 +6,7 @@ A thing has the same colour in every figure.
 
 import functools
 import io
+import itertools
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
@@ -298,11 +299,6 @@ def ages_before_after(before: npt.ArrayLike, after: npt.ArrayLike) -> plt.Figure
     axes.legend()
     axes.set_title("Ages before and after cleaning")
     return figure
-
-
-def _heading(figure: plt.Figure, text: str) -> None:
-    if text:
-        figure.suptitle(text, x=0.01, ha="left", fontsize=STYLE["axes.titlesize"])
 
 
 def _heading(figure: plt.Figure, text: str) -> None:
