@@ -19,7 +19,6 @@ import pandas as pd
 
 from src import data as datasets
 from src.config import AGE_GROUPS, CACHE, GENDERS, RESULTS, RUNS, SEED
-from src.data import imdb_wiki
 from src.data.table import split, task_labels
 from src.evaluation.metrics import headline_metrics, mean_over_folds
 from src.faces import image_quality
@@ -130,10 +129,9 @@ def run(
 
 
 def load_imdb_wiki(plan: Plan) -> Faces:
-    """Loads IMDB-WIKI, cleaned by its metadata and by its images, and aligns its faces."""
-    loaded = imdb_wiki.load(plan.imdb_wiki)
-    inspected = image_quality.inspect_images(loaded.table, plan.imdb_wiki, plan.cache)
-    return _prepared(image_quality.drop_bad_images(loaded, inspected).table, plan.imdb_wiki, plan)
+    """Loads IMDB-WIKI, cleaned by its metadata and by its images as in notebook 5, and aligns its faces."""
+    loaded = image_quality.load_clean("imdb_wiki", plan.imdb_wiki, cache=plan.cache)
+    return _prepared(loaded.table, plan.imdb_wiki, plan)
 
 
 def load_adience(plan: Plan) -> dict[str, Faces]:

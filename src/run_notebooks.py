@@ -1,8 +1,9 @@
 """Runs the numbered notebooks in order: `make run`.
 
-    python -m src.run_notebooks [--dataset sample] [--data FOLDER] [--notebooks 1 2 3 4 5 6 7] [--save]
+    python -m src.run_notebooks [--dataset sample] [--data FOLDER] [--notebooks 1 2 3 4 5 6 7] [--solutions] [--save]
 
 The executed notebooks go to runs/DATASET/. With --save, their outputs also replace those of the files in notebooks/.
+With --solutions, the solutions of the exercises in notebooks/solutions/ run instead.
 """
 
 import argparse
@@ -20,14 +21,15 @@ from src.files import write_text
 from src.processes import run_command
 
 
-def run_notebooks(dataset: str, data: str, numbers: list[int], save: bool = False) -> None:
+def run_notebooks(dataset: str, data: str, numbers: list[int], save: bool = False, folder: Path = NOTEBOOKS) -> None:
     """Executes notebooks and prints the files that they wrote.
 
     Args:
         dataset: Name of the data set.
         data: The data set's folder; "" is the folder of `data.resolve_folder`.
-        numbers: Numbers of the notebooks, in the order to run them.
-        save: Whether to replace the outputs in notebooks/.
+        numbers: Numbers of the notebooks, in the order to run them; none for all.
+        save: Whether to replace the outputs in `folder`.
+        folder: Folder of the notebooks.
 
     Raises:
         ValueError: No notebook has one of the numbers.
@@ -35,10 +37,10 @@ def run_notebooks(dataset: str, data: str, numbers: list[int], save: bool = Fals
     """
     parameters = {} if dataset == "sample" else {"DATASET": dataset, "DATA": data and str(Path(data).expanduser().resolve())}
     os.chdir(ROOT)  # papermill then records relative paths
-    target = (RUNS / dataset).relative_to(ROOT)
+    target = (RUNS / dataset / folder.relative_to(NOTEBOOKS)).relative_to(ROOT)
     target.mkdir(parents=True, exist_ok=True)
     began = time.time()
-    for notebook in find_notebooks(numbers):
+    for notebook in find_notebooks(numbers, folder):
         print(f"\n{notebook.name}", flush=True)
         executed = target / notebook.name
         accepted = {name: parameters[name] for name in papermill.inspect_notebook(notebook) if name in parameters}
@@ -55,9 +57,10 @@ def run_notebooks(dataset: str, data: str, numbers: list[int], save: bool = Fals
             print(f"  {path.parent}/  (a trained model)" if path in cards else f"  {path}")
 
 
-def find_notebooks(numbers: list[int]) -> list[Path]:
-    """Returns the notebooks with these numbers; ValueError for a number without a notebook."""
-    found = {int(path.name.split("_")[0]): path for path in sorted(NOTEBOOKS.glob("[0-9]*_*.ipynb"))}
+def find_notebooks(numbers: list[int], folder: Path = NOTEBOOKS) -> list[Path]:
+    """Returns a folder's notebooks with these numbers, by default all; ValueError for a number without a notebook."""
+    found = {int(path.name.split("_")[0]): path for path in sorted(folder.glob("[0-9]*_*.ipynb"))}
+    numbers = numbers or list(found)
     for number in numbers:
         if number not in found:
             raise ValueError(f"the number of a notebook must be one of {', '.join(map(str, found))}, got {number}")
@@ -78,7 +81,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m src.run_notebooks", description="Runs the notebooks.")
     parser.add_argument("--dataset", default="sample", choices=NAMES)
     parser.add_argument("--data", default="", help="the data set's folder (default: data/DATASET); see data/README.md")
-    parser.add_argument("--notebooks", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6, 7])
+    parser.add_argument("--notebooks", type=int, nargs="+", default=[], help="their numbers; by default all")
+    parser.add_argument("--solutions", action="store_true", help="run the solutions of the exercises instead")
     parser.add_argument("--save", action="store_true", help="also write the outputs to notebooks/ (sample only)")
     options = parser.parse_args()
     require_keras_backend()  # before a notebook shows the same error as a traceback
@@ -87,7 +91,8 @@ def main() -> int:
     if options.dataset != "sample":
         resolve_folder(options.dataset, options.data)
     try:
-        run_notebooks(options.dataset, options.data, options.notebooks, options.save)
+        folder = NOTEBOOKS / "solutions" if options.solutions else NOTEBOOKS
+        run_notebooks(options.dataset, options.data, options.notebooks, options.save, folder)
     except DeadKernelError:
         problem = "a notebook's process died, perhaps because memory ran out; finished work is kept, so run again"
         raise ValueError(problem) from None

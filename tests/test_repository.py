@@ -62,10 +62,10 @@ def test_modules_do_not_import_each_other_in_circles():
         known = {name: needed for name, needed in known.items() if name not in free}
 
 
-NUMBERED = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+NUMBERED, SOLUTIONS = (sorted(folder.glob("[0-9]*.ipynb")) for folder in (NOTEBOOKS, NOTEBOOKS / "solutions"))
 
 
-@pytest.mark.parametrize("path", NUMBERED, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [*NUMBERED, *SOLUTIONS], ids=lambda path: str(path.relative_to(NOTEBOOKS).with_suffix("")))
 def test_a_committed_notebook_is_a_clean_run_from_top_to_bottom(path):
     cells = nbformat.read(path, as_version=4).cells
     code = [cell for cell in cells if cell.cell_type == "code"]
@@ -79,6 +79,11 @@ def test_a_committed_notebook_is_a_clean_run_from_top_to_bottom(path):
     texts = [{kind: text for kind, text in output.get("data", {}).items() if kind.startswith("text/")} for output in outputs]
     printed = json.dumps([texts, [output.get("text", "") for output in outputs]])
     assert not re.search(r"/(?:home|root|work|Users|tmp)/|WARNING", printed)
+
+
+def test_there_are_seven_notebooks():
+    assert [path.name.split("_")[0] for path in NUMBERED] == list("1234567")
+    assert {path.name for path in SOLUTIONS} <= {path.name for path in NUMBERED}
 
 
 def test_an_unknown_notebook_is_refused():

@@ -21,6 +21,7 @@ PARTS = ("imdb", "wiki")
 EXPECTED = "imdb.mat or wiki.mat, in the folder itself or in one of its folders, such as imdb_crop/, wiki_crop/ or imdb_meta/"
 NUMERIC_FIELDS = ("dob", "photo_taken", "gender", "face_score", "second_face_score")
 TEXT_FIELDS = ("full_path", "name")
+CLEANED = RUNS / "imdb_wiki"  # where notebook 5 writes what notebooks 1 and 2 read
 CLEANED_TABLE, CLEANED_LEDGER, CLEANED_FOLDER = "imdb_wiki_clean.csv", "imdb_wiki_ledger.csv", "imdb_wiki_folder.txt"
 GENDERS = {0.0: "female", 1.0: "male"}  # NaN is unknown
 UNIX_EPOCH = 719529  # Matlab's date number of 1 January 1970
@@ -217,12 +218,18 @@ def _subjects(name: pd.Series, celeb_id: pd.Series | None, path: pd.Series, part
     return subject.fillna(f"{part}:" + path.str.extract(r"([^/_]+)[^/]*$", expand=False))
 
 
-def save_cleaned(loaded: Loaded, folder: str | Path, target: Path = RUNS / "imdb_wiki") -> list[Path]:
+def save_cleaned(loaded: Loaded, folder: str | Path, target: Path | None = None) -> list[Path]:
     """Writes a cleaned table of faces and its ledger as CSV files, and the data set's folder beside them.
+
+    Args:
+        loaded: The table, which may have further columns, and the ledger.
+        folder: Folder of the data set.
+        target: Where to write; None for `CLEANED`, from which `data.load_for_training` reads.
 
     Returns:
         The two CSV files.
     """
+    target = target or CLEANED
     target.mkdir(parents=True, exist_ok=True)
     files = [target / CLEANED_TABLE, target / CLEANED_LEDGER]
     for file, rows in zip(files, loaded, strict=True):
@@ -232,10 +239,14 @@ def save_cleaned(loaded: Loaded, folder: str | Path, target: Path = RUNS / "imdb
     return files
 
 
-def read_cleaned(folder: str | Path, target: Path = RUNS / "imdb_wiki") -> Loaded | None:
-    """Reads what `save_cleaned` wrote for the same folder of the data set; None if it wrote nothing for it."""
-    source = target / CLEANED_FOLDER
+def read_cleaned(folder: str | Path) -> Loaded | None:
+    """Reads from `CLEANED` what `save_cleaned` wrote for the same folder of the data set; None if it wrote nothing for it."""
+    source = CLEANED / CLEANED_FOLDER
     if not source.exists() or source.read_text(encoding="utf-8").strip() != str(Path(folder).expanduser().resolve()):
         return None
-    table = pd.read_csv(target / CLEANED_TABLE, dtype=TABLE_COLUMNS)
-    return Loaded(check_table(table), pd.read_csv(target / CLEANED_LEDGER, dtype="string"))
+    # Only an empty cell is NA: somebody may be called "Nan".
+    kept, dropped = (
+        pd.read_csv(CLEANED / name, dtype=TABLE_COLUMNS | {"reason": "string"}, keep_default_na=False, na_values=[""])
+        for name in (CLEANED_TABLE, CLEANED_LEDGER)
+    )
+    return Loaded(check_table(kept), dropped)

@@ -17,7 +17,7 @@ import pandas as pd
 from IPython.display import Image, display
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from src.config import FACE_COLOURS, AgeGroups
+from src.config import AgeGroups
 from src.data.table import SPLITS, Loaded, age_bounds
 from src.evaluation.metrics import Unit, format_number, mean_over_folds
 
@@ -25,9 +25,9 @@ BLACK, GREY, LIGHT_GREY = "#222222", "#888888", "#bbbbbb"
 ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
 GENDER_COLOURS = {"female": ORANGE, "male": BLUE, "unknown": GREY}
 SPLIT_COLOURS = {"train": SKY, "validation": VERMILLION, "test": PURPLE}
+MODEL_COLOURS = {"mine": VERMILLION, "released": BLACK}  # the model trained in notebook 1 or 2, and the released one
 REMOVED, KEPT = LIGHT_GREY, GREEN  # rows that a loader drops and keeps
 WIDTH = 9  # inches, of a notebook's output
-PHOTO_WIDTH = 6.8  # inches: large enough to read the labels, small enough for a notebook of many photos
 STYLE = {
     "figure.constrained_layout.use": True,
     "axes.titlesize": 11,
@@ -135,8 +135,15 @@ def split_counts(table: pd.DataFrame, part: npt.NDArray[np.object_], names: Sequ
 
 
 @styled
-def gallery(pictures, titles: Sequence[str] | None = None, columns: int = 8) -> plt.Figure:
-    """Draws faces in a grid: uint8 RGB (n, h, w, 3) or a list of (h, w, 3), each with a small title; n may be 0."""
+def gallery(pictures, titles: Sequence[str] | None = None, columns: int = 8, heading: str = "") -> plt.Figure:
+    """Draws faces in a grid, under a heading.
+
+    Args:
+        pictures: uint8 RGB (n, h, w, 3) or a list of (h, w, 3); n may be 0.
+        titles: A small title for each picture.
+        columns: Number of pictures in a row.
+        heading: The title of the figure.
+    """
     titles = [""] * len(pictures) if titles is None else list(titles)
     if len(titles) != len(pictures):
         raise ValueError(f"titles must be as many as pictures, {len(pictures)}, got {len(titles)}")
@@ -145,7 +152,10 @@ def gallery(pictures, titles: Sequence[str] | None = None, columns: int = 8) -> 
     titles = ["\n".join(textwrap.fill(line, letters) for line in str(title).split("\n")) for title in titles]
     lines = max((title.count("\n") + 1 for title in titles if title), default=0)
     rows = max(1, -(-len(pictures) // columns))
-    figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, rows * (side + lines * 0.13)), squeeze=False)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(WIDTH, rows * (side + lines * 0.13) + 0.3 * bool(heading)), squeeze=False
+    )
+    _heading(figure, heading)
     for axes in grid.flat:
         axes.axis("off")
     for axes, picture, title in zip(grid.flat, pictures, titles):
@@ -153,6 +163,23 @@ def gallery(pictures, titles: Sequence[str] | None = None, columns: int = 8) -> 
         axes.set_title(title, fontsize=7, loc="center", pad=2)
     if not len(pictures):
         figure.text(0.5, 0.5, "no pictures to show", ha="center", va="center", color=GREY)
+    return figure
+
+
+@styled
+def feature_maps(maps: Mapping[str, npt.NDArray], columns: int = 6, heading: str = "") -> plt.Figure:
+    """Draws maps (h, w) by name, each with its size, in grey from its 1st percentile (black) to its 99th (white)."""
+    rows = -(-len(maps) // columns)
+    columns = min(columns, len(maps))
+    side = min(WIDTH / columns, 2.2)
+    size = (side * columns, rows * (side + 0.25) + 0.3 * bool(heading))
+    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    _heading(figure, heading)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, (name, values) in zip(grid.flat, maps.items()):
+        axes.imshow(values, "gray", vmin=np.percentile(values, 1), vmax=np.percentile(values, 99))
+        axes.set_title(f"{name}\n{values.shape[0]} × {values.shape[1]}", fontsize=8, loc="center")
     return figure
 
 
@@ -190,6 +217,19 @@ def live_curves(epochs: int) -> Callable[[pd.DataFrame], None]:
 
 
 @styled
+def compare_runs(histories: Mapping[str, pd.DataFrame], column: str = "val_loss", heading: str = "") -> plt.Figure:
+    """Draws one column of several training histories (see `curves`), a line for each run with its name."""
+    figure, axes = plt.subplots(figsize=(WIDTH * 0.8, 3.2))
+    for (name, history), style, marker in zip(histories.items(), itertools.cycle(("-", "--", ":", "-.")), "osD^v<>"):
+        axes.plot(history["epoch"], history[column], style, color=BLACK, marker=marker, markersize=5, label=name)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+    axes.set(xlabel="epoch", title=heading)
+    axes.grid(axis="y")
+    axes.legend()
+    return figure
+
+
+@styled
 def confusion(matrix: npt.NDArray[np.int64], names: Sequence[str]) -> plt.Figure:
     """Draws a confusion matrix (classes, classes) with counts, coloured by the share of each true class (row)."""
     matrix = np.asarray(matrix)
@@ -211,7 +251,7 @@ def confusion(matrix: npt.NDArray[np.int64], names: Sequence[str]) -> plt.Figure
 
 
 @styled
-def accuracy_by(frame: pd.DataFrame) -> plt.Figure:
+def accuracy_by(frame: pd.DataFrame, heading: str = "Accuracy with its 95% interval") -> plt.Figure:
     """Draws the accuracy of each group with its 95% interval and n, from `metrics.metric_by_group`."""
     figure, axes = plt.subplots(figsize=(WIDTH * 0.8, 0.9 + 0.36 * len(frame)))
     draw_estimates(axes, frame, range(len(frame)), [GENDER_COLOURS.get(name, BLACK) for name in frame.index])
@@ -222,7 +262,7 @@ def accuracy_by(frame: pd.DataFrame) -> plt.Figure:
     axes.set(xlim=(max(0, np.floor(lowest * 10) / 10) - 0.01, 1.01), yticks=range(len(frame)), yticklabels=frame.index)
     axes.set_ylim(len(frame) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_title("Accuracy with its 95% interval")
+    axes.set_title(heading)
     return figure
 
 
@@ -261,32 +301,9 @@ def ages_before_after(before: npt.ArrayLike, after: npt.ArrayLike) -> plt.Figure
     return figure
 
 
-@styled
-def photo(pixels: npt.NDArray[np.uint8], faces=()) -> plt.Figure:
-    """Shows a photo, uint8 RGB (h, w, 3), with the box and the 68 landmarks of each of `faces` (see `align.find_faces`)."""
-    height, width = pixels.shape[:2]
-    scale = min(PHOTO_WIDTH / width, 5.5 / height)
-    figure, axes = plt.subplots(figsize=(width * scale, height * scale))
-    axes.imshow(pixels)
-    for face, colour in zip(faces, itertools.cycle(FACE_COLOURS)):
-        left, top, right, bottom = face.box
-        axes.add_patch(plt.Rectangle((left, top), right - left, bottom - top, fill=False, color=colour, linewidth=2))
-        axes.plot(*face.landmarks.T, ".", color=colour, markersize=3)
-    axes.axis("off")
-    return figure
-
-
-@styled
-def probabilities(face: npt.NDArray[np.uint8], probability: npt.NDArray, names: Sequence[str], predicted: int) -> plt.Figure:
-    """Draws an aligned face, uint8 RGB (h, w, 3), beside the probability of each class; the class `predicted` stands out."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.8), width_ratios=(1, 2.4))
-    left.imshow(face)
-    left.axis("off")
-    colours = [BLACK if row == predicted else LIGHT_GREY for row in range(len(names))]
-    right.bar_label(right.barh(range(len(names)), probability, color=colours), fmt="{:.1%}", padding=4)
-    _rows_of_bars(right, names, 1.15)
-    right.set_title(f"Prediction: {names[predicted]}")
-    return figure
+def _heading(figure: plt.Figure, text: str) -> None:
+    if text:
+        figure.suptitle(text, x=0.01, ha="left", fontsize=STYLE["axes.titlesize"])
 
 
 def _rows_of_bars(axes: plt.Axes, names: Sequence[str], right: float) -> None:

@@ -1,4 +1,4 @@
-"""Drops unreadable, small, grey and duplicate images from a table of faces."""
+"""Cleans a data set by what its image files show: drops unreadable, small, grey and duplicate images."""
 
 import hashlib
 from pathlib import Path
@@ -10,6 +10,7 @@ from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from src.config import CACHE
+from src.data import load
 from src.data.table import Loaded, split_rejects
 from src.faces.duplicates import group_similar_hashes, perceptual_hash
 from src.faces.image_io import MIN_SIDE, UnreadablePhoto, read_photo
@@ -19,6 +20,29 @@ VERSION = 1  # of the cached properties
 CHUNK = 1000  # images per task, whose work is lost if a worker is killed
 MIN_COLOUR = 8  # of 255; an image counts as grey if the channels of no pixel differ by more in a small copy
 PROPERTIES = np.dtype([("width", "u4"), ("height", "u4"), ("colour", "u1"), ("hash", "u8"), ("readable", "?")])
+
+
+def load_clean(
+    dataset: str,
+    folder: str | Path,
+    min_side: int = MIN_SIDE,
+    drop_grey: bool = False,
+    cache: Path = CACHE,
+    **options,
+) -> Loaded:
+    """Loads a data set without bad labels and without bad images: `data.load`, `inspect_images` and `drop_bad_images`.
+
+    Args:
+        dataset, folder: As for `data.load`.
+        min_side, drop_grey: As for `drop_bad_images`.
+        cache: As for `inspect_images`.
+        **options: Options of the data set's loader.
+
+    Returns:
+        The table of faces and the ledger of all dropped rows.
+    """
+    loaded = load(dataset, folder, **options)
+    return drop_bad_images(loaded, inspect_images(loaded.table, folder, cache), min_side, drop_grey)
 
 
 def inspect_images(table: pd.DataFrame, folder: str | Path, cache: Path = CACHE, workers: int = -1) -> pd.DataFrame:

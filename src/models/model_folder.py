@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import dlib
 import numpy as np
+import pandas as pd
 
 from src.config import GENDERS, MODELS, YEARS
 from src.evaluation.calibration import Calibration
@@ -201,23 +202,48 @@ def load_model(folder: str | Path) -> TrainedModel:
     return TrainedModel(loader, labels, alignment, card, calibration, graph)
 
 
-def find_model(task: str, dataset: str) -> Path:
-    """Returns the folder of a task's released model or, if there is none, of the model that a notebook made.
+def find_models(task: str, dataset: str, which: str = "both") -> dict[str, Path]:
+    """Finds the model that notebook 1 or 2 trained on a data set, and the released one.
 
     Args:
         task: "gender" or "age".
         dataset: Data set that the notebook used.
+        which: "mine", "released", or "both" for those of the two that exist.
+
+    Returns:
+        The folders under "mine" and "released", in this order.
 
     Raises:
-        ModelFolderError: There is no model.
+        ModelFolderError: There is no such model.
+        ValueError: `which` is none of the three.
     """
-    for folder in (MODELS / task, MODELS / f"{dataset}-{task}"):
-        if (folder / "card.json").exists():
-            return folder
-    raise ModelFolderError(
-        f"there is no {task} model: models/{task}/ and models/{dataset}-{task}/ are missing; "
-        f"run notebook {1 if task == 'gender' else 2} to make one"
-    )
+    folders = {"mine": MODELS / f"{dataset}-{task}", "released": MODELS / task}
+    if which != "both" and which not in folders:
+        raise ValueError(f"the model must be mine, released or both, got {which!r}")
+    wanted = folders if which == "both" else {which: folders[which]}
+    found = {name: folder for name, folder in wanted.items() if (folder / "card.json").exists()}
+    if not found:
+        missing = " and ".join(f"models/{folder.name}/" for folder in wanted.values())
+        raise ModelFolderError(
+            f"there is no {task} model in {missing}: notebook {1 if task == 'gender' else 2} trains one on {dataset}; "
+            "the released ones come with the repository"
+        )
+    return found
+
+
+def summarise_models(folders: Mapping[str, Path]) -> pd.DataFrame:
+    """Tabulates model folders by name: folder, training data, input size, and the first result on their own test faces."""
+    rows = {}
+    for name, folder in folders.items():
+        card = json.loads((folder / "card.json").read_bytes())
+        first = card["results"][0]
+        rows[name] = {
+            "folder": f"{folder.parent.name}/{folder.name}",
+            "trained on": card["trained_on"]["dataset"],
+            "input, pixels": card["alignment"]["size"],
+            "result on its own test faces": f"{first['measure']} {first['value']:.1%} (n = {first['n']:,})",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def _load_keras_model(folder: Path, card: dict, labels: Labels, alignment: Alignment) -> keras.Model:

@@ -58,6 +58,27 @@ def test_bad_folders_are_refused_in_one_sentence(tmp_path, name, state):
     assert str(folder) in message and "expected" in message and "data/README.md" in message and "\n" not in message
 
 
+def test_training_takes_the_table_that_was_cleaned_for_the_same_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(imdb_wiki, "CLEANED", tmp_path / "runs")
+    folder = make_mat(
+        tmp_path / "imdb_crop", "imdb", [face(name="Nan"), face(full_path="02/2.jpg", name="None"), face(dob=np.nan)]
+    )
+    for path in (FACE["full_path"], "02/2.jpg"):
+        touch(folder / path)
+    loaded = data.load("imdb_wiki", folder)
+    assert len(data.load_for_training("imdb_wiki", folder).table) == 2 and not capsys.readouterr().out
+    cleaned = loaded._replace(table=loaded.table[:1].assign(age_doubt=0.25, suspect=False))
+    table, ledger = imdb_wiki.save_cleaned(cleaned, folder)
+    assert pd.read_csv(table)["age_doubt"].tolist() == [0.25]
+    taken = data.load_for_training("imdb_wiki", folder)
+    assert "1 faces kept, 1 rows dropped" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(taken.table, loaded.table[:1])
+    pd.testing.assert_frame_equal(taken.ledger, loaded.ledger)
+    assert taken.table["subject"].tolist() == ["nan"], "a name is not a missing value"
+    assert len(data.load_for_training("imdb_wiki", folder, min_score=0.5).table) == 2
+    assert imdb_wiki.read_cleaned(tmp_path / "elsewhere") is None
+
+
 # --- for every data set: pictures in a store elsewhere, tables without faces ------------------------------------------
 
 

@@ -73,6 +73,19 @@ def test_split_counts_add_up_to_the_table():
     assert {"train: 3 faces", "validation: 1 faces", "test: 2 faces", "2 (67%)"} <= set(texts(figure))
 
 
+def test_feature_maps_show_name_and_size():
+    figure = plots.feature_maps({"input": np.eye(8), "pooled": np.ones((4, 3))}, heading="Smaller")
+    assert {"input\n8 × 8", "pooled\n4 × 3", "Smaller"} <= set(texts(figure))
+    assert [axes.images[0].get_array().shape for axes in figure.axes] == [(8, 8), (4, 3)]
+
+
+def test_runs_are_compared_by_one_line_each():
+    history = pd.DataFrame({"epoch": [1, 2], "val_loss": [2.0, 1.0]})
+    figure = plots.compare_runs({"a": history, "b": history * 2}, heading="Loss")
+    assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[2, 1], [4, 2]]
+    assert {"a", "b", "Loss"} <= set(texts(figure))
+
+
 def test_gallery_shows_each_picture_under_its_title():
     pictures = np.random.default_rng(0).integers(0, 255, (5, 16, 16, 3), dtype=np.uint8)
     figure = plots.gallery(pictures, [f"face {i}" for i in range(5)], columns=4)
@@ -184,13 +197,6 @@ def test_figures_are_closed_and_leave_the_style_alone():
     plots.confusion([[1, 0], [0, 1]], ["a", "b"])
     assert plt.get_fignums() == open_figures
     assert plt.rcParams["axes.titlelocation"] == place
-
-
-def test_a_photo_keeps_its_shape():
-    for pixels in (np.full((90, 120, 3), 128, np.uint8), np.full((600, 800, 3), 128, np.uint8)):
-        figure = plots.photo(pixels)
-        assert (figure.axes[0].images[0].get_array() == pixels).all()
-        assert np.divide(*figure.get_size_inches()) == pytest.approx(4 / 3)
 
 
 def rows_of(dataset, measure, groups, unit="share"):

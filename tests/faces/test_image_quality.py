@@ -8,7 +8,7 @@ import skimage.data
 from PIL import Image
 
 from src.data.table import TABLE_COLUMNS, Loaded, check_table
-from src.faces.image_quality import drop_bad_images, inspect_images
+from src.faces.image_quality import drop_bad_images, inspect_images, load_clean
 from src.faces.prepare import prepare
 
 PORTRAIT = skimage.data.astronaut()
@@ -73,6 +73,17 @@ def test_looking_again_gives_the_same_and_notices_a_replaced_picture(loaded, tmp
     again = inspect_images(loaded.table, tmp_path, cache, workers=1)
     assert again["readable"].tolist() == [True] * 7 + [False]
     assert not first["readable"][1] and again["hash"][1] == first["hash"][0]
+
+
+def test_a_data_set_is_loaded_clean(tmp_path):
+    folder, cache = tmp_path / "UTKFace", tmp_path / "cache"
+    folder.mkdir()
+    for name, pixels in (("20_1_0_1", PORTRAIT), ("30_1_0_2", PORTRAIT[::2, ::2]), ("40_0_0_3", skimage.data.coffee())):
+        Image.fromarray(pixels).save(folder / f"{name}.jpg")
+    (folder / "unnamed.jpg").write_text("no picture")
+    table, ledger = load_clean("utkface", folder, cache=cache)
+    assert table["age_low"].tolist() == [20, 40] and set(table["dataset"]) == {"utkface"}
+    assert len(ledger) == 2 and ledger["reason"].iloc[-1] == "duplicate image"
 
 
 def test_an_empty_table_is_clean(loaded, tmp_path):

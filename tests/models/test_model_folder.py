@@ -37,7 +37,7 @@ def model():
 @pytest.fixture(scope="module")
 def saved(model, tmp_path_factory):
     folder, trained_on = tmp_path_factory.mktemp("models") / "gender", {"dataset": "made", "faces": np.int64(12)}
-    results = [{"name": "accuracy", "value": np.float64(0.5)}]
+    results = [{"measure": "accuracy", "value": np.float64(0.5), "n": 1200}]
     return model_folder.save_model(folder, model, GENDER, ALIGNMENT, trained_on, results)
 
 
@@ -215,3 +215,23 @@ def test_a_lambda_layer_is_refused_and_not_run(folder, tmp_path):
     Path(proof).unlink()
     assert "Lambda" in refusal(folder)
     assert not Path(proof).exists()
+
+
+def test_my_model_and_the_released_one_are_found_side_by_side(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr(model_folder, "MODELS", tmp_path)
+    with pytest.raises(ModelFolderError, match="models/sample-gender/ and models/gender/: notebook 1 trains one"):
+        model_folder.find_models("gender", "sample")
+    mine, released = tmp_path / "sample-gender", tmp_path / "gender"
+    shutil.copytree(saved, released)
+    assert model_folder.find_models("gender", "sample") == {"released": released}
+    with pytest.raises(ModelFolderError, match="no gender model in models/sample-gender/"):
+        model_folder.find_models("gender", "sample", "mine")
+    shutil.copytree(saved, mine)
+    both = model_folder.find_models("gender", "sample")
+    assert list(both.items()) == [("mine", mine), ("released", released)]
+    assert model_folder.find_models("gender", "sample", "mine") == {"mine": mine}
+    with pytest.raises(ValueError, match="must be mine, released or both, got 'yours'"):
+        model_folder.find_models("gender", "sample", "yours")
+    table = model_folder.summarise_models(both)
+    assert table["folder"].to_dict() == {name: f"{tmp_path.name}/{folder.name}" for name, folder in both.items()}
+    assert set(table["result on its own test faces"]) == {"accuracy 50.0% (n = 1,200)"}
