@@ -67,7 +67,7 @@ def test_the_network_typed_in_notebook_1_is_that_of_the_package(capsys):
     ("number", "task", "options", "classes", "lines"),
     [
         (1, "gender", {"ALL_FOLDS": True}, ["female", "male"], ["people in two parts: 0", "equal weights: True", "±"]),
-        (2, "age", {"GROUPS": "four"}, ["Kid", "Youth", "Adult", "Old"], ["level one comes from models/sample-gender"]),
+        (2, "age", {"GROUPS": "four"}, ["Kid", "Youth", "Adult", "Old"], ["lowest validation loss"]),
     ],
 )
 def test_training_notebooks_leave_a_model_that_loads(copy, monkeypatch, number, task, options, classes, lines):
@@ -83,6 +83,8 @@ def test_training_notebooks_leave_a_model_that_loads(copy, monkeypatch, number, 
 @slow
 @pytest.mark.parametrize("number", [1, 2])
 def test_solutions_of_the_training_notebooks_run(copy, monkeypatch, number):
+    if not (copy / "models" / "sample-gender").exists():  # the solutions of notebook 2 reuse notebook 1's model
+        execute(copy, 1, monkeypatch, EPOCHS=1)
     printed = execute(copy, number, monkeypatch, "notebooks/solutions", EPOCHS=1)
     assert "10% of the training faces" in printed
 
