@@ -69,4 +69,4 @@ def load_training_set(
     if table["subject"].isna().all():
         table = duplicates_as_subjects(table, near_duplicates(prepared.faces))
     labelled = task_labels(table, task, groups).table
-    return TrainingSet(labelled[prepared.alignment_source[labelled.index] != ""], prepared.faces)
+    return TrainingSet(labelled[prepared.usable[labelled.index]], prepared.faces)
