@@ -1,9 +1,13 @@
-"""The pretrained networks: SFace equals its original in ONNX Runtime, and both can be fine-tuned for both tasks.
+"""The pretrained networks: they equal their originals in the originals' runtimes, and can be fine-tuned for both tasks.
 
 Tests that need a package skip where it is not installed (requirements-training.txt).
 """
 
+import json
+import shutil
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,6 +21,9 @@ from experiments.mobilenet import BiasPReLU
 from experiments.release import PreparedData
 from src.keras_setup import keras, layers, ops
 from src.sample.face_model import FaceModel
+
+RUN_TFJS = Path(__file__).with_name("run_tfjs.js")
+TFJS_MODULES = teacher_files.FOLDER / "node_modules"
 
 
 def found(get):
@@ -58,6 +65,22 @@ def test_sface_gives_what_onnx_runtime_gives(faces):
     actual = teachers.sface(file).predict(faces, verbose=0)
     assert_close(actual["descriptor"], expected)
     assert actual["pooled"].shape == (3, 1024) and (actual["pooled"].std(axis=0) > 0).mean() > 0.99
+
+
+def test_faceres_gives_what_tensorflow_js_gives(faces):
+    file = found(teacher_files.faceres_file)
+    node = shutil.which("node")
+    if node is None or not (TFJS_MODULES / "@tensorflow" / "tfjs-converter").exists():
+        pytest.skip("Node or TensorFlow.js is not installed")
+    large = np.stack([cv2.resize(face, (224, 224)) for face in faces])
+    pixels = large[..., ::-1].astype(np.float32) - np.float32([103.939, 116.779, 123.68])
+    command = [node, str(RUN_TFJS), str(TFJS_MODULES.resolve()), str(file), "224"]
+    done = subprocess.run(command, input=pixels.tobytes(), capture_output=True, check=True, timeout=300)
+    expected = json.loads(done.stdout)
+    actual = teachers.faceres(file, size=224).predict(large, verbose=0)
+    assert set(actual) == {"pooled", "gender", "age"}
+    for name, values in expected.items():
+        assert_close(actual[name], np.array(values))
 
 
 def test_faceres_knows_gender_at_other_sizes(faces):

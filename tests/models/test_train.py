@@ -2,11 +2,15 @@
 
 import contextlib
 import dataclasses
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from src.config import ROOT
 from src.files import TEMPORARY_PREFIX
 from src.keras_setup import fused_normalisation, keras, layers
 from src.models import train
@@ -252,6 +256,43 @@ def test_an_interrupted_training_resumes_with_the_same_result(model, task, learn
     figures = HISTORY[1:5]
     assert history[figures].to_numpy() == pytest.approx(learnt[1][figures].to_numpy(), rel=1e-6)
     assert same_weights(resumed, learnt[0])
+
+
+KILLED = """
+import sys
+from pathlib import Path
+import numpy as np
+from src.models import train, two_level_cnn
+folder = Path(sys.argv[1])
+faces, rows, labels, split = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("faces", "rows", "labels", "split"))
+settings = train.TrainingSettings(epochs=4, batch_size=8)
+model = two_level_cnn.two_level_cnn(2, faces.shape[1])
+train.fit(model, faces, rows, labels, split, settings, checkpoint_folder=folder / "states")
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_resumed_by_another(tmp_path):
+    rng = np.random.default_rng(1)
+    arrays = rng.integers(0, 256, (40, 127, 127, 3), np.uint8), np.arange(40), np.arange(40) % 2
+    arrays = *arrays, np.repeat(["train", "validation"], [30, 10])
+    for name, array in zip(("faces", "rows", "labels", "split"), arrays):
+        np.save(tmp_path / f"{name}.npy", array)
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT)
+    states, deadline = tmp_path / "states", time.monotonic() + 240
+    while not list(states.glob("*/epoch-*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    before = pd.read_json(max(states.glob("*/epoch-*/history.json")))
+    assert len(before) < 4, "the training had ended before it could be killed"
+    settings = TrainingSettings(epochs=4, batch_size=8)
+    resumed, history = train.fit(two_level_cnn(2, 127), *arrays, settings, checkpoint_folder=states)
+    assert len(list(states.iterdir())) == 1, "the state was not found again"
+    pd.testing.assert_frame_equal(history[: len(before)], before[HISTORY], check_dtype=False)
+    straight, undisturbed = train.fit(two_level_cnn(2, 127), *arrays, settings, checkpoint_folder=tmp_path / "straight")
+    assert history[HISTORY[1:5]].to_numpy() == pytest.approx(undisturbed[HISTORY[1:5]].to_numpy(), rel=1e-6)
+    assert same_weights(resumed, straight)
 
 
 def test_another_training_has_another_state(model, task):
