@@ -287,6 +287,19 @@ def fold_scores(headlines: Mapping[object, pd.DataFrame]) -> plt.Figure:
 
 
 @styled
+def probabilities(face: npt.NDArray[np.uint8], probability: npt.NDArray, names: Sequence[str], predicted: int) -> plt.Figure:
+    """Draws an aligned face, uint8 RGB (h, w, 3), beside the probability of each class; the class `predicted` stands out."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.8), width_ratios=(1, 2.4))
+    left.imshow(face)
+    left.axis("off")
+    colours = [BLACK if row == predicted else LIGHT_GREY for row in range(len(names))]
+    right.bar_label(right.barh(range(len(names)), probability, color=colours), fmt="{:.1%}", padding=4)
+    _rows_of_bars(right, names, 1.15)
+    right.set_title(f"Prediction: {names[predicted]}")
+    return figure
+
+
+@styled
 def ages_before_after(before: npt.ArrayLike, after: npt.ArrayLike) -> plt.Figure:
     """Draws the ages in years, shape (n,), before and after cleaning; impossible ages are in the outermost bars."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.4))
