@@ -177,7 +177,7 @@ def test_twenty_uploads_at_once_are_all_answered(page, files):
     client = gradio_client.Client(page[0], verbose=False, httpx_kwargs={"timeout": None})
     before = kept(page[1])  # a video's annotated copy, which its browser may still load
     names = ["face.jpg", "wall.png", "broken.jpg", "text.jpg"] * 5
-    said = dict(zip(names, ["1 face was found", "No face", "could not be read", "not a picture"]))
+    said = dict(zip(names, ["1 face was found", "No face", "could not be read", "not an image"]))
 
     def ask(name: str) -> str:
         return client.predict(gradio_client.handle_file(files / name), api_name="/photo")
