@@ -265,7 +265,7 @@ def test_without_its_package_dlib_detects_and_set_up_says_so():
         "    try: use(photo, 'yunet')\n"
         "    except ValueError as error: messages.append(str(error))\n"
         "(row,) = detection.detect_faces_in_photo(detection.Source('a', photo), {'age': align.Alignment()})\n"
-        "told = {'default': detect.DEFAULT_DETECTOR, 'video': detect.VIDEO_DETECTOR, 'all': detect.DETECTORS}\n"
+        "told = {'default': detect.DEFAULT_DETECTOR, 'video': detect.VIDEO_DETECTOR, 'all': list(detect.DETECTORS)}\n"
         "told['messages'] = messages\n"
         "print(json.dumps(told | {'status': row['status'], 'found': [one.detector for one in detect.detect(photo)]}))"
     )
