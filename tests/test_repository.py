@@ -73,7 +73,7 @@ def test_a_committed_notebook_is_a_clean_run_from_top_to_bottom(path):
     assert code[0].metadata.get("tags") == ["parameters"]
     assert cells[0].cell_type == "markdown" and "**Purpose.**" in cells[0].source
     outputs = [output for cell in code for output in cell.outputs]
-    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert path in SOLUTIONS or any("image/png" in output.get("data", {}) for output in outputs)
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     assert all(len(cell.source.splitlines()) <= 15 for cell in code)
     texts = [{kind: text for kind, text in output.get("data", {}).items() if kind.startswith("text/")} for output in outputs]
