@@ -5,6 +5,7 @@ import glob
 import io
 import os
 import stat
+import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,7 +150,7 @@ def _orientation(image: Image.Image) -> int:
     """Returns the EXIF orientation, 1 to 8; 1 (upright) where it is missing or damaged."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:
+    except (SyntaxError, OSError, ValueError, LookupError, TypeError, ArithmeticError, struct.error):  # what Pillow raises on it
         return 1
     return orientation if orientation in range(1, 9) else 1
 
