@@ -34,6 +34,9 @@ _MESSAGES = {
     Image.UnidentifiedImageError: "not an image in a supported format",
 }
 
+# What Pillow raises on damaged EXIF data.
+_EXIF_ERRORS = (SyntaxError, OSError, ValueError, LookupError, TypeError, ArithmeticError, struct.error)
+
 PhotoFile: TypeAlias = str | Path | bytes | Image.Image  # a file's path or content, or a PIL image
 
 
@@ -150,7 +153,7 @@ def _orientation(image: Image.Image) -> int:
     """Returns the EXIF orientation, 1 to 8; 1 (upright) where it is missing or damaged."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except (SyntaxError, OSError, ValueError, LookupError, TypeError, ArithmeticError, struct.error):  # what Pillow raises on it
+    except _EXIF_ERRORS:
         return 1
     return orientation if orientation in range(1, 9) else 1
 
