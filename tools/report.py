@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import result_plots, results, train_residual
+from experiments import result_plots, results, train_residual, training_steps
 from experiments.result_plots import titled
 from experiments.results import ResultsMissingError, format_result, markdown_table, read_results
 from src import config, data

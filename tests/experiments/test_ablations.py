@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import ablations, train_residual
+from experiments import ablations, train_residual, training_steps
 from src.config import SEED, YEARS
 from src.keras_setup import keras
 from src.models.multitask import DESCRIPTOR_SIZE, LOGIT_COUNT, UNKNOWN, distillation_loss, multitask_loss
