@@ -5,8 +5,8 @@
 DATA contains UTKFace/ and FairFace/. Aligned faces and predictions of the teacher are shared with `train_residual` in --runs.
 Every variant is trained on the same quarter of the training faces and evaluated on validation faces, which also select its
 best epoch. Test faces are not used. Results and paired differences to the variant's baseline have 95% bootstrap intervals
-over faces. Only several seeds show how much trainings differ by chance. Trainings that are in the CSV file are not repeated.
-The teacher always uses faces that are aligned by the eyes.
+over faces. Several seeds show how much trainings differ by chance. Trainings that are in the CSV file are not repeated. The
+teacher always uses faces that are aligned by the eyes.
 """
 
 import argparse
@@ -20,7 +20,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
-from scipy.special import softmax
 from tqdm.auto import tqdm
 
 from experiments.train_residual import FIRST_ROUND, STUDENT_SIZE, teacher_targets
@@ -31,6 +30,7 @@ from experiments.training_steps import (
     cached_array,
     load_data,
     log_epoch,
+    predict_tasks,
     predict_with_mirror,
 )
 from src.config import CACHE, SEED, YEARS
@@ -51,11 +51,12 @@ from src.models.multitask import (
     multitask_loss,
 )
 from src.models.residual import residual_level_one
-from src.models.train import fast_dtype, fit, predict_probabilities
+from src.models.train import fast_dtype, fit
 from src.models.two_level_cnn import level_one
+from src.processes import run_command
 
 CHILD = 12  # years: the highest age of a child
-CHILDREN = "gender accuracy of children"  # a metric of this module only
+CHILDREN = "gender accuracy of children"  # a metric that only this module has
 SOFT_EDGE = 1.5  # years: standard deviation of the ends of a softened age range
 RELEASED, NO_TEACHER = "as released", "no teacher"
 NO_DEGRADATION = dict.fromkeys(("grayscale_probability", "downscale_probability", "random_erasing_probability"), 0.0)
@@ -110,39 +111,41 @@ class Variant:
 
     baseline: str = RELEASED  # the variant that it differs from in one choice
     loss: Callable = distillation_loss
+    has_descriptor: bool = True  # whether the network also learns to imitate dlib's descriptor
     hidden_labels: str = ""  # labels that are hidden: "gender", "age", or "ranges" of age
     only_dataset: str = ""  # the only data set to train on
     settings: dict = field(default_factory=dict)  # fields of `TrainingSettings`
     is_plain: bool = False  # the level one of notebooks 1 and 2 instead of the residual one
-    alignment: str = "eyes"  # see `aligned_faces`
+    alignment: str = "eyes"  # see `_aligned_faces`
     with_mirror: bool = False  # the baseline's network, averaged over each face and its mirror image
 
 
+_ON_LABELS = Variant(NO_TEACHER, multitask_loss, has_descriptor=False)
 # Baselines come before the variants that are compared with them.
 VARIANTS = {
     RELEASED: Variant(baseline=""),
-    NO_TEACHER: Variant(loss=multitask_loss),
+    NO_TEACHER: Variant(loss=multitask_loss, has_descriptor=False),
     "mirrored predictions averaged": Variant(with_mirror=True),
     "no alignment": Variant(alignment="whole"),
     "alignment on 68 landmarks": Variant(alignment="shape"),
     "adaptive gamma": Variant(alignment="gamma"),
     "denoised": Variant(alignment="denoised"),
-    "teacher without descriptor": Variant(loss=probabilities_loss),
+    "teacher without descriptor": Variant(loss=probabilities_loss, has_descriptor=False),
     "teacher without probabilities": Variant(loss=descriptor_loss),
     "children's gender weighted": Variant(loss=children_loss),
     "no grayscale, downscaling, erasing": Variant(settings=NO_DEGRADATION),
     "no augmentation but mirror": Variant(settings=NO_DEGRADATION | NO_GEOMETRY_OR_BRIGHTNESS),
-    "gender alone": Variant(NO_TEACHER, multitask_loss, hidden_labels="age"),
-    "age alone": Variant(NO_TEACHER, multitask_loss, hidden_labels="gender"),
-    "only UTKFace": Variant(NO_TEACHER, multitask_loss, only_dataset="utkface"),
-    "only FairFace": Variant(NO_TEACHER, multitask_loss, only_dataset="fairface"),
-    "exact ages only": Variant(NO_TEACHER, multitask_loss, hidden_labels="ranges"),
-    "ranges with soft ends": Variant(NO_TEACHER, soft_ends_loss),
+    "gender alone": replace(_ON_LABELS, hidden_labels="age"),
+    "age alone": replace(_ON_LABELS, hidden_labels="gender"),
+    "only UTKFace": replace(_ON_LABELS, only_dataset="utkface"),
+    "only FairFace": replace(_ON_LABELS, only_dataset="fairface"),
+    "exact ages only": replace(_ON_LABELS, hidden_labels="ranges"),
+    "ranges with soft ends": replace(_ON_LABELS, loss=soft_ends_loss),
     "plain level one": Variant(is_plain=True),
 }
 
 
-class Setup(NamedTuple):
+class _Setup(NamedTuple):
     """The faces that all variants use. Row i of table, labels, split and paths belongs to data.faces[rows[i]]."""
 
     data: PreparedData
@@ -155,15 +158,8 @@ class Setup(NamedTuple):
     epochs: int
 
 
-def prepare_setup(folder: Path, runs: Path, count: int | None, epochs: int) -> Setup:
-    """Chooses the faces at random and loads them with their labels and the teacher's predictions.
-
-    Args:
-        folder: Contains UTKFace/ and FairFace/.
-        runs: Folder for intermediate results.
-        count: Number of training faces, and largest number of validation faces; None takes a quarter of the training faces.
-        epochs: Number of epochs of each training.
-    """
+def _prepare_setup(folder: Path, runs: Path, count: int | None, epochs: int) -> _Setup:
+    """Chooses `count` training faces (None: a quarter) and at most as many validation faces at random, with all labels."""
     data = load_data(folder, runs)
     targets = teacher_targets(data, SEED, runs)
     rng = np.random.default_rng(SEED)
@@ -174,47 +170,35 @@ def prepare_setup(folder: Path, runs: Path, count: int | None, epochs: int) -> S
     cache = runs / "ablations" / hashlib.sha256("\n".join(table["path"]).encode()).hexdigest()[:12]
     cache.mkdir(parents=True, exist_ok=True)
     labels, paths = multitask_labels(table, targets[rows]), [folder / path for path in table["path"]]
-    return Setup(data, rows, table, labels, data.split[rows], paths, cache, epochs)
+    return _Setup(data, rows, table, labels, data.split[rows], paths, cache, epochs)
 
 
-def evaluate_variant(name: str, seed: int, setup: Setup) -> pd.DataFrame:
-    """Trains a variant and evaluates it on the validation faces, whose scores are saved for later comparisons.
-
-    Args:
-        name: Key of `VARIANTS`.
-        seed: Seed of the training.
-        setup: The faces.
-
-    Returns:
-        One row per data set and metric, with the columns of `summarise_scores` and variant, seed, seconds and against.
-    """
+def _evaluate_variant(name: str, seed: int, setup: _Setup) -> pd.DataFrame:
+    """Trains a variant and evaluates it on the validation faces, whose scores are saved for later comparisons."""
     variant = VARIANTS[name]
-    model, seconds, faces, rows = train_variant(RELEASED if variant.with_mirror else name, seed, setup)
+    model, seconds, faces, rows = _train_variant(RELEASED if variant.with_mirror else name, seed, setup)
     validation = setup.split == "validation"
-    if variant.with_mirror:
-        probability, seconds = predict_with_mirror(model, faces, rows[validation]), 0.0
-    else:
-        logits = predict_probabilities(model, faces, rows[validation])
-        probability = np.hstack([softmax(logits[:, :2], axis=1), softmax(logits[:, 2:LOGIT_COUNT], axis=1)])
+    predict = predict_with_mirror if variant.with_mirror else predict_tasks
+    probability = predict(model, faces, rows[validation])
     table = setup.table[validation].reset_index(drop=True)
-    scores = score_faces(table, probability[:, :2], probability[:, 2:])
-    is_gender = [metric == CHILDREN or Metric(metric).task == "gender" for _, metric in scores]
-    scores = scores.loc[:, [variant.hidden_labels != ("gender" if gender else "age") for gender in is_gender]]
-    file, baseline = (setup.folder / f"face-scores-{setup.epochs}-{seed}-{title}.csv" for title in (name, variant.baseline))
-    scores.to_csv(file, index=False)
+    scores = _score_faces(table, probability[:, :2], probability[:, 2:])
+    task_of = {metric: "gender" if metric == CHILDREN else Metric(metric).task for _, metric in scores}
+    scores = scores[[column for column in scores if task_of[column[1]] != variant.hidden_labels]]
+    prefix = f"face-scores-{setup.epochs}-{seed}-"
+    scores.to_csv(setup.folder / f"{prefix}{name}.csv", index=False)
+    baseline = setup.folder / f"{prefix}{variant.baseline}.csv"
     baseline_scores = pd.read_csv(baseline, header=[0, 1]) if variant.baseline and baseline.exists() else None
     results = summarise_scores(scores, baseline_scores, table["subject"].to_numpy(object))
     return results.assign(variant=name, seed=seed, seconds=seconds, against=variant.baseline)
 
 
-def train_variant(name: str, seed: int, setup: Setup) -> tuple[keras.Model, float, np.ndarray, np.ndarray]:
+def _train_variant(name: str, seed: int, setup: _Setup) -> tuple[keras.Model, float, np.ndarray, np.ndarray]:
     """Trains a variant; returns the network, the training time in seconds, an array of faces, and the setup's rows of it."""
     variant, faces, rows = VARIANTS[name], setup.data.faces, setup.rows
     if variant.alignment != "eyes":
-        faces, rows = aligned_faces(variant.alignment, setup), np.arange(len(setup.rows))
+        faces, rows = _aligned_faces(variant.alignment, setup), np.arange(len(setup.rows))
     build = level_one if variant.is_plain else partial(residual_level_one, network_size=STUDENT_SIZE)
-    has_descriptor = variant.loss in (distillation_loss, descriptor_loss, children_loss)
-    model = add_task_heads(build(ALIGNMENT.size, dtype=fast_dtype(), seed=seed), has_descriptor, seed=seed)
+    model = add_task_heads(build(ALIGNMENT.size, dtype=fast_dtype(), seed=seed), variant.has_descriptor, seed=seed)
     settings = replace(FIRST_ROUND, epochs=setup.epochs, seed=seed, **variant.settings)
     is_used = setup.table["dataset"].eq(variant.only_dataset or setup.table["dataset"]).to_numpy(bool)
     model, history = fit(
@@ -234,17 +218,8 @@ def hide_labels(labels: np.ndarray, what: str) -> np.ndarray:
     return labels
 
 
-def score_faces(table: pd.DataFrame, gender: np.ndarray, age: np.ndarray) -> pd.DataFrame:
-    """Scores each face by each metric.
-
-    Args:
-        table: A table of faces (n rows).
-        gender: Probabilities of female and male, floats (n, 2).
-        age: Probabilities of the years 0-100, floats (n, 101).
-
-    Returns:
-        One row per face, one column (dataset, metric) for each; NaN where the face has no label for the metric.
-    """
+def _score_faces(table: pd.DataFrame, gender: np.ndarray, age: np.ndarray) -> pd.DataFrame:
+    """Scores faces: one row per face, one column per (dataset, metric); NaN where a face has no label for the metric."""
     scores: dict[tuple[str, str], pd.Series] = {}
     for name, faces in table.groupby("dataset", sort=False):
         for metric, rows, values, _ in face_scores(faces, gender[faces.index], age[faces.index]):
@@ -256,11 +231,11 @@ def score_faces(table: pd.DataFrame, gender: np.ndarray, age: np.ndarray) -> pd.
 
 
 def summarise_scores(scores: pd.DataFrame, baseline: pd.DataFrame | None, subjects: np.ndarray) -> pd.DataFrame:
-    """Returns the mean of each column of `score_faces` and the mean difference to the baseline, with their intervals.
+    """Returns the mean of each score and its mean difference to the baseline, with their intervals.
 
     Args:
-        scores: The scores of a variant.
-        baseline: The scores of the same faces by the baseline; None leaves the differences out (NaN).
+        scores: One row per face, one column per (dataset, metric).
+        baseline: The scores of the same faces by the baseline; without them (None) the differences are NaN.
         subjects: The person in each image (n,).
 
     Returns:
@@ -282,13 +257,11 @@ def summarise_scores(scores: pd.DataFrame, baseline: pd.DataFrame | None, subjec
     return pd.DataFrame(rows)
 
 
-def aligned_faces(alignment: str, setup: Setup) -> np.ndarray:
-    """Returns the setup's faces in another alignment, uint8 (m, 128, 128, 3); they are cached.
+def _aligned_faces(alignment: str, setup: _Setup) -> np.ndarray:
+    """Returns the setup's faces in another alignment, uint8 (m, 128, 128, 3), from a cache.
 
-    Args:
-        alignment: "whole" (the whole photo), "shape" (the similarity that fits all 68 landmarks best), or "gamma" and
-            "denoised" (filters of faces that are aligned by the eyes).
-        setup: The faces.
+    Alignments: "whole" is the whole photo, "shape" fits all 68 landmarks best, and "gamma" and "denoised" filter the faces
+    that are aligned by the eyes.
     """
 
     def compute() -> np.ndarray:
@@ -347,7 +320,7 @@ def _align_to_shape(path: Path, points: np.ndarray, shape: np.ndarray, by_eyes: 
     return align.align(read_photo(path), np.column_stack([fitted.real, fitted.imag]), ALIGNMENT)
 
 
-def summary_table(results: pd.DataFrame) -> pd.DataFrame:
+def _summary_table(results: pd.DataFrame) -> pd.DataFrame:
     """Returns the results as text: one row per variant and seed, one column per metric, with the difference in brackets."""
 
     def text(row) -> str:
@@ -367,27 +340,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME", help="; ".join(VARIANTS)
     )
-    parser.add_argument("--csv", type=Path, help="file of results, which is extended (default: in --runs)")
+    parser.add_argument("--csv", type=Path, help="file of results, to which rows are added (default: in --runs)")
     parser.add_argument("--faces", type=int, help="training faces, and at most as many to evaluate on (default: a quarter)")
     parser.add_argument("--epochs", type=int, default=6)
     options = parser.parse_args(arguments)
-    setup = prepare_setup(options.data, options.runs, options.faces, options.epochs)
+    setup = _prepare_setup(options.data, options.runs, options.faces, options.epochs)
     size = {"faces": int((setup.split == "train").sum()), "epochs": options.epochs}
     csv = options.csv or setup.folder / f"ablations-{options.epochs}.csv"
     results = pd.read_csv(csv) if csv.exists() else pd.DataFrame(columns=list(COLUMNS))
     if (results[list(size)] != list(size.values())).any(axis=None):
-        parser.error(f"{csv} must hold trainings of {size}, got another size: choose another file")
+        parser.error(f"{csv} must contain trainings of {size}, got another size: choose another file")
     wanted = {*options.only, *(VARIANTS[name].baseline for name in options.only)}
     for seed in options.seeds:
         for name in VARIANTS:
             if name in wanted and not ((results["variant"] == name) & (results["seed"] == seed)).any():
                 print(f"{name}, seed {seed}", flush=True)
-                rows = evaluate_variant(name, seed, setup).assign(**size)[list(COLUMNS)]
+                rows = _evaluate_variant(name, seed, setup).assign(**size)[list(COLUMNS)]
                 results = pd.concat([results, rows], ignore_index=True) if len(results) else rows
                 write_text(csv, results.round(5).to_csv(index=False, lineterminator="\n"))
                 keras.backend.clear_session()
-    print(f"values in per cent and years, with the difference to the baseline\n{summary_table(results).to_string()}")
+    print(f"shares in per cent, errors in years, (difference to the baseline)\n{_summary_table(results).to_string()}")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -16,13 +16,13 @@ from src.faces.landmark_file import packaged_file
 from src.keras_setup import keras, layers
 
 FILE_NAME = "dlib_face_recognition_resnet_model_v1.dat"
-SIZE = 150  # pixels: side of the faces it was trained on
+DLIB_INPUT_SIZE = 150  # pixels: side of the faces it was trained on
 MIN_SIZE = 103  # pixels: smaller faces leave nothing for the last block
-STEM = (32, 7, 2)  # filters, kernel, stride of the first convolution
-# filters and stride of the residual blocks, which have two 3x3 convolutions each; stride 2 halves the map
-BLOCKS = (*[(32, 1)] * 3, (64, 2), *[(64, 1)] * 3, (128, 2), *[(128, 1)] * 2, (256, 2), *[(256, 1)] * 2, (256, 2))
-DESCRIPTOR_SIZE = 128  # values in a descriptor
-MAX_GAP = 512  # bytes: upper limit of the settings between the weights of two layers
+_STEM = (32, 7, 2)  # number of filters, kernel size and stride of the first convolution
+# Filters and stride of each residual block, which has two 3x3 convolutions; stride 2 halves the map.
+_BLOCKS = (*[(32, 1)] * 3, (64, 2), *[(64, 1)] * 3, (128, 2), *[(128, 1)] * 2, (256, 2), *[(256, 1)] * 2, (256, 2))
+_DESCRIPTOR_SIZE = 128  # values in a descriptor
+_MAX_GAP = 512  # bytes: upper limit of the settings between the weights of two layers
 
 
 class Parameters(NamedTuple):
@@ -39,7 +39,7 @@ class Parameters(NamedTuple):
     last: npt.NDArray[np.float32]
 
 
-def descriptor_network(size: int = SIZE, dtype: str = "float32") -> keras.Model:
+def descriptor_network(size: int = DLIB_INPUT_SIZE, dtype: str = "float32") -> keras.Model:
     """Builds the network with dlib's weights.
 
     At size 150 it returns dlib's own descriptors, and from 135 to 160 close ones. Below 135, the last map has 3x3 values
@@ -73,20 +73,20 @@ def descriptor_network(size: int = SIZE, dtype: str = "float32") -> keras.Model:
         layer.set_weights(values)
         return x
 
-    photo = keras.Input((size, size, 3), dtype="uint8", name="face")
+    face = keras.Input((size, size, 3), dtype="uint8", name="face")
     offset = [-mean / 256 for mean in found.means]
-    x = layers.Rescaling(1 / 256, offset=offset, dtype=dtype, name="scale")(photo)
-    x = convolution(x, *STEM, activation="relu")
+    x = layers.Rescaling(1 / 256, offset=offset, dtype=dtype, name="scale")(face)
+    x = convolution(x, *_STEM, activation="relu")
     x = layers.MaxPooling2D(3, 2, dtype=dtype)(x)
-    for i, (filters, stride) in enumerate(BLOCKS, start=1):
+    for i, (filters, stride) in enumerate(_BLOCKS, start=1):
         skip = layers.AveragePooling2D(2, 2, dtype=dtype)(x) if stride > 1 else x
         x = convolution(x, filters, 3, stride, activation="relu")
         x = convolution(x, filters, 3, 1)
         x = layers.Add(dtype=dtype)(_pad_to_match(x, skip, dtype))
         x = layers.ReLU(dtype=dtype, name=f"block_{i}")(x)
     x = layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(x)
-    last = layers.Dense(DESCRIPTOR_SIZE, use_bias=False, dtype="float32", name="descriptor")  # always in full precision
-    model = keras.Model(photo, last(x), name="descriptor_network")
+    last = layers.Dense(_DESCRIPTOR_SIZE, use_bias=False, dtype="float32", name="descriptor")  # always in full precision
+    model = keras.Model(face, last(x), name="descriptor_network")
     last.set_weights([found.last])
     return model
 
@@ -109,21 +109,21 @@ def read_parameters(file: Path) -> Parameters:
     """Reads the weights in dlib's file, with each affine layer folded into the convolution before it.
 
     Raises:
-        ValueError: The file holds another network or is truncated.
+        ValueError: The file contains another network or is truncated.
     """
     reader = _Reader(file)
     reader.enter("input_rgb_image_sized")
     means = [reader.real() for _ in range(3)]
-    reader.expect([SIZE, SIZE], "the size of its input")
-    filters, kernel, stride = STEM
+    reader.expect([DLIB_INPUT_SIZE, DLIB_INPUT_SIZE], "the size of its input")
+    filters, kernel, stride = _STEM
     convolutions = [_folded(reader, 3, filters, kernel, stride)]
     before = filters
-    for filters, stride in BLOCKS:
+    for filters, stride in _BLOCKS:
         convolutions += [_folded(reader, before, filters, 3, stride), _folded(reader, filters, filters, 3, 1)]
         before = filters
     reader.enter("fc_2")
-    reader.expect([DESCRIPTOR_SIZE, before], "the size of its last layer")
-    last = reader.tensor(before, DESCRIPTOR_SIZE).reshape(before, DESCRIPTOR_SIZE)
+    reader.expect([_DESCRIPTOR_SIZE, before], "the size of its last layer")
+    last = reader.tensor(before, _DESCRIPTOR_SIZE).reshape(before, _DESCRIPTOR_SIZE)
     return Parameters(means, convolutions, last)
 
 
@@ -149,9 +149,9 @@ class _Reader:
     def enter(self, layer: str) -> None:
         """Moves to the first value of the next layer of this name, past layers without weights."""
         tag = bytes([1, len(layer)]) + layer.encode()
-        start = self.data.find(tag, self.position, self.position + MAX_GAP)
+        start = self.data.find(tag, self.position, self.position + _MAX_GAP)
         if start < 0:
-            raise self._error(f"there is no layer {layer} within {MAX_GAP} bytes")
+            raise self._error(f"there is no layer {layer} within {_MAX_GAP} bytes")
         self.position = start + len(tag)
 
     def integer(self) -> int:

@@ -1,4 +1,4 @@
-"""MobileNetV1 for faces, in the two variants of the pretrained networks in `teachers`, for the next release.
+"""MobileNetV1 for faces, in the two variants of the pretrained networks in `teachers`.
 
 Source: Howard et al., "MobileNets: efficient convolutional neural networks for mobile vision applications", 2017.
 Batch normalisation is folded into kernels and biases, so each convolution is followed by a bias and an activation only.
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from src.keras_setup import keras, layers, ops
 from src.models.residual import resize_images
 
-STEM = 32  # filters of the first convolution
-# filters of the pointwise convolution and stride of the depthwise one before it
+STEM_FILTERS = 32  # number of filters of the first convolution
+# For each block, the filters of the pointwise convolution and the stride of the depthwise one before it.
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 
 
@@ -70,6 +70,7 @@ def _compiled_prelu():
 
 def mobilenet(
     size: int,
+    *,
     stem_stride: int,
     prelu: bool,
     scale: float,
@@ -91,8 +92,8 @@ def mobilenet(
         network_size: Height and width to which the network scales the faces first; None keeps the size.
 
     Returns:
-        A model from uint8 faces (batch, size, size, 3), RGB, 0-255, to a map (batch, rows, columns, 1024) of the compute type
-        of the policy.
+        A model from uint8 faces (batch, size, size, 3), RGB, 0-255, to a map (batch, rows, columns, 1024) in the compute
+        dtype of the policy.
     """
 
     def stage(x, kind: type[layers.Layer], name: str, stride: int = 1, **options):
@@ -111,7 +112,7 @@ def mobilenet(
     x = layers.Rescaling(scale, offset, dtype=dtype, name="scale")(face)
     if network_size and network_size != size:
         x = resize_images(x, network_size)
-    x = stage(x, layers.Conv2D, "stem", stem_stride, filters=STEM, kernel_size=3)
+    x = stage(x, layers.Conv2D, "stem", stem_stride, filters=STEM_FILTERS, kernel_size=3)
     for number, (filters, stride) in enumerate(BLOCKS, start=1):
         x = stage(x, layers.DepthwiseConv2D, f"depthwise_{number}", stride, kernel_size=3, dtype="float32")
         x = stage(x, layers.Conv2D, f"pointwise_{number}", filters=filters, kernel_size=1)

@@ -15,47 +15,45 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from experiments.teachers import (
-    FACE_SIZE,
     FEATURE_DEVIATIONS,
-    FINETUNING,
-    build_teacher,
+    FINETUNING_SETTINGS,
+    TEACHER_INPUT_SIZE,
     faceres_convolutions,
+    finetune,
     teacher_probabilities,
 )
-from experiments.training_steps import AUGMENTED, PreparedData, fit_multitask, run_training, with_mirror_image
+from experiments.training_steps import BASE_SETTINGS, PreparedData, fit_multitask, run_training, with_mirror_image
 from src.config import SEED
 from src.keras_setup import keras, layers
 from src.models.multitask import add_task_heads
-from src.models.train import TrainingSettings, fast_dtype
+from src.models.train import fast_dtype
+from src.processes import run_command
 
 DATASETS = ("utkface", "fairface", "allagefaces")
 TEACHERS = {
-    "faceres": replace(FINETUNING, epochs=10, learning_rate=3e-4),
-    "sface": replace(FINETUNING, epochs=5, learning_rate=3e-4),
+    "faceres": replace(FINETUNING_SETTINGS, epochs=10, learning_rate=3e-4),
+    "sface": replace(FINETUNING_SETTINGS, epochs=5, learning_rate=3e-4),
 }
-STUDENT = replace(AUGMENTED, epochs=20, batch_size=48, learning_rate=3e-4, weight_decay=1e-2)
+STUDENT = replace(BASE_SETTINGS, epochs=20, batch_size=48, learning_rate=3e-4, weight_decay=1e-2)
 
 
-def teacher_targets(data: PreparedData, runs: Path) -> npt.NDArray[np.float32]:
-    """Returns the mean of the fine-tuned teachers' predictions for each face.
+def train(data: PreparedData, seed: int, runs: Path) -> tuple[keras.Model, pd.DataFrame]:
+    """Trains the teachers and the student; see `run_training`.
 
-    Args:
-        data: The faces, from `load_data`.
-        runs: Folder for the states of the trainings.
-
-    Returns:
-        float32 (n, 103): the probabilities of female and male, then of the years 0-100.
+    Labels and teachers have the same weight. The result averages the features of each face and of its mirror image.
     """
-    return np.mean(
-        [teacher_probabilities(name, data, settings, runs) for name, settings in TEACHERS.items()], axis=0, dtype=np.float32
-    )
+    each = [teacher_probabilities(name, data, settings, runs) for name, settings in TEACHERS.items()]
+    targets = np.mean(each, axis=0, dtype=np.float32)
+    finetuned = finetune("faceres", data, TEACHERS["faceres"], runs)  # loads the training of the first step
+    model = build_student(finetuned, data.faces.shape[1], fast_dtype(), seed)
+    model, history = fit_multitask(model, data, replace(STUDENT, seed=seed), runs, targets)
+    return with_mirror_image(model), history
 
 
-def student(finetuned: keras.Model, size: int, dtype: str = "float32", seed: int = SEED) -> keras.Model:
+def build_student(finetuned: keras.Model, size: int, dtype: str = "float32", seed: int = SEED) -> keras.Model:
     """Builds the network to release, which starts with the weights of the fine-tuned FaceRes.
 
     It has the layers of the teacher, but without nested models, and scales the faces itself.
@@ -69,7 +67,7 @@ def student(finetuned: keras.Model, size: int, dtype: str = "float32", seed: int
     Returns:
         A model from uint8 faces (batch, size, size, 3), RGB, to float32 logits (batch, 103).
     """
-    convolutions = faceres_convolutions(size, dtype, network_size=FACE_SIZE)
+    convolutions = faceres_convolutions(size, dtype, network_size=TEACHER_INPUT_SIZE)
     pooled = layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(convolutions.output)
     features = layers.Rescaling(1 / FEATURE_DEVIATIONS["faceres"], dtype=dtype, name="features")(pooled)
     model = add_task_heads(keras.Model(convolutions.input, features, name="level_one"), seed=seed)
@@ -77,36 +75,9 @@ def student(finetuned: keras.Model, size: int, dtype: str = "float32", seed: int
     return model
 
 
-def train_student(
-    data: PreparedData, targets: npt.NDArray[np.float32], settings: TrainingSettings, runs: Path
-) -> tuple[keras.Model, pd.DataFrame]:
-    """Trains the student; labels and targets have the same weight.
-
-    Args:
-        data: The faces, from `load_data`.
-        targets: float32 (n, 103), from `teacher_targets`.
-        settings: How to train; see `STUDENT`.
-        runs: Folder for the states of the trainings.
-
-    Returns:
-        The model, which averages the features of each face and of its mirror image, and one row of figures per epoch.
-    """
-    size, teacher_settings = data.faces.shape[1], TEACHERS["faceres"]
-    teacher = build_teacher("faceres", size, fast_dtype(), teacher_settings.seed)
-    teacher, _ = fit_multitask(teacher, data, teacher_settings, runs)  # it was trained for the targets; this loads it
-    model = student(teacher, size, fast_dtype(), settings.seed)
-    model, history = fit_multitask(model, data, settings, runs, targets)
-    return with_mirror_image(model), history
-
-
-def train(data: PreparedData, seed: int, runs: Path) -> tuple[keras.Model, pd.DataFrame]:
-    """Trains the teachers and the student; see `run_training`."""
-    return train_student(data, teacher_targets(data, runs), replace(STUDENT, seed=seed), runs)
-
-
 def main(arguments: list[str] | None = None) -> None:
     run_training(arguments, __doc__, DATASETS, train)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -1,7 +1,8 @@
 """The steps that `train_residual` and `train_released` share: from data sets to model folders and result files.
 
-`run_training` is their command. It calls `load_data`, which aligns and splits the data sets, then the training itself, and
-`write_release`, which calibrates the network on validation faces and evaluates it on test faces.
+`run_training` is their command: it aligns and splits the data sets, trains, calibrates on the validation faces, evaluates on
+the test faces, and writes the models and the result files. `data` is always the result of `load_data`, `folder` contains a
+folder for each data set, and `runs` is the folder for intermediate results.
 """
 
 import argparse
@@ -37,15 +38,16 @@ from src.models.model_folder import Labels, save_model
 from src.models.residual import average_with_mirror_image
 from src.models.train import TrainingSettings, fit, predict_probabilities
 
-FIRST_DATASETS = ("utkface", "fairface")  # their split does not depend on data sets that are added later
+# Adding data sets does not change the split of these, so both releases are tested on the same faces of them.
+FIRST_DATASETS = ("utkface", "fairface")
 ALIGNMENT = Alignment(size=128, eye_distance=0.36, eye_height=0.35)
-AUGMENTED = TrainingSettings(
+BASE_SETTINGS = TrainingSettings(
     batch_size=64, rotation=12, zoom=0.15, shift=0.05, brightness=0.3,
     grayscale_probability=0.1, downscale_probability=0.2, random_erasing_probability=0.25, patience=99,
 )  # fmt: skip
 METRICS = (multitask.GenderAccuracy, multitask.AbsoluteError)
 UNSURE_BELOW = {"gender": 0.75, "age": 0.4}
-CONFIDENCE_BINS = 20  # of the reliability curves; both limits of UNSURE_BELOW are edges between two bins
+CONFIDENCE_BINS = 20  # bins of the reliability curves; both limits of UNSURE_BELOW are edges between two bins
 
 
 class PreparedData(NamedTuple):
@@ -54,8 +56,8 @@ class PreparedData(NamedTuple):
     Attributes:
         table: A table of faces; near-duplicates share one subject.
         faces: uint8 (n, 128, 128, 3), RGB.
-        alignment_source: As in `prepare.Prepared`.
-        split: "train", "validation" or "test", and "none" for an image without an aligned face (n,).
+        alignment_source: See `prepare.Prepared`.
+        split: "train", "validation" or "test" (n,); "none", which is never used, for an image without an aligned face.
         folder: The cache folder of the faces, which also holds arrays that are computed from them.
     """
 
@@ -70,12 +72,9 @@ def load_data(folder: Path, runs: Path = CACHE, names: tuple[str, ...] = FIRST_D
     """Loads data sets, aligns their faces, and splits them so that near-duplicates stay together.
 
     Args:
-        folder: Contains a folder for each data set, with the names UTKFace, FairFace and AllAgeFaces.
+        folder: Contains the folders UTKFace, FairFace and AllAgeFaces, or those of them that are loaded.
         runs: Cache for the aligned faces.
-        names: The data sets; those of `FIRST_DATASETS` come first. A near-duplicate in a later data set takes their split.
-
-    Returns:
-        The faces of all data sets, in the order of `names`.
+        names: The data sets, those of `FIRST_DATASETS` first.
 
     Raises:
         ValueError: A data set cannot be read or prepared.
@@ -109,36 +108,42 @@ def predict_with_mirror(model: keras.Model, faces: np.ndarray, rows: np.ndarray)
     """Returns the mean of the probabilities for each face and for its mirror image.
 
     Args:
-        model: A network with logits of both tasks, as `multitask.add_task_heads` builds it.
+        model: A network for both tasks, from `multitask.add_task_heads`.
         faces: uint8 (n, size, size, 3), RGB.
         rows: Indices of the faces to use, int (m,).
 
     Returns:
         float32 (m, 103): female and male, then the years 0-100.
     """
-    logits = [predict_probabilities(model, images, rows)[:, : multitask.LOGIT_COUNT] for images in (faces, faces[:, :, ::-1])]
-    return np.float32(np.mean([np.hstack([softmax(x[:, :2], axis=1), softmax(x[:, 2:], axis=1)]) for x in logits], axis=0))
+    both = [predict_tasks(model, images, rows) for images in (faces, faces[:, :, ::-1])]
+    return np.float32(np.mean(both, axis=0))
+
+
+def predict_tasks(model: keras.Model, faces: np.ndarray, rows: np.ndarray) -> npt.NDArray[np.float32]:
+    """Returns the probabilities for each face as `predict_with_mirror` does, but without the mirror image."""
+    logits = predict_probabilities(model, faces, rows)
+    return np.hstack([softmax(logits[:, :2], axis=1), softmax(logits[:, 2 : multitask.LOGIT_COUNT], axis=1)])
 
 
 def log_epoch(history: pd.DataFrame) -> None:
-    """Prints the figures of the latest epoch."""
+    """Prints the losses and metrics of the latest epoch."""
     print(history.round(3).tail(1).to_string(index=False), flush=True)
 
 
 def fit_multitask(
     model: keras.Model, data: PreparedData, settings: TrainingSettings, runs: Path, targets: np.ndarray | None = None
 ) -> tuple[keras.Model, pd.DataFrame]:
-    """Trains a network for both tasks on the training faces; an interrupted training resumes.
+    """Trains a network for both tasks. An interrupted training resumes, and a complete one is only loaded.
 
     Args:
-        model: A network as `multitask.add_task_heads` builds it.
-        data: The faces, from `load_data`.
+        model: The network, from `multitask.add_task_heads`.
+        data: Its training and validation faces are used.
         settings: How to train.
         runs: The states of the training are kept in its folder `training`.
-        targets: A teacher's targets, float32 (n, 103 + m) as for `multitask_labels`; None trains on the labels alone.
+        targets: A teacher's targets, float32 (n, 103 + m); see `multitask_labels`. None trains on the labels alone.
 
     Returns:
-        The model of the epoch with the lowest validation loss, in float32, and one row of figures per epoch.
+        The model of the epoch with the lowest validation loss, in float32, and the history, one row per epoch.
     """
     return fit(
         model, data.faces, np.arange(len(data.table)), multitask.multitask_labels(data.table, targets), data.split, settings,
@@ -148,10 +153,10 @@ def fit_multitask(
 
 
 def with_mirror_image(model: keras.Model, descriptor: bool = False) -> keras.Model:
-    """Returns a copy of a network for both tasks that averages the features of each face and of its mirror image.
+    """Returns a copy of a network that averages the features of each face and of its mirror image.
 
     Args:
-        model: A network as `multitask.add_task_heads` builds it.
+        model: A network from `multitask.add_task_heads`.
         descriptor: Whether it has the output for a descriptor.
     """
     averaged = multitask.add_task_heads(average_with_mirror_image(model.get_layer("level_one")), descriptor=descriptor)
@@ -163,9 +168,9 @@ def extract_task_model(model: keras.Model, task: str, temperature: float = 1.0) 
     """Builds the classifier of one task from a network for both tasks.
 
     Args:
-        model: A network as `multitask.add_task_heads` builds it.
+        model: A network from `multitask.add_task_heads`.
         task: "gender" or "age".
-        temperature: The logits are divided by it, inside the classifier.
+        temperature: The classifier divides the logits by it.
 
     Returns:
         A model from uint8 faces to probabilities (batch, 2) or (batch, 101).
@@ -179,23 +184,16 @@ def extract_task_model(model: keras.Model, task: str, temperature: float = 1.0) 
     return keras.Model(face, level_two(level_one(face)), name="two_level_cnn")
 
 
-def calibrate(data: PreparedData, model: keras.Model) -> tuple[dict[str, keras.Model], dict[str, Calibration]]:
-    """Fits temperatures and age intervals on the validation faces.
-
-    Args:
-        data: The faces, from `load_data`.
-        model: A network for both tasks, which returns logits.
-
-    Returns:
-        The classifiers and the calibrations by task.
-    """
+def _calibrate(data: PreparedData, model: keras.Model) -> tuple[dict[str, keras.Model], dict[str, Calibration]]:
+    """Fits temperatures and age intervals on the validation faces; returns classifiers and calibrations by task."""
     rows = np.flatnonzero(data.split == "validation")
     table = data.table.iloc[rows].reset_index(drop=True)
     logits = predict_probabilities(model, data.faces, rows)
     gender, age = log_softmax(logits[:, :2], axis=1), log_softmax(logits[:, 2 : multitask.LOGIT_COUNT], axis=1)
     ranges = AGE_GROUPS["fairface"]
     years = np.arange(YEARS)
-    gender_labels, age_labels = (task_labels(table, task, ranges).table["label"] for task in ("gender", "age"))
+    gender_labels = task_labels(table, "gender").table["label"]
+    age_labels = task_labels(table, "age", ranges).table["label"]
     temperatures = {
         "gender": fit_temperature(gender[gender_labels.index], gender_labels.to_numpy()),
         "age": fit_temperature(age[age_labels.index], age_labels.to_numpy(), ranges.index(years, years)),
@@ -208,20 +206,10 @@ def calibrate(data: PreparedData, model: keras.Model) -> tuple[dict[str, keras.M
     return {task: extract_task_model(model, task, value) for task, value in temperatures.items()}, calibration
 
 
-def evaluate_test_faces(
+def _evaluate_test_faces(
     data: PreparedData, folder: Path, models: dict[str, keras.Model], calibration: dict[str, Calibration]
 ) -> dict[str, pd.DataFrame]:
-    """Evaluates the classifiers on each data set's test faces.
-
-    Args:
-        data: The faces, from `load_data`.
-        folder: Contains a folder for each data set.
-        models: The classifiers by task.
-        calibration: The calibrations by task.
-
-    Returns:
-        The tables "results", "reliability" and "coverage".
-    """
+    """Evaluates the classifiers on each data set's test faces; returns the tables results, reliability and coverage."""
     tables: dict[str, list[pd.DataFrame]] = {"results": [], "reliability": [], "coverage": []}
     for name in data.table["dataset"].unique():
         rows = np.flatnonzero((data.split == "test") & (data.table["dataset"] == name).to_numpy(bool))
@@ -266,8 +254,10 @@ def run_training(
         arguments: The command line; None takes the process's own.
         description: Text of --help.
         names: The data sets.
-        train: Trains a network for both tasks. It is called with the data, the seed and the folder for intermediate results,
-            and returns the network and one row of figures per epoch.
+        train: A function from the data, the seed and `runs` to a trained network for both tasks and its history.
+
+    Raises:
+        ValueError, OSError: See `load_data`.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder that contains the data sets")
@@ -275,33 +265,20 @@ def run_training(
     parser.add_argument("--runs", type=Path, default=CACHE, help="folder for intermediate results, about 10 GB")
     parser.add_argument("--release", action="store_true", help="write to models/ and docs/results/ instead of --runs")
     options = parser.parse_args(arguments)
-    try:
-        data = load_data(options.data, options.runs, names)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
+    data = load_data(options.data, options.runs, names)
     print(pd.crosstab(data.table["dataset"], data.split))
     model, history = train(data, options.seed, options.runs)
     target = options.runs / f"released-{options.seed}"
     models, results = (MODELS, RESULTS) if options.release else (target, target / "results")
-    write_release(data, options.data, model, history, options.seed, models, results)
+    _write_release(data, options.data, model, history, options.seed, models, results)
 
 
-def write_release(
+def _write_release(
     data: PreparedData, folder: Path, model: keras.Model, history: pd.DataFrame, seed: int, models: Path, results: Path
 ) -> None:
-    """Calibrates and evaluates a trained network and writes its models and result files.
-
-    Args:
-        data: The faces, from `load_data`.
-        folder: Contains a folder for each data set.
-        model: The network for both tasks.
-        history: One row of figures per epoch.
-        seed: Seed of the training, for the models' cards.
-        models: Folder for the model folders `gender` and `age`.
-        results: Folder for the files `released_*.csv`.
-    """
-    classifiers, calibration = calibrate(data, model)
-    tables = evaluate_test_faces(data, folder, classifiers, calibration) | {"history": history}
+    """Calibrates and evaluates a network; writes `gender` and `age` into `models`, `released_*.csv` into `results`."""
+    classifiers, calibration = _calibrate(data, model)
+    tables = _evaluate_test_faces(data, folder, classifiers, calibration) | {"history": history}
     *names, last = data.table["dataset"].unique()
     trained_on = {"dataset": f"{', '.join(names)} and {last}", "epochs": len(history), "seed": seed}
     save_task_models(data, classifiers, calibration, tables["results"], trained_on, models)

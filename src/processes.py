@@ -14,7 +14,7 @@ from typing import NoReturn
 POLL_INTERVAL = 1.0  # seconds between two checks of the parent
 
 
-def run_command(main: Callable[[], int]) -> NoReturn:
+def run_command(main: Callable[[], int | None]) -> NoReturn:
     """Runs a command and exits with the status that it returns.
 
     A ValueError or OSError is printed as one sentence, with status 2. On Ctrl-C, SIGTERM or SIGHUP, `main` gets a

