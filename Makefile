@@ -3,7 +3,7 @@
 # make data DATASET=imdb_wiki [DATA=/path]
 # make prepare DATASET=imdb_wiki DATA=/path [SCHEDULER=tcp://host:8786]
 # make protocol IMDB_WIKI=/path ADIENCE=/path
-# make check: style and types · make figures, report, video: what docs/ shows, made again from code and result files
+# make check: style and types · make figures, report, video: regenerate docs/ from code and result files
 
 DATASET ?= sample
 DATA ?=
@@ -65,7 +65,7 @@ video: setup
 setup: $(READY) shape_predictor_68_face_landmarks.dat
 
 $(READY): requirements.txt pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 with venv is needed and none was found; name one: make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11, 3.12 or 3.13 with the venv module is required, and none was found: install one, or run make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "setting up .venv (once, about two minutes)"
 	@$(PY) -c '' 2>/dev/null || $(PYTHON) -m venv --clear .venv
 	@rm -f .venv/ready-*

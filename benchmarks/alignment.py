@@ -1,13 +1,13 @@
-"""Alignment: where eyes lie in the detectors' boxes, and how YuNet's box compares with HOG's.
+"""Alignment: where the eyes are in the detectors' boxes, and how YuNet's box compares with HOG's.
 
     python -m benchmarks.alignment DATA [--only PART …] [--n 600] [--csv FILE]
 
-DATA contains UTKFace/ and FairFace/. Their test parts are not used.
+DATA contains UTKFace/ and FairFace/. Their test splits are not used.
 
 | part | what it measures |
 |---|---|
-| boxes | the place of the eyes in each detector's boxes: `Detector.eye_distance` and `eye_height` |
-| mapping | YuNet's box against HOG's (`Detector.hog_shift`), and how far apart the landmarks in the two boxes lie |
+| boxes | where the eyes are in each detector's boxes: `Detector.eye_distance` and `eye_height` |
+| mapping | YuNet's box against HOG's (`Detector.hog_shift`), and how far apart the landmarks of the two boxes are |
 """
 
 from collections.abc import Iterable, Iterator
@@ -32,7 +32,7 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("data", type=Path)
     arguments.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
-    arguments.add_argument("--n", type=int, default=600, help="pictures of each data set (default: %(default)s)")
+    arguments.add_argument("--n", type=int, default=600, help="images of each data set (default: %(default)s)")
     options = arguments.parse_args()
     rows = []
     for name, folder in SETS.items():
@@ -52,7 +52,7 @@ def _photos(table: pd.DataFrame, folder: Path) -> Iterator[Photo]:
 
 
 def eyes_in_boxes(photos: Iterable[Photo], detector: str) -> dict:
-    """Median distance and height of the eyes, as shares of the width of the detector's box."""
+    """Returns the median distance and height of the eyes, as shares of the width of the detector's box."""
     shares = []
     for photo in photos:
         for face in align.find_faces(photo, detector)[:1]:
@@ -64,9 +64,9 @@ def eyes_in_boxes(photos: Iterable[Photo], detector: str) -> dict:
 
 
 def box_mapping(photos: Iterable[Photo]) -> dict:
-    """HOG's box against YuNet's for the faces that both find, and the landmarks in both boxes.
+    """Compares HOG's box and YuNet's for the faces that both find, and the landmarks in both boxes.
 
-    Gives medians: the side of HOG's box as a share of YuNet's, how far it lies lower as a share of the height, and the
+    Returns medians: the side of HOG's box as a share of YuNet's, how much lower it is as a share of the height, and the
     distance of the eye centres as a share of the eye distance, with its 95th percentile.
     """
     ratios, shifts, apart = [], [], []

@@ -1,10 +1,10 @@
-"""Cleaning: how fast the metadata of IMDB-WIKI becomes a clean table, and in how much memory.
+"""Cleaning: the time and memory for turning the metadata of IMDB-WIKI into a clean table.
 
     python -m benchmarks.cleaning /path/to/folder/with/wiki.mat [--records 460723] [--hashes 523051] [--csv FILE]
 
-It makes an imdb.mat of the real size and structure, with dates, scores and boxes drawn from the records of wiki.mat, in a
-folder that is deleted. `scipy.io.loadmat` is timed apart. The search for near-duplicates is timed on random hashes, half of
-which are a few bits away from others. Times are processor times of one core.
+The benchmark writes an imdb.mat of the real size and structure into a temporary folder. Its dates, scores and boxes are
+sampled from the records of wiki.mat. `scipy.io.loadmat` is timed separately. The near-duplicate search is timed on random
+hashes, half of which are a few bits away from others. Times are processor times of one core.
 """
 
 import sys
@@ -22,20 +22,20 @@ from src.config import SEED
 from src.data import imdb_wiki
 from src.faces.duplicates import group_similar_hashes
 
-IMDB, WIKI, CELEBRITIES = 460_723, 62_328, 20_284  # the real numbers
+IMDB, WIKI, CELEBRITIES = 460_723, 62_328, 20_284  # records and people of the real data set
 
 
 def make_imdb(file: Path, wiki: Path, count: int = IMDB, seed: int = SEED) -> None:
-    """Writes an imdb.mat of `count` records with the struct of the real one, its values drawn from wiki.mat's."""
+    """Writes an imdb.mat of `count` records with the struct of the real one and values sampled from wiki.mat."""
     rng = np.random.default_rng(seed)
     real = loadmat(wiki)["wiki"].flat[0]
-    drawn = rng.integers(real["dob"].size, size=count)
-    field = {name: real[name].ravel()[drawn] for name in imdb_wiki.NUMERIC_FIELDS}
+    sampled = rng.integers(real["dob"].size, size=count)
+    field = {name: real[name].ravel()[sampled] for name in imdb_wiki.NUMERIC_FIELDS}
     celeb = np.sort(rng.integers(min(CELEBRITIES, -(-count // 3)), size=count))
     names = [
         f"Søren Person {number:05d}" if number % 9 == 0 else f"Some Person {number:05d}" for number in range(CELEBRITIES)
     ]
-    births = [str(path.item()).split("_")[1] for path in real["full_path"].ravel()[drawn]]
+    births = [str(path.item()).split("_")[1] for path in real["full_path"].ravel()[sampled]]
     paths = [
         f"{c % 100:02d}/nm{c:07d}_rm{i:09d}_{birth}_{year}.jpg"
         for i, (c, birth, year) in enumerate(zip(celeb, births, field["photo_taken"]))
@@ -43,7 +43,7 @@ def make_imdb(file: Path, wiki: Path, count: int = IMDB, seed: int = SEED) -> No
     struct = {name: values[None] for name, values in field.items()}
     struct["full_path"] = _cells([np.array([path]) for path in paths])
     struct["name"] = _cells([np.array([names[c]]) for c in celeb])
-    struct["face_location"] = _cells(list(real["face_location"].ravel()[drawn]))
+    struct["face_location"] = _cells(list(real["face_location"].ravel()[sampled]))
     struct["celeb_names"] = _cells([np.array([name]) for name in names])
     struct["celeb_id"] = celeb[None] + 1.0
     savemat(file, {"imdb": struct}, do_compression=True)
@@ -56,8 +56,8 @@ def _cells(values: list) -> np.ndarray:
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """Seconds of loadmat alone and of the cleaning with and without it, and the peak of the memory."""
-    import resource  # here, since Windows has none and tests use the other functions
+    """Returns the seconds of loadmat alone and of the cleaning with and without it, and the peak memory."""
+    import resource  # Windows does not have this module
 
     with Clock() as reading:
         for part in imdb_wiki.PARTS:
@@ -81,7 +81,7 @@ def measure(folder: Path) -> dict[str, float]:
 
 
 def random_hashes(count: int, seed: int = SEED) -> np.ndarray:
-    """uint64 (count,): half of them random, the others within three bits of one of these."""
+    """Returns hashes, uint64 (count,): half of them random, each other one within three bits of one of these."""
     rng = np.random.default_rng(seed)
     first = rng.integers(2**64, size=-(-count // 2), dtype=np.uint64)
     flips = np.bitwise_or.reduce(np.uint64(1) << rng.integers(64, size=(3, count // 2)).astype(np.uint64))
@@ -91,13 +91,13 @@ def random_hashes(count: int, seed: int = SEED) -> np.ndarray:
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("folder", type=Path, help="folder of the real wiki.mat")
-    arguments.add_argument("--records", type=int, default=IMDB, help="of the made imdb.mat (default: %(default)s)")
-    arguments.add_argument("--hashes", type=int, default=IMDB + WIKI, help="of the search (default: %(default)s)")
+    arguments.add_argument("--records", type=int, default=IMDB, help="size of the artificial imdb.mat (default: %(default)s)")
+    arguments.add_argument("--hashes", type=int, default=IMDB + WIKI, help="hashes to search (default: %(default)s)")
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "wiki.mat").symlink_to((options.folder / "wiki.mat").resolve())
-        with ProcessPoolExecutor(1) as elsewhere:  # its memory must not be counted
+        with ProcessPoolExecutor(1) as elsewhere:  # in another process, whose memory is not counted
             elsewhere.submit(make_imdb, folder / "imdb.mat", folder / "wiki.mat", options.records).result()
         rows = measure(folder)
     hashes = random_hashes(options.hashes)

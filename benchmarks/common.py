@@ -1,4 +1,4 @@
-"""What the benchmarks share: arguments, time measurement, drawn photos and the output of results."""
+"""What the benchmarks share: arguments, time measurement, synthetic photos and the output of results."""
 
 import argparse
 import os
@@ -36,7 +36,7 @@ def _processor_seconds() -> float:
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """Returns an argument parser with the option --csv. The description is shown as it is."""
+    """Returns an argument parser with the option --csv. The description keeps its line breaks."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--csv", type=Path, metavar="FILE", help="write the results to this file too")
     return made
@@ -56,8 +56,8 @@ def print_row(row: dict) -> dict:
     return row
 
 
-def drawn_photos(n: int, size: tuple[int, int], face: int) -> list[Photo]:
-    """Returns photos of one drawn person each: width and height, and the size of the face, in pixels."""
+def synthetic_photos(n: int, size: tuple[int, int], face: int) -> list[Photo]:
+    """Returns photos of one synthetic person each; `size` is (width, height), and `face` the size of the face, in pixels."""
     space, rng = FaceModel.load(), np.random.default_rng(SEED)
     people = [new_person(space, int(rng.integers(1, 8)), GENDERS[i % 2], rng) for i in range(n)]
     return [scene.snapshot(space, [person], size, face, rng)[0] for person in people]
@@ -72,7 +72,7 @@ def write_photos(photos: list[Photo], folder: Path) -> list[Path]:
 
 
 def random_files(data: Path | None, names: tuple[str, ...], n: int) -> dict[str, list[Path]]:
-    """Returns up to n random pictures of each data set that is in the folder, by its name."""
+    """Returns up to n random images of each data set that is in the folder, by its name."""
     rng, chosen = np.random.default_rng(SEED), {}
     for name in names:
         if data and (data / name).is_dir():

@@ -1,19 +1,19 @@
-"""Face detection: which faces each detector finds, what it wrongly takes for a face, and what the search costs.
+"""Face detection: which faces each detector finds, its false detections, and its time.
 
     python -m benchmarks.detection [DATA] [--groups FOLDER] [--n 600] [--only PART …] [--csv FILE]
 
-DATA is a folder with UTKFace/, FairFace/ and AllAgeFaces/; drawn faces replace what is missing. FOLDER contains photos of
+DATA is a folder with UTKFace/, FairFace/ and AllAgeFaces/; without them, synthetic faces are used. FOLDER contains photos of
 several people and counts.csv (photo, clear, partial, note): the numbers of clear and of partly visible faces.
 
 | part | what it measures |
 |---|---|
-| faces | the share of single-face pictures in which each detector finds a face |
+| faces | the share of single-face images in which each detector finds a face |
 | groups | group photos: clear faces found, and boxes that cannot be on any face |
-| nobody | false faces in pictures without people: scikit-image's, random crops of them, and drawn backdrops |
+| nobody | false faces in images without people: scikit-image's, random crops of them, and synthetic backdrops |
 | cost | milliseconds by the size of the photo |
 
 The group photos have counts but no marked faces: `clear found` is the largest number of clear faces that the boxes can
-contain. Times are processor times of one thread. dlib's network, which is slow, searches a sixth of the pictures.
+contain. Times are processor times of one thread. dlib's network, which is slow, searches a sixth of the images.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ import numpy.typing as npt
 import pandas as pd
 import skimage.data
 
-from benchmarks.common import Clock, Photo, drawn_photos, parser, print_row, random_files, report
+from benchmarks.common import Clock, Photo, parser, print_row, random_files, report, synthetic_photos
 from src.config import SEED
 from src.faces.detect import DETECTORS, detect
 from src.faces.image_io import UnreadablePhoto, list_photos, read_photo
@@ -36,13 +36,13 @@ from src.sample import scene
 from src.sample.face_model import FaceModel
 
 SETS = ("UTKFace", "FairFace", "AllAgeFaces")
-WITH_PEOPLE = ("astronaut", "camera")  # of scikit-image's pictures
-SMALLEST_CROP = 100  # pixels
-SLOW = 6  # the share of the pictures that dlib's network searches: one in so many
+WITH_PEOPLE = ("astronaut", "camera")  # the images of scikit-image that show people
+SMALLEST_CROP = 100  # pixels: side of the smallest crop
+SLOW = 6  # dlib's network searches one image in so many
 
 
 class Sources(NamedTuple):
-    """The folders of real pictures, if any, and the number of pictures of each kind."""
+    """The folders of real images, if any, and the number of images of each kind."""
 
     data: Path | None
     groups: Path | None
@@ -53,7 +53,7 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("data", type=Path, nargs="?")
     arguments.add_argument("--groups", type=Path, metavar="FOLDER", help="photos of several people, with counts.csv")
-    arguments.add_argument("--n", type=int, default=600, help="pictures of each kind (default: %(default)s)")
+    arguments.add_argument("--n", type=int, default=600, help="images of each kind (default: %(default)s)")
     arguments.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     options = arguments.parse_args()
     cv2.setNumThreads(1)
@@ -66,40 +66,40 @@ def main() -> None:
 
 @functools.cache
 def single_faces(data: Path | None, n: int) -> dict[str, list[Photo]]:
-    """Up to n random pictures of one face from each data set; drawn ones if there is no data set."""
+    """Returns up to n random images of one face from each data set, or synthetic ones without a data set."""
     sets = {name: [read_photo(file) for file in files] for name, files in random_files(data, SETS, n).items()}
-    return sets or {"drawn": drawn_photos(n, (224, 224), 130)}
+    return sets or {"synthetic": synthetic_photos(n, (224, 224), 130)}
 
 
 @functools.cache
 def group_photos(groups: Path | None) -> list[tuple[str, int, int, Photo]]:
-    """Name, clear faces, partly visible faces and pixels of each group photo; a drawn one if there is no folder."""
+    """Returns name, clear faces, partly visible faces and pixels of each group photo; a synthetic one without a folder."""
     if groups is None:
-        return [("drawn", 20, 0, scene.group_photo(FaceModel.load(), "twenty_faces", np.random.default_rng(SEED)))]
+        return [("synthetic", 20, 0, scene.group_photo(FaceModel.load(), "twenty_faces", np.random.default_rng(SEED)))]
     counts = pd.read_csv(groups / "counts.csv")
     return [(row.photo, row.clear, row.partial, read_photo(groups / row.photo)) for row in counts.itertuples()]
 
 
 @functools.cache
 def without_people(n: int) -> dict[str, list[Photo]]:
-    """Pictures without people, by kind. There are n / 15 crops of each whole picture."""
+    """Returns images without people, by kind. There are n / 15 crops of each whole image."""
     rng, whole = np.random.default_rng(SEED), []
     for file in list_photos([Path(skimage.data.__file__).parent]):
         if file.stem not in WITH_PEOPLE:
             with contextlib.suppress(UnreadablePhoto):
                 whole.append(read_photo(file))
-    crops = [crop(picture, rng) for picture in whole for _ in range(max(1, n // 15))]
+    crops = [crop(image, rng) for image in whole for _ in range(max(1, n // 15))]
     sky = [scene.backdrop(1280, 960, rng) for _ in range(max(1, n // 30))] + [scene.landscape(rng)]
-    return {"whole pictures": whole, "crops": crops, "drawn backdrops": sky}
+    return {"whole images": whole, "crops": crops, "synthetic backdrops": sky}
 
 
-def crop(picture: Photo, rng: np.random.Generator) -> Photo:
-    """Returns a square of at least `SMALLEST_CROP` pixels or, of a smaller picture, its shorter side."""
-    height, width = picture.shape[:2]
+def crop(image: Photo, rng: np.random.Generator) -> Photo:
+    """Returns a square of at least `SMALLEST_CROP` pixels or, of a smaller image, its shorter side."""
+    height, width = image.shape[:2]
     most = min(height, width)
     side = int(rng.integers(min(SMALLEST_CROP, most), most + 1))
     top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-    return picture[top : top + side, left : left + side]
+    return image[top : top + side, left : left + side]
 
 
 def faces(sources: Sources) -> Iterator[dict]:
@@ -133,9 +133,9 @@ def cost(sources: Sources) -> Iterator[dict]:
     count = max(1, sources.n // 60)
     rng = np.random.default_rng(SEED)
     photos = {
-        "224x224, a face": drawn_photos(count, (224, 224), 130),
-        "640x480, a face": drawn_photos(count, (640, 480), 200),
-        "1280x960, a face": drawn_photos(count, (1280, 960), 360),
+        "224x224, a face": synthetic_photos(count, (224, 224), 130),
+        "640x480, a face": synthetic_photos(count, (640, 480), 200),
+        "1280x960, a face": synthetic_photos(count, (1280, 960), 360),
         "1280x960, nobody": [scene.backdrop(1280, 960, rng) for _ in range(count)],
         "1280x960, twenty faces": [scene.group_photo(FaceModel.load(), "twenty_faces", rng) for _ in range(min(3, count))],
         "4000x3000, nobody": [scene.backdrop(4000, 3000, rng)],

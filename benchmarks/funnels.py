@@ -1,8 +1,8 @@
-"""From rows read to faces kept: what each data set's loader leaves out, and why.
+"""Counts the rows that each data set's loader reads, drops (by reason) and keeps.
 
     python -m benchmarks.funnels utkface=FOLDER adience=FOLDER … [--csv docs/results/funnels.csv]
 
-The pictures of Adience and IMDB-WIKI are not opened, so their label files are enough.
+The images of Adience and IMDB-WIKI are not opened, so their label files are enough.
 """
 
 import pandas as pd
@@ -14,7 +14,7 @@ LABELS_ONLY = ("adience", "imdb_wiki")
 
 
 def funnel(name: str, folder: str) -> pd.DataFrame:
-    """Columns dataset, step and rows: "read", each reason from the most frequent on, "kept"."""
+    """Returns the columns dataset, step ("read", the reasons by frequency, "kept") and rows."""
     table, ledger = data.load(name, folder, **({"check_images": False} if name in LABELS_ONLY else {}))
     steps = {"read": len(table) + len(ledger)} | ledger["reason"].value_counts().to_dict() | {"kept": len(table)}
     return pd.DataFrame({"dataset": name, "step": list(steps), "rows": list(steps.values())})

@@ -1,9 +1,9 @@
-"""How far labels agree with themselves: pictures that a data set contains twice, each time labelled anew.
+"""Label agreement: images that a data set contains twice, each time with its own label.
 
     python -m benchmarks.label_limits FOLDER [--runs cache] [--csv FILE]
 
 FOLDER contains UTKFace/ and FairFace/. Only pairs of near-duplicates count, not larger groups. For each data set and band of
-ages it gives the share of pairs whose labels name different genders, and the mean number of years between their ages.
+ages, it measures the share of pairs with different genders, and the mean number of years between their ages.
 """
 
 from pathlib import Path
@@ -17,8 +17,8 @@ from src.config import CACHE
 from src.data.table import exact_years
 from src.evaluation.metrics import Estimate, bootstrap_mean
 
-BANDS = {"0–6": (0, 6), "7 and older": (7, np.inf), "all": (0, np.inf)}  # years, both labels within
-FEWEST = 30  # pairs that a row needs
+BANDS = {"0–6": (0, 6), "7 and older": (7, np.inf), "all": (0, np.inf)}  # years, for both labels
+MIN_PAIRS = 30  # smallest number of pairs for a row
 COLUMNS = ["dataset", "ages", "measure", *Estimate._fields]
 
 
@@ -43,7 +43,7 @@ def agreement(table: pd.DataFrame) -> list[dict]:
             within = (lowest >= low) & (highest <= high)
             for measure, (scores, unit) in compared.items():
                 known = scores[within.fillna(False)].dropna().to_numpy(float)
-                if len(known) >= FEWEST:
+                if len(known) >= MIN_PAIRS:
                     found = bootstrap_mean(known, unit=unit)._asdict()
                     rows.append({"dataset": name, "ages": band, "measure": measure, **found})
     return rows
@@ -52,7 +52,7 @@ def agreement(table: pd.DataFrame) -> list[dict]:
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("folder", type=Path)
-    arguments.add_argument("--runs", type=Path, default=CACHE, help="where aligned faces are kept (default: %(default)s)")
+    arguments.add_argument("--runs", type=Path, default=CACHE, help="folder for aligned faces (default: %(default)s)")
     options = arguments.parse_args()
     data = load_data(options.folder, options.runs)
     group = np.load(data.folder / "near_duplicates.npy")

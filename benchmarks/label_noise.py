@@ -1,10 +1,10 @@
-"""How well label_doubts finds wrong labels: labels of UTKFace's test part are made wrong and searched for.
+"""How well `label_doubts` finds wrong labels: some labels of UTKFace's test faces are changed, then searched for.
 
     python -m benchmarks.label_noise /path/to/UTKFace [--faces 2000] [--wrong 0.05] [--csv FILE]
 
 The released models were not trained on these faces nor on a copy of one. A share of the genders is swapped, and of the ages
-exchanged for those of other faces. For each score it gives the area under the ROC curve and the average precision; it also
-prints what flagging finds.
+exchanged for those of other faces. The output is the area under the ROC curve and the average precision of each score, and
+the number of wrong labels that are flagged.
 """
 
 from pathlib import Path
@@ -24,12 +24,12 @@ def main() -> None:
     arguments.add_argument("folder", type=Path)
     arguments.add_argument("--faces", type=int, default=2000)
     arguments.add_argument("--wrong", type=float, default=0.05)
-    arguments.add_argument("--runs", type=Path, default=CACHE, help="where aligned faces are kept (default: %(default)s)")
+    arguments.add_argument("--runs", type=Path, default=CACHE, help="folder for aligned faces (default: %(default)s)")
     options = arguments.parse_args()
-    judged = evaluate_released("utkface", options.folder, load_released(), options.runs)
-    table = judged.table.head(options.faces)
+    evaluation = evaluate_released("utkface", options.folder, load_released(), options.runs)
+    table = evaluation.table.head(options.faces)
     rows = np.arange(len(table))
-    gender, age = (judged.probabilities[task][rows] for task in ("gender", "age"))
+    gender, age = (evaluation.probabilities[task][rows] for task in ("gender", "age"))
 
     rng = np.random.default_rng(SEED)
     swapped, exchanged = rng.random((2, len(table))) < options.wrong

@@ -2,19 +2,19 @@
 
     python -m benchmarks.photos [DATA] [--n 300] [--only PART …] [--csv FILE]
 
-DATA is a folder with UTKFace/ and FairFace/; drawn pictures replace them if it is missing.
+DATA is a folder with UTKFace/ and FairFace/; without it, synthetic photos are used.
 
 | part | what it measures |
 |---|---|
-| small | pictures of 224x224 on one core, in a folder |
+| small | photos of 224x224 on one core, in a folder |
 | photo | photos of 1280x960 with one face and without a face, one at a time on one core |
 | folder | a folder of 1280x960 photos on two cores, with processes and with threads |
 | fresh | a new process: start, import, models, one photo |
 | many | the command on a hundred times --n photos of 250x250: its rate, and its memory on the way |
 | video | 640x480 with three people, from the file to the annotated file |
 
-`wall` is elapsed time, `cpu` processor time, the better figure if other programs run. Each part runs in a process of its own.
-Figures for one core use one thread.
+`wall` is elapsed time, `cpu` processor time, which is more reliable if other programs run. Each part runs in a process of its
+own. Measurements on one core use one thread.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from benchmarks.common import Clock, drawn_photos, parser, print_row, random_files, report, write_photos
+from benchmarks.common import Clock, parser, print_row, random_files, report, synthetic_photos, write_photos
 from src.config import ROOT, SEED
 from src.faces.detect import VIDEO_DETECTOR
 from src.faces.image_io import read_photo
@@ -43,9 +43,9 @@ from src.predict.inference import predict_faces
 from src.predict.predictor import Predictor
 from src.sample import scene
 
-FRESH = 5  # new processes that are timed
-CORES = 2  # of the folder
-LARGE, LARGE_FACE = (1280, 960), 360  # pixels
+FRESH = 5  # number of new processes that are timed
+CORES = 2  # number of cores for the part "folder"
+LARGE, LARGE_FACE = (1280, 960), 360  # pixels: width and height of a photo, size of its face
 
 
 def main() -> None:
@@ -82,7 +82,7 @@ def one_core_predictor() -> Predictor:
 def small_photos(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
     sets = random_files(data, ("UTKFace", "FairFace"), n)
     photos = {name: [cv2.resize(read_photo(file), (224, 224), interpolation=cv2.INTER_AREA) for file in files]
-              for name, files in sets.items()} or {"drawn": drawn_photos(n, (224, 224), 130)}  # fmt: skip
+              for name, files in sets.items()} or {"synthetic": synthetic_photos(n, (224, 224), 130)}  # fmt: skip
     predictor = one_core_predictor()
     for name, pixels in photos.items():
         (folder / name).mkdir()
@@ -98,7 +98,7 @@ def small_photos(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
 def one_photo(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
     predictor, rng, count = one_core_predictor(), np.random.default_rng(SEED), max(3, n // 10)
     photos = {
-        "one face": drawn_photos(count, LARGE, LARGE_FACE),
+        "one face": synthetic_photos(count, LARGE, LARGE_FACE),
         "no face": [scene.backdrop(*LARGE, rng) for _ in range(count)],
     }
     for name, pixels in photos.items():
@@ -117,7 +117,7 @@ def one_photo(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
 
 def whole_folder(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
     use_cores(CORES)
-    paths, predictor = write_photos(drawn_photos(n, LARGE, LARGE_FACE), folder), Predictor(workers=CORES)
+    paths, predictor = write_photos(synthetic_photos(n, LARGE, LARGE_FACE), folder), Predictor(workers=CORES)
     start_workers(CORES)  # their start hardly counts in a large folder and is not measured
     predictor.predict(paths[:8], progress=False)
     with Clock() as clock:
@@ -130,7 +130,7 @@ def whole_folder(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
 
 
 def fresh_process(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
-    (path,) = write_photos(drawn_photos(1, LARGE, LARGE_FACE), folder)
+    (path,) = write_photos(synthetic_photos(1, LARGE, LARGE_FACE), folder)
     times = []
     for _ in range(min(FRESH, n)):
         with Clock() as clock:
@@ -142,10 +142,10 @@ def fresh_process(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
 
 
 def many_photos(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
-    drawn = write_photos(drawn_photos(n, (250, 250), 130), folder)
+    photos = write_photos(synthetic_photos(n, (250, 250), 130), folder)
     (folder / "many").mkdir()
     for i in range(100 * n):
-        os.link(drawn[i % n], folder / "many" / f"{i:06d}.jpg")
+        os.link(photos[i % n], folder / "many" / f"{i:06d}.jpg")
     csv, memory = folder / "many.csv", []
     command = [sys.executable, "-m", "src.predict", str(folder / "many"), "--csv", str(csv)]
     with Clock() as clock, subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
@@ -170,8 +170,8 @@ def _mebibytes(process: psutil.Process) -> float:
 
 def whole_video(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
     frames, path, predictor = max(25, 3 * n), folder / "street.mp4", Predictor(detector=VIDEO_DETECTOR)
-    pictures = scene.street(np.random.default_rng(SEED), frames)
-    video.write_video((picture for picture, _ in pictures), (640, 480), 25, path)
+    images = scene.street(np.random.default_rng(SEED), frames)
+    video.write_video((image for image, _ in images), (640, 480), 25, path)
     video.process_video(path, folder / "before.mp4", predictor, progress=False)
     with Clock() as clock:
         video.process_video(path, folder / "out.mp4", predictor, progress=False)

@@ -1,11 +1,11 @@
-"""Preparation at scale: N drawn pictures at the paths of an imdb.mat, prepared without interruption and through kills.
+"""Preparation at scale: N synthetic photos at the paths of an imdb.mat, prepared without and with interruptions.
 
     python -m benchmarks.scale /path/to/folder/with/wiki.mat [--faces 2000] [--workers 2] [--folder PLACE]
                                [--csv docs/results/scale.csv] [--plot docs/figures/scale.png]
 
 Every second it records the faces done, the processor time and the memory of all processes. The second run is killed with
 SIGKILL three times at random moments; both runs must end with the same bytes. A line is fitted to the cost and extended to
-523,051 faces. The drawn pictures stay in --folder for the next time; without it they are deleted.
+523,051 faces. The photos stay in --folder for the next time; without it they are deleted.
 """
 
 import argparse
@@ -35,9 +35,9 @@ from src.sample.face_model import GROUPS, FaceModel
 from src.sample.person import new_person
 from src.sample.scene import write_jpeg
 
-ALL = 523_051
+ALL = 523_051  # images of IMDB-WIKI
 KEPT = 0.4  # the smallest share of records that cleaning keeps; correspondingly more are made
-PICTURES_PER_TASK = 50
+PHOTOS_PER_TASK = 50
 RUN = """
 import sys
 from pathlib import Path
@@ -49,16 +49,16 @@ prepare(check_table(pd.read_pickle(sys.argv[1])), sys.argv[2], cache=Path(sys.ar
 
 
 def draw(folder: Path, wiki: Path, count: int) -> pd.DataFrame:
-    """Draws the missing ones of `count` pictures in imdb_crop/ and returns their table of faces."""
+    """Draws those of `count` photos that are missing in imdb_crop/ and returns their table of faces."""
     crops = folder / "imdb_crop"
     crops.mkdir(parents=True, exist_ok=True)
     if not (crops / "imdb.mat").exists():
         make_imdb(crops / "imdb.mat", wiki, int(count / KEPT) + 2000)
     table = imdb_wiki.load(folder, check_images=False, parts=("imdb",)).table.head(count)
     if len(table) < count:
-        raise ValueError(f"{folder} was drawn for fewer faces, {len(table):,}; choose another --folder")
+        raise ValueError(f"expected {count:,} faces, but {folder} was made for {len(table):,}: choose another --folder")
     missing = [(i, path) for i, path in enumerate(table["path"]) if not (folder / path).exists()]
-    groups = [missing[i : i + PICTURES_PER_TASK] for i in range(0, len(missing), PICTURES_PER_TASK)]
+    groups = [missing[i : i + PHOTOS_PER_TASK] for i in range(0, len(missing), PHOTOS_PER_TASK)]
     Parallel(n_jobs=-1)(delayed(_draw)(folder, group) for group in groups)
     return table
 
@@ -78,7 +78,7 @@ def start(table: Path, folder: Path, cache: Path, workers: int) -> subprocess.Po
 
 
 def watch(running: subprocess.Popen, cache: Path, total: int) -> pd.DataFrame:
-    """One row a second until the run ends: seconds, faces, processor seconds and memory in MiB of all its processes."""
+    """Returns one row a second until the end: seconds, faces, processor seconds and memory in MiB of all its processes."""
     rows, began, whole = [], time.monotonic(), psutil.Process(running.pid)
     spent = {}
     while running.poll() is None:
@@ -160,8 +160,8 @@ def measure(place: Path, options: argparse.Namespace) -> pd.DataFrame:
         "faces a second and core, of processor time": f"{1 / cost[0]:.0f}",
         "faces a second, by the clock": f"{wall:.0f}",
         "memory of all processes, median of the first half, MiB": f"{halves[0]:.0f}",
-        "of the second half, MiB": f"{halves[1]:.0f}",
-        "killed after so many parts": f"{', '.join(map(str, moments))} of {-(-len(table) // 64):,}",
+        "median of the second half, MiB": f"{halves[1]:.0f}",
+        "killed after this number of chunks": f"{', '.join(map(str, moments))} of {-(-len(table) // 64):,}",
         "result after the kills": "the same bytes",
         f"core hours for {ALL:,} faces": f"{hours:.2f}",
         "cores for that in an hour": f"{np.ceil(hours):.0f}",
@@ -176,7 +176,7 @@ def main() -> None:
     arguments.add_argument("wiki", type=Path, help="folder of the real wiki.mat")
     arguments.add_argument("--faces", type=int, default=2000)
     arguments.add_argument("--workers", type=int, default=os.cpu_count())
-    arguments.add_argument("--folder", type=Path, help="keeps the drawn pictures")
+    arguments.add_argument("--folder", type=Path, help="keeps the photos")
     arguments.add_argument("--plot", type=Path)
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

@@ -3,7 +3,7 @@
     python -m benchmarks.speed [MODEL_FOLDER ...] [--turns 9] [--csv FILE]
 
 From aligned faces to probabilities; detection and alignment are not included. `both` runs all models at once, as `predict`
-does: what they share is run once. The ways take turns, so that other programs on the machine slow all of them. `Keras,
+does: shared layers run only once. The runtimes take turns, so that other programs on the machine slow all of them. `Keras,
 called` is `model(faces)`, which is not compiled; `Keras, predict_on_batch` and `Keras, tf.function` are.
 """
 
@@ -26,7 +26,7 @@ from src.predict.inference import build_networks
 import tensorflow as tf  # isort: skip  # after src.keras_setup, which silences its start
 
 BATCHES = (1, 32)
-FACES = 64  # a turn
+FACES = 64  # number of faces in a turn
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     arguments.add_argument(
         "folders", nargs="*", type=Path, default=[MODELS / "gender", MODELS / "age"], metavar="MODEL_FOLDER"
     )
-    arguments.add_argument("--turns", type=int, default=9, help="(default: %(default)s)")
+    arguments.add_argument("--turns", type=int, default=9, help="measurements of each runtime (default: %(default)s)")
     options = arguments.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def load_ways(folder: Path, exported: Path) -> dict[str, tuple[Callable, int]]:
-    """Returns, by name, a function from faces to probabilities, and the size in bytes of the file that it was loaded from."""
+    """Returns, by runtime, a function from faces to probabilities, and the size in bytes of its model file."""
     export(folder, exported)
     model, keras_size = load_model(folder).model, (folder / "model.keras").stat().st_size
     graph = tf.function(lambda faces: model(faces, training=False), [tf.TensorSpec(model.input_shape, tf.uint8)])

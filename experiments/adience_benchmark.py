@@ -2,19 +2,15 @@
 
     python -m experiments.adience_benchmark --imdb-wiki FOLDER --adience FOLDER
 
-Without folders, a small version runs on the drawn sample. Adience's folds share no subject (Levi and Hassner 2015). Gender,
-eight age groups and four age groups are trained separately. Ages use two label sets of Adience: `strict` (only the eight
-standard labels) and `mapped` (22 other labels as well). An interrupted run resumes.
+Without folders, a small version runs on the synthetic sample. Adience's folds share no subject (Levi and Hassner 2015).
+Gender, eight age groups and four age groups are trained separately. Ages use two label sets of Adience: `strict` (only the
+eight standard labels) and `mapped` (22 other labels as well). An interrupted run resumes.
 """
 
 import argparse
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from src import data as datasets
@@ -24,10 +20,12 @@ from src.evaluation.metrics import headline_metrics, mean_over_folds
 from src.faces import image_quality
 from src.faces.align import Alignment
 from src.faces.prepare import prepare
+from src.faces.training_set import TrainingSet
 from src.files import write_text
 from src.keras_setup import keras
 from src.models.train import TrainingSettings, fast_dtype, fit, predict_probabilities
 from src.models.two_level_cnn import MIN_SIZE, level_one, two_level_cnn
+from src.processes import run_command
 from src.sample import draw
 
 FOLDS = (0, 1, 2, 3, 4)
@@ -51,7 +49,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Plan:
-    """Where the data sets are, and how to align and train; `is_sample` if the drawn sample replaces both data sets."""
+    """Where the data sets are, and how to align and train. If `is_sample`, the synthetic sample replaces both data sets."""
 
     imdb_wiki: Path
     adience: Path
@@ -62,38 +60,26 @@ class Plan:
     is_sample: bool = False
 
 
-class Faces(NamedTuple):
-    """A table of m faces with their aligned faces: row i of the table belongs to faces[rows[i]]."""
-
-    table: pd.DataFrame
-    faces: npt.NDArray[np.uint8]  # (n, size, size, 3), RGB
-    rows: npt.NDArray[np.int64]  # (m,)
-
-
-def make_plan(imdb_wiki: str = "", adience: str = "", seed: int = SEED, epochs: int = 1, cache: Path = CACHE) -> Plan:
-    """Returns the plan for both data sets or, without folders, for the drawn sample.
+def make_plan(imdb_wiki: str = "", adience: str = "", seed: int = SEED, epochs: int = 1) -> Plan:
+    """Returns the plan for both data sets or, without folders, for the synthetic sample.
 
     Args:
         imdb_wiki: Folder of IMDB-WIKI.
         adience: Folder of Adience.
         seed: Seed of all trainings.
         epochs: Epochs on the sample; the real data sets have their own numbers.
-        cache: Folder for aligned faces and training states.
 
     Raises:
         ValueError: Only one of the folders is given.
     """
     if bool(imdb_wiki) != bool(adience):
         raise ValueError("expected the folders of IMDB-WIKI and Adience, got only one: give both, or none for the sample")
-    if imdb_wiki:
-        pretraining = TrainingSettings(epochs=20, seed=seed)
-        finetuning = TrainingSettings(epochs=12, seed=seed, learning_rate=3e-4)
-        return Plan(Path(imdb_wiki), Path(adience), Alignment(), pretraining, finetuning, cache)
-    pretraining = TrainingSettings(epochs=epochs, seed=seed)
-    finetuning = TrainingSettings(epochs=epochs, seed=seed, learning_rate=3e-4)
-    folder = draw.draw_sample()
-    paths = folder / "imdb_wiki", folder / "adience"
-    return Plan(*paths, Alignment(MIN_SIZE), pretraining, finetuning, cache, is_sample=True)
+    is_sample = not imdb_wiki
+    folders = (draw.draw_sample() / "imdb_wiki", draw.draw_sample() / "adience") if is_sample else (imdb_wiki, adience)
+    pretraining = TrainingSettings(epochs=epochs if is_sample else 20, seed=seed)
+    finetuning = TrainingSettings(epochs=epochs if is_sample else 12, seed=seed, learning_rate=3e-4)
+    alignment = Alignment(MIN_SIZE) if is_sample else Alignment()
+    return Plan(Path(folders[0]), Path(folders[1]), alignment, pretraining, finetuning, is_sample=is_sample)
 
 
 def run(
@@ -116,80 +102,69 @@ def run(
     unknown = set(experiments) - set(EXPERIMENTS)
     if unknown:
         raise ValueError(f"experiments must be among {'; '.join(EXPERIMENTS)}, got {min(unknown)!r}")
-    celebrities, adience = load_imdb_wiki(plan), load_adience(plan)
+    celebrities, adience = _load_imdb_wiki(plan), load_adience(plan)
     tasks = dict.fromkeys(EXPERIMENTS[name][0] for name in experiments)
-    pretrained = {task: pretrain(plan, celebrities, task) for task in tasks}
+    pretrained = {task: _pretrain(plan, celebrities, task) for task in tasks}
     results: dict[str, dict[int, pd.DataFrame]] = {name: {} for name in experiments}
     for name in experiments:
         task, groups, label_set = EXPERIMENTS[name]
         for fold in folds:
-            results[name][fold] = evaluate_fold(plan, adience[label_set], pretrained[task], task, groups, fold)
+            results[name][fold] = _evaluate_fold(plan, adience[label_set], pretrained[task], task, groups, fold)
             print(f"{name}, fold {fold}: {results[name][fold]['value'].iloc[0]:.1%}", flush=True)
     return results
 
 
-def load_imdb_wiki(plan: Plan) -> Faces:
+def _load_imdb_wiki(plan: Plan) -> TrainingSet:
     """Loads IMDB-WIKI, cleaned by its metadata and by its images as in notebook 5, and aligns its faces."""
     loaded = image_quality.load_clean("imdb_wiki", plan.imdb_wiki, cache=plan.cache)
-    return _prepared(loaded.table, plan.imdb_wiki, plan)
+    return _aligned(loaded.table, plan.imdb_wiki, plan)
 
 
-def load_adience(plan: Plan) -> dict[str, Faces]:
-    """Loads Adience with each of `LABEL_SETS`; both share the aligned faces."""
-    tables = {name: datasets.load("adience", plan.adience, labels=name).table for name in LABEL_SETS}
-    mapped = _prepared(tables["mapped"], plan.adience, plan)  # has every row of "strict", and more
-    rows = pd.Index(tables["mapped"]["path"]).get_indexer(tables["strict"]["path"])
-    usable = np.isin(rows, mapped.rows)
-    strict = Faces(tables["strict"][usable].reset_index(drop=True), mapped.faces, rows[usable])
-    return {"strict": strict, "mapped": mapped}
+def load_adience(plan: Plan) -> dict[str, TrainingSet]:
+    """Loads Adience with each of `LABEL_SETS`; both share the aligned faces. The tables have no labels for a task yet."""
+    strict, mapped = (datasets.load("adience", plan.adience, labels=name).table for name in ("strict", "mapped"))
+    aligned = _aligned(mapped, plan.adience, plan)
+    strict.index = pd.Index(mapped["path"]).get_indexer(strict["path"])  # "mapped" has every row of "strict", and more
+    return {"strict": TrainingSet(strict[strict.index.isin(aligned.rows)], aligned.faces), "mapped": aligned}
 
 
-def _prepared(table: pd.DataFrame, folder: Path, plan: Plan) -> Faces:
+def _aligned(table: pd.DataFrame, folder: Path, plan: Plan) -> TrainingSet:
     """Aligns the faces of a table and drops the rows without one."""
     prepared = prepare(table, folder, plan.alignment, plan.cache)
-    rows = np.flatnonzero(prepared.reason == "")
-    return Faces(table.iloc[rows].reset_index(drop=True), prepared.faces, rows)
+    return TrainingSet(table[prepared.usable], prepared.faces)
 
 
-def pretrain(plan: Plan, data: Faces, task: str) -> keras.Model:
+def _pretrain(plan: Plan, data: TrainingSet, task: str) -> keras.Model:
     """Trains the network for a task on IMDB-WIKI (eight age groups): 90% of people for training, 10% for validation."""
-    table, rows, labels, classes = _labelled(data, task, "adience")
-    splits = split(table)
+    data = _labelled(data, task, "adience")
+    splits = split(data.table)
     splits[splits == "test"] = "train"  # Adience is the test set
-    model = two_level_cnn(classes, plan.alignment.size, dtype=fast_dtype(), seed=plan.pretraining.seed)
-    return fit(model, data.faces, rows, labels, splits, plan.pretraining, checkpoint_folder=plan.cache / "training")[0]
+    size, settings = plan.alignment.size, plan.pretraining
+    model = two_level_cnn(_class_count(task, "adience"), size, dtype=fast_dtype(), seed=settings.seed)
+    return fit(model, data.faces, data.rows, data.labels, splits, settings, checkpoint_folder=plan.cache / "training")[0]
 
 
-def evaluate_fold(plan: Plan, data: Faces, pretrained: keras.Model, task: str, groups: str, fold: int) -> pd.DataFrame:
-    """Fine-tunes a pretrained network on the other folds, with a new level two, and tests it on this fold.
-
-    Args:
-        plan: From `make_plan`.
-        data: Adience with one of `LABEL_SETS`.
-        pretrained: From `pretrain`; only its level one is used.
-        task: "gender" or "age".
-        groups: Key of `AGE_GROUPS`.
-        fold: The test fold.
-
-    Returns:
-        The table of `metrics.headline_metrics`.
-    """
-    table, rows, labels, classes = _labelled(data, task, groups)
-    splits, size, dtype = split(table, fold), plan.alignment.size, fast_dtype()
+def _evaluate_fold(plan: Plan, data: TrainingSet, pretrained: keras.Model, task: str, groups: str, fold: int) -> pd.DataFrame:
+    """Fine-tunes a pretrained level one on the other folds, with a new level two; returns `headline_metrics` of this fold."""
+    data = _labelled(data, task, groups)
+    splits, size, dtype = split(data.table, fold), plan.alignment.size, fast_dtype()
     first = level_one(size, dtype)
     first.set_weights(pretrained.get_layer("level_one").get_weights())
-    model = two_level_cnn(classes, size, first, dtype, plan.finetuning.seed)
-    model, _ = fit(model, data.faces, rows, labels, splits, plan.finetuning, checkpoint_folder=plan.cache / "training")
+    model = two_level_cnn(_class_count(task, groups), size, first, dtype, plan.finetuning.seed)
+    states = plan.cache / "training"
+    model, _ = fit(model, data.faces, data.rows, data.labels, splits, plan.finetuning, checkpoint_folder=states)
     test = splits == "test"
-    probability = predict_probabilities(model, data.faces, rows[test])
-    return headline_metrics(task, labels[test], probability, subjects=table["subject"][test])
+    probability = predict_probabilities(model, data.faces, data.rows[test])
+    return headline_metrics(task, data.labels[test], probability, subjects=data.table["subject"][test])
 
 
-def _labelled(data: Faces, task: str, groups: str) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, int]:
-    """Returns the table, rows and labels of the faces with a label for the task, and the number of classes."""
-    table = task_labels(data.table, task, AGE_GROUPS[groups]).table
-    names = GENDERS if task == "gender" else AGE_GROUPS[groups].names
-    return table, data.rows[table.index], table["label"].to_numpy(), len(names)
+def _labelled(data: TrainingSet, task: str, groups: str) -> TrainingSet:
+    """Selects the faces with a label for the task."""
+    return TrainingSet(task_labels(data.table, task, AGE_GROUPS[groups]).table, data.faces)
+
+
+def _class_count(task: str, groups: str) -> int:
+    return len(GENDERS if task == "gender" else AGE_GROUPS[groups].names)
 
 
 def compare_with_published(results: dict[str, dict[int, pd.DataFrame]], is_sample: bool = False) -> pd.DataFrame:
@@ -197,10 +172,10 @@ def compare_with_published(results: dict[str, dict[int, pd.DataFrame]], is_sampl
 
     Args:
         results: From `run`.
-        is_sample: Whether they are of the drawn sample.
+        is_sample: Whether they are results of the synthetic sample.
     """
     rows = []
-    method = "this repository" + (", drawn sample (not comparable)" if is_sample else "")
+    method = "this repository" + (", synthetic sample (not comparable)" if is_sample else "")
     for label_set in LABEL_SETS:
         row = {"method": method, "labels": label_set}
         for column, (_, experiment, measure) in COLUMNS.items():
@@ -221,7 +196,7 @@ def save_table(table: pd.DataFrame, is_sample: bool) -> Path:
     return file
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--imdb-wiki", default="", help="folder of IMDB-WIKI")
     parser.add_argument("--adience", default="", help="folder of Adience")
@@ -229,19 +204,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--experiments", nargs="+", default=list(EXPERIMENTS), choices=list(EXPERIMENTS), metavar="NAME")
     parser.add_argument("--seed", type=int, default=SEED)
     options = parser.parse_args(arguments)
-    try:
-        plan = make_plan(options.imdb_wiki, options.adience, options.seed)
-        results = run(plan, tuple(options.experiments), tuple(options.folds))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    plan = make_plan(options.imdb_wiki, options.adience, options.seed)
+    results = run(plan, tuple(options.experiments), tuple(options.folds))
     table = compare_with_published(results, plan.is_sample)
     print(table.to_string(index=False))
     print(f"wrote {save_table(table, plan.is_sample)}")
     if plan.is_sample:
-        print("these results of the drawn sample only show that the code works")
-    return 0
+        print("results on the synthetic sample only show that the code works")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

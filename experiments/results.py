@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.result_plots import titled
+from experiments.plots import dataset_title
 from src import config
 from src import data as datasets
 from src.config import AGE_GROUPS, GENDERS
@@ -31,9 +31,10 @@ from src.evaluation.subgroups import (
 )
 from src.faces.duplicates import near_duplicates
 from src.faces.prepare import prepare
-from src.models.model_folder import ModelFolderError, TrainedModel, load_model
+from src.models.model_folder import ModelFolderError, TrainedModel
 from src.models.train import predict_probabilities
 from src.models.two_level_cnn import layer_table
+from src.predict.inference import load_models
 
 _RELEASE_COMMAND = "`python -m experiments.train_residual --data FOLDER --release` writes it"
 _INCLUDED = "it is part of the repository"
@@ -74,7 +75,7 @@ def read_results(name: str, folder: str | Path = "", files: dict = FILES) -> pd.
 
     Args:
         name: Key in `files`: the file's name without its suffix.
-        folder: Folder of the file; "" is docs/results.
+        folder: Folder of the file; "" selects docs/results.
         files: By name, the required columns and where the file comes from.
 
     Raises:
@@ -115,7 +116,7 @@ def overall_table(results: pd.DataFrame) -> pd.DataFrame:
     rows = results[results["by"] == Grouping.ALL]
     texts = rows.assign(text=rows.apply(format_result, axis=1) + rows["unit"].map({Unit.YEARS: " years"}).fillna(""))
     table = texts.pivot(index="measure", columns="dataset", values="text").reindex(rows["measure"].unique())
-    return table[rows["dataset"].unique()].rename(columns=titled).fillna("").rename_axis(columns=None)
+    return table[rows["dataset"].unique()].rename(columns=dataset_title).fillna("").rename_axis(columns=None)
 
 
 def group_table(results: pd.DataFrame, dataset: str) -> pd.DataFrame:
@@ -133,12 +134,12 @@ def describe_worst_group(results: pd.DataFrame, dataset: str, measure: str, by: 
 
     Args:
         results: Rows of `subgroups.evaluate_subgroups`.
-        dataset: The data set.
+        dataset: Name of the data set.
         measure: A `Metric`.
         by: The `Grouping` of the group, not ALL.
     """
     rows = results[results["dataset"] == dataset]
-    subject = f"{titled(dataset)}, {measure}"
+    subject = f"{dataset_title(dataset)}, {measure}"
     if not ((rows["measure"] == measure) & (rows["by"] == by) & (rows["n"] >= FEWEST_PER_GROUP)).any():
         return f"{subject}: no {'age band' if by == 'age' else by} has {FEWEST_PER_GROUP} faces, so no worst group is named."
     row = worst_group(rows, measure, by)
@@ -210,20 +211,17 @@ def load_released(gender: str | Path = "", age: str | Path = "") -> dict[str, Tr
     """Loads both released models, by task.
 
     Args:
-        gender: Model folder; "" is models/gender.
-        age: Model folder; "" is models/age.
+        gender: Model folder; "" selects models/gender.
+        age: Model folder; "" selects models/age.
 
     Raises:
-        ModelFolderError: A folder holds no model of the released kind: single years of age, a calibration, one alignment.
+        ModelFolderError: A folder cannot be used, or its model is not of the released kind: single years of age, a
+            calibration, the same alignment for both.
     """
-    folders = {"gender": Path(gender or config.MODELS / "gender"), "age": Path(age or config.MODELS / "age")}
-    models = {task: load_model(folder) for task, folder in folders.items()}
-    for task, trained in models.items():
-        if trained.labels.task != task:
-            raise ModelFolderError(f"{folders[task]} must hold a {task} model, got a model for {trained.labels.task}")
-        calibration_of(trained)
-    if not models["age"].labels.single_years or not calibration_of(models["age"]).quantiles:
-        raise ModelFolderError(f"{folders['age']} is not a released model: its classes must be the years 0 to 100")
+    models = load_models(gender or config.MODELS / "gender", age or config.MODELS / "age").trained
+    calibrations = {task: calibration_of(trained) for task, trained in models.items()}
+    if not models["age"].labels.single_years or not calibrations["age"].quantiles:
+        raise ModelFolderError("the age model is not a released model: its classes must be the years 0 to 100")
     if models["gender"].alignment != models["age"].alignment:
         raise ModelFolderError("the gender model and the age model must have the same alignment on their cards")
     return models
@@ -265,11 +263,11 @@ class Evaluation(NamedTuple):
 def evaluate_released(
     dataset: str, data: str | Path, models: dict[str, TrainedModel], cache: Path = config.CACHE, **options
 ) -> Evaluation:
-    """Evaluates the released models on the test part of a data set.
+    """Evaluates the released models on the test faces of a data set.
 
     Args:
         dataset: Name of the data set.
-        data: Its folder; see `src.data.resolve_folder`, which raises the same errors.
+        data: Its folder; see `src.data.resolve_folder`.
         models: From `load_released`.
         cache: Folder for the aligned faces.
         **options: Options of the data set's loader; see `src.data.load`.
@@ -277,7 +275,7 @@ def evaluate_released(
     folder = datasets.resolve_folder(dataset, data)
     table = datasets.load(dataset, folder, **options).table
     prepared = prepare(table, folder, models["gender"].alignment, cache)
-    rows = np.flatnonzero(is_unseen(table, prepared.faces) & (prepared.reason == ""))
+    rows = np.flatnonzero(test_mask(table, prepared.faces) & prepared.usable)
     table, faces = table.iloc[rows].reset_index(drop=True), np.asarray(prepared.faces[rows])
     probabilities = {}
     for task in ("gender", "age"):
@@ -288,7 +286,7 @@ def evaluate_released(
     return Evaluation(table, faces, probabilities, results)
 
 
-def is_unseen(table: pd.DataFrame, faces: np.ndarray) -> npt.NDArray[np.bool_]:
+def test_mask(table: pd.DataFrame, faces: np.ndarray) -> npt.NDArray[np.bool_]:
     """Returns a mask of the test faces (n,): fold 0 or, in a data set without folds, the test split of `table.split`.
 
     In a data set without identities, faces with a near-duplicate are excluded, because the released models may have been
@@ -300,11 +298,11 @@ def is_unseen(table: pd.DataFrame, faces: np.ndarray) -> npt.NDArray[np.bool_]:
     return test
 
 
-def most_confident_errors(evaluation: Evaluation, task: str, count: int = 8) -> pd.DataFrame:
-    """Returns the wrong predictions with the highest confidence, highest first, at most one per known subject.
+def most_confident_errors(evaluation: Evaluation, task: str) -> pd.DataFrame:
+    """Returns the eight wrong predictions with the highest confidence, highest first, at most one per known subject.
 
     Returns:
-        Up to `count` rows: row (in the table of faces), truth, prediction (names of classes) and confidence (0-1).
+        Up to eight rows: row (in the table of faces), truth, prediction (names of classes) and confidence (0-1).
     """
     rows, truth, probability, ordered = labelled_predictions(evaluation.table, task, evaluation.probabilities[task])
     groups = AGE_GROUPS[datasets.AGE_GROUPS_OF[evaluation.table["dataset"].iloc[0]]]
@@ -313,14 +311,14 @@ def most_confident_errors(evaluation: Evaluation, task: str, count: int = 8) -> 
     table = pd.DataFrame({"row": rows, "truth": names[truth], "prediction": names[best], "confidence": confidence})
     table = table[best != truth].sort_values("confidence", ascending=False, kind="stable")
     subject = evaluation.table["subject"].iloc[table["row"]]
-    return table[(subject.isna() | ~subject.duplicated()).to_numpy()].head(count).reset_index(drop=True)
+    return table[(subject.isna() | ~subject.duplicated()).to_numpy()].head(8).reset_index(drop=True)
 
 
-def failure_gallery(evaluation: Evaluation, count: int = 8) -> Figure:
+def failure_gallery(evaluation: Evaluation) -> Figure:
     """Draws the faces of `most_confident_errors`, gender first. ValueError for photos of people, which are never shown."""
     others = set(evaluation.table["dataset"]) - {"sample"}
     if others:
-        raise ValueError(f"only faces of the drawn sample are shown, got {min(others)}")
-    wrong = pd.concat([most_confident_errors(evaluation, task, count) for task in ("gender", "age")])
-    captions = [f"drawn {row.truth}\npredicted {row.prediction}\n{row.confidence:.0%}" for row in wrong.itertuples()]
+        raise ValueError(f"only faces of the synthetic sample are shown, got {min(others)}")
+    wrong = pd.concat([most_confident_errors(evaluation, task) for task in ("gender", "age")])
+    captions = [f"labelled {row.truth}\npredicted {row.prediction}\n{row.confidence:.0%}" for row in wrong.itertuples()]
     return plots.gallery(evaluation.faces[wrong["row"].to_numpy(int)], captions)

@@ -136,7 +136,7 @@ def test_protocol_notebook_sets_both_readings_beside_the_published_results(copy,
     said = execute(copy, 7, monkeypatch, FOLDS=[0], EXPERIMENTS=["four groups, strict"])
     assert "the figures below show that the code works and nothing else" in said
     table = pd.read_csv(copy / "runs" / "sample" / "protocol.csv")
-    ours = table[table["method"].str.contains("drawn sample")]
+    ours = table[table["method"].str.contains("synthetic sample")]
     assert len(table) > len(ours) == 2 and ours["four groups"].tolist()[1] == "–"
     assert 0 <= float(ours["four groups"].tolist()[0]) <= 100
 

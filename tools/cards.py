@@ -1,4 +1,4 @@
-"""The still pictures of the demonstration. Frames are uint8 RGB (720, 1280, 3)."""
+"""The still frames of the demonstration, uint8 RGB (720, 1280, 3)."""
 
 import base64
 import io
@@ -20,16 +20,16 @@ WIDTH, HEIGHT, CAPTION = 1280, 720, 56
 BODY = HEIGHT - CAPTION  # pixels above the caption
 _BACKGROUND = (24, 32, 44)
 _FONTS = Path(matplotlib.get_data_path(), "fonts", "ttf")
-_CELLS, _LETTERS = 16, 104  # of a notebook page: cells, letters in a line
+_CELLS, _LETTERS = 16, 104  # number of cells on a notebook page, and of letters in a line
 
 Frame: TypeAlias = "npt.NDArray[np.uint8]"
 
 
-def captioned(picture: Frame, text: str) -> Frame:
-    """Returns a frame with a picture of any size, uint8 RGB (h, w, 3), above a line of text."""
-    background = "white" if picture[:3, :3].min() == 255 else "#141414"
+def captioned(image: Frame, text: str) -> Frame:
+    """Returns a frame with an image of any size, uint8 RGB (h, w, 3), above a line of text."""
+    background = "white" if image[:3, :3].min() == 255 else "#141414"
     frame = Image.new("RGB", (WIDTH, HEIGHT), _BACKGROUND)
-    frame.paste(ImageOps.pad(Image.fromarray(picture), (WIDTH, BODY), color=background))
+    frame.paste(ImageOps.pad(Image.fromarray(image), (WIDTH, BODY), color=background))
     font = "DejaVuSansMono" if text.startswith("python") else "DejaVuSans"
     _write(frame, BODY + CAPTION // 2, text, 22, font)
     return np.array(frame)
@@ -46,15 +46,15 @@ def text_card(lines: Sequence[tuple[str, str]]) -> Frame:
 
 
 def notebook_page(path: Path) -> Frame:
-    """Returns the first cells of a notebook with their pictures as one long page, uint8 RGB (h, 1280, 3)."""
+    """Returns the first cells of a notebook with their figures as one long page, uint8 RGB (h, 1280, 3)."""
     images = []
     for cell in nbformat.read(path, as_version=4).cells[:_CELLS]:
         is_code = cell.cell_type == "code"
         lines = [line if is_code else textwrap.fill(line, _LETTERS) for line in cell.source.split("\n")]
         formatter = ImageFormatter(line_numbers=False, font_size=18, image_pad=12, style="friendly")
         images.append(highlight("\n".join(lines), PythonLexer() if is_code else MarkdownLexer(), formatter))
-        pictures = [output.get("data", {}).get("image/png") for output in cell.get("outputs", [])]
-        images += [base64.b64decode(picture) for picture in pictures if picture]
+        figures = [output.get("data", {}).get("image/png") for output in cell.get("outputs", [])]
+        images += [base64.b64decode(figure) for figure in figures if figure]
     page = [Image.open(io.BytesIO(image)).convert("RGB") for image in images]
     for image in page:
         image.thumbnail((WIDTH - 160, image.height))

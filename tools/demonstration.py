@@ -1,13 +1,12 @@
 """The demonstration video, docs/demo.mp4, and the README's animation, docs/figures/demo.webp: `make video`.
 
-    python -m tools.demonstration [--video docs/demo.mp4] [--picture docs/figures/demo.webp]
+    python -m tools.demonstration [--video docs/demo.mp4] [--animation docs/figures/demo.webp]
 
-All faces are drawn. The predictions and the training curves are those of the released models.
+All faces are synthetic. The predictions and the training curves are those of the released models.
 """
 
 import argparse
 import itertools
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,19 +19,19 @@ from src import config
 from src.evaluation import plots
 from src.faces.image_io import read_photo
 from src.files import atomic_write
-from src.models.model_folder import ModelFolderError
 from src.predict.annotate import annotate
 from src.predict.predictor import predict
 from src.predict.video import write_video
+from src.processes import run_command
 from src.sample import draw
 from tools import cards, people
 
-VIDEO, PICTURE = config.ROOT / "docs" / "demo.mp4", config.ROOT / "docs" / "figures" / "demo.webp"
+VIDEO, ANIMATION = config.ROOT / "docs" / "demo.mp4", config.ROOT / "docs" / "figures" / "demo.webp"
 FPS = 20
 NOTEBOOK = config.NOTEBOOKS / "1_Gender_Classification.ipynb"
 _PHOTOS = ("one_face", "three_faces", "several_faces", "twenty_faces")
-PICTURE_SIZE = (800, 450)
-PICTURE_STEP = 5  # every fifth frame of the video is in the animation
+ANIMATION_SIZE = (800, 450)
+ANIMATION_STEP = 5  # every fifth frame of the video is in the animation
 
 Frames = Iterator[cards.Frame]
 
@@ -83,12 +82,12 @@ def video() -> Frames:
 
 def film(animation: list[Image.Image]) -> Frames:
     """Yields all scenes one after another; adds small copies of the photo and video scenes to `animation`."""
-    title = "Age and gender from face photos", "a two-level network · all faces in this video are drawn"
+    title = "Age and gender from face photos", "a two-level network · all faces in this video are synthetic"
     yield from still(cards.text_card([title]), 3)
     yield from itertools.chain(notebook(), curves())
     for i, frame in enumerate(itertools.chain(photos(), video())):
-        if i % PICTURE_STEP == 0:
-            animation.append(Image.fromarray(frame).resize(PICTURE_SIZE))
+        if i % ANIMATION_STEP == 0:
+            animation.append(Image.fromarray(frame).resize(ANIMATION_SIZE))
         yield frame
     commands = (
         ("make run", "sets everything up and runs all notebooks"),
@@ -97,30 +96,24 @@ def film(animation: list[Image.Image]) -> Frames:
     yield from still(cards.text_card(commands), 3)
 
 
-def write_picture(frames: list[Image.Image], target: Path) -> None:
+def write_animation(frames: list[Image.Image], target: Path) -> None:
     """Writes an animated WebP that repeats."""
     with atomic_write(target) as new:
-        options = {"duration": 1000 * PICTURE_STEP // FPS, "loop": 0, "quality": 55, "method": 3}
+        options = {"duration": 1000 * ANIMATION_STEP // FPS, "loop": 0, "quality": 55, "method": 3}
         frames[0].save(new, save_all=True, append_images=frames[1:], **options)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command and returns its exit status."""
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.demonstration", description="Makes the demonstration video.")
     parser.add_argument("--video", type=Path, default=VIDEO)
-    parser.add_argument("--picture", type=Path, default=PICTURE)
+    parser.add_argument("--animation", type=Path, default=ANIMATION)
     options = parser.parse_args(arguments)
-    try:
-        animation: list[Image.Image] = []
-        write_video(film(animation), (cards.WIDTH, cards.HEIGHT), FPS, options.video)
-        write_picture(animation, options.picture)
-    except (ModelFolderError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for path in (options.video, options.picture):
+    animation: list[Image.Image] = []
+    write_video(film(animation), (cards.WIDTH, cards.HEIGHT), FPS, options.video)
+    write_animation(animation, options.animation)
+    for path in (options.video, options.animation):
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

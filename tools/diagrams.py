@@ -8,7 +8,6 @@ Each diagram is written as SVG and PNG. The layers, shapes and parameter counts 
 import argparse
 import math
 import re
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,8 +24,8 @@ from src.evaluation.plots import BLUE, GREEN, GREY, ORANGE, styled
 from src.faces.align import Alignment, align, find_faces
 from src.files import atomic_write
 from src.keras_setup import keras, layers
-from src.models.model_folder import ModelFolderError
 from src.models.two_level_cnn import two_level_cnn
+from src.processes import run_command
 from src.sample import scene
 from src.sample.face_model import FaceModel
 from src.sample.person import new_person
@@ -219,11 +218,11 @@ def _short(count: int) -> str:
     return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.0f} k" if count >= 1e3 else str(count)
 
 
-def drawn_face(size: int = 256) -> npt.NDArray[np.uint8]:
-    """Returns an aligned face of a drawn person, RGB (size, size, 3)."""
+def synthetic_face() -> npt.NDArray[np.uint8]:
+    """Returns an aligned face of a synthetic person, uint8 RGB (256, 256, 3)."""
     rng, space = np.random.default_rng(config.SEED), FaceModel.load()
-    picture, _ = scene.snapshot(space, [new_person(space, 4, "female", rng)], (480, 480), 300, rng)
-    return align(picture, find_faces(picture)[0].landmarks, Alignment(size=size))
+    photo, _ = scene.snapshot(space, [new_person(space, 4, "female", rng)], (480, 480), 300, rng)
+    return align(photo, find_faces(photo)[0].landmarks, Alignment(size=256))
 
 
 def save(figure: Figure, target: Path, dpi: int = 160) -> None:
@@ -234,24 +233,18 @@ def save(figure: Figure, target: Path, dpi: int = 160) -> None:
         figure.savefig(new, dpi=dpi, facecolor="white", metadata=metadata)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command and returns its exit status."""
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.diagrams", description="Draws the diagrams.")
     parser.add_argument("--to", type=Path, default=TARGET, metavar="FOLDER")
     folder = parser.parse_args(arguments).to
-    try:
-        released = results.load_released()["age"].model
-    except (ModelFolderError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    released = results.load_released()["age"].model
     plain = two_level_cnn(len(config.AGE_GROUPS["adience"].names))
     models = {"Released model (age)": released, "Plain two-level CNN of notebooks 1 and 2 (eight age groups)": plain}
-    for name, figure in (("system", pipelines()), ("network", networks(models, drawn_face()))):
+    for name, figure in (("system", pipelines()), ("network", networks(models, synthetic_face()))):
         for suffix in ("svg", "png"):
             save(figure, folder / f"{name}.{suffix}", dpi=200)
             print(folder / f"{name}.{suffix}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -3,8 +3,8 @@
     python tools/learn_face_model.py /path/to/UTKFace [--output data/sample/face_model.npz]
 
 Source: UTKFace (https://susanqq.github.io/UTKFace/), aligned 200x200 crops named AGE_GENDER_RACE_DATE. The method is the
-active appearance model of Cootes, Edwards and Taylor ("Active appearance models", ECCV 1998). The file holds means and
-principal components over thousands of faces; it holds no photo.
+active appearance model of Cootes, Edwards and Taylor ("Active appearance models", ECCV 1998). The file contains means and
+principal components over thousands of faces, but no photo.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from src.sample.face_model import EYES, SIZE, face_mask, warp
 
 NAME = re.compile(r"(\d+)_([01])_\d_\d+\.")
 COMPONENTS = 100
-PER_CELL = 600  # the most faces of one age group and gender, so that no cell dominates the components
-POOLED = 0.15  # share of the covariance of all cells in each cell's own, for the cells with few faces
+PER_CELL = 600  # largest number of faces of one age group and gender, so that no cell dominates the components
+POOLED = 0.15  # weight of the covariance of all cells in that of each cell, because some cells have few faces
 # The landmark at the mirrored place of each of dlib's 68.
 MIRRORED = [
     *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), 45, 44, 43, 42, 47, 46,
@@ -48,7 +48,7 @@ def parse_label(name: str) -> tuple[int, int] | None:
 def find_landmarks(paths: list[Path], landmark_file: Path) -> list[np.ndarray | None]:
     """Returns the landmarks of each file's largest face, float (68, 2) in pixels.
 
-    The result is None for files without a face, for turned heads (they blur the drawn faces) and for grayscale photos.
+    The result is None for files without a face, for turned heads (they blur the synthetic faces) and for grayscale photos.
     """
     # dlib's objects cannot be pickled, so each worker creates its own.
     detector, predictor = dlib.get_frontal_face_detector(), dlib.shape_predictor(str(landmark_file))
@@ -107,7 +107,7 @@ def learn(textures: np.ndarray, shapes: np.ndarray, labels: np.ndarray) -> dict[
         labels: int (n, 2), age group and gender.
     """
     mean_shape = shapes.mean(0)
-    # More forehead is learnt than drawn, so that the edge of what is learnt does not show.
+    # The model includes more forehead than faces show, so that its edge stays invisible.
     weights = face_mask(mean_shape, forehead=0.4)[:, : SIZE // 2, None]
     colours = balance_colours(textures.astype(np.float32), weights)
     mean = colours.mean(0)

@@ -40,11 +40,11 @@ def write(text: str, folder: Path, target: Path) -> None:
 
     Args:
         text: CommonMark with tables.
-        folder: The folder that the paths of pictures are relative to.
+        folder: The folder to which the paths of images are relative.
         target: The PDF file.
 
     Raises:
-        ValueError: The text holds something that cannot be converted, or a picture is missing.
+        ValueError: The text contains something that cannot be converted, or an image is missing.
     """
     try:
         content = typst.compile(source(text).encode(), root=str(folder), ignore_system_fonts=True)  # type: ignore[type-var]
@@ -70,7 +70,7 @@ def _all(node: SyntaxTreeNode) -> str:
 
 
 def _convert(node: SyntaxTreeNode) -> str:
-    """One node of Markdown in Typst. Text becomes string literals, so that it is never read as markup."""
+    """Returns a node of Markdown in Typst. Text becomes string literals, so that it is never read as markup."""
     kind = node.type
     if kind == "text":
         return f"#{_quoted(node.content)};"
@@ -98,7 +98,7 @@ def _convert(node: SyntaxTreeNode) -> str:
         return " " if kind == "softbreak" else " \\ "
     if kind == "inline":
         return _all(node)
-    raise ValueError(f"the report's Markdown holds {kind}, which tools/pdf.py cannot convert")
+    raise ValueError(f"the report's Markdown contains {kind}, which tools/pdf.py cannot convert: remove it")
 
 
 def _table(node: SyntaxTreeNode) -> str:

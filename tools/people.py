@@ -1,4 +1,4 @@
-"""A video of drawn people who walk past each other, for the demonstration."""
+"""A video of synthetic people who walk past each other, for the demonstration."""
 
 import tempfile
 from pathlib import Path

@@ -8,7 +8,6 @@ the command writes nothing, unless the file is one of OPTIONAL_FILES. Then its s
 
 import argparse
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import result_plots, results, train_residual, training_steps
-from experiments.result_plots import titled
+from experiments import plots as result_plots
+from experiments import results, train_residual, training_steps
+from experiments.plots import dataset_title
 from experiments.results import ResultsMissingError, format_result, markdown_table, read_results
 from src import config, data
 from src.data.table import Loaded
@@ -30,8 +30,9 @@ from src.evaluation.subgroups import CALIBRATION_ERRORS, Grouping, Metric
 from src.faces import duplicates
 from src.files import write_text
 from src.models import multitask
-from src.models.model_folder import ModelFolderError, TrainedModel
+from src.models.model_folder import TrainedModel
 from src.models.two_level_cnn import two_level_cnn
+from src.processes import run_command
 from tools import diagrams, pdf
 
 DOCS = config.ROOT / "docs"
@@ -69,7 +70,7 @@ HEADLINE = {  # the rows of the table of results
     Metric.EIGHT_GROUPS_ONE_OFF: "eight age groups, at most one off",
     Metric.NINE_RANGES_EXACT: "nine age ranges, exact",
     Metric.NINE_RANGES_ONE_OFF: "nine age ranges, at most one off",
-    Metric.INTERVAL_COVERAGE: "the 90% age interval holds the labelled age",
+    Metric.INTERVAL_COVERAGE: "labelled age within the 90% interval",
     Metric.GENDER_CALIBRATION: "calibration error, gender",
     Metric.AGE_CALIBRATION: "calibration error, age groups",
 }
@@ -122,10 +123,8 @@ class Sections:
         wide = rows.assign(text=bold).pivot(index="measure", columns="dataset", values="text")
         wide = wide.reindex(index=list(HEADLINE), columns=rows["dataset"].unique()).rename(index=HEADLINE)
         faces = rows.groupby("dataset")["n"].max()
-        wide = wide.rename(columns=lambda name: f"{titled(name)}, n = {faces[name]:,}")
-        return markdown_table(
-            wide.rename_axis("released models, on test faces that they never saw (95% interval)").reset_index()
-        )
+        wide = wide.rename(columns=lambda name: f"{dataset_title(name)}, n = {faces[name]:,}")
+        return markdown_table(wide.rename_axis("released models, on unseen test faces (95% interval)").reset_index())
 
     def beside(self) -> str:
         """Returns the released models beside other models."""
@@ -137,18 +136,18 @@ class Sections:
         rows = []
         for name, steps in self.files["funnels"].groupby("dataset", sort=False):
             counts = dict(zip(steps["step"], steps["rows"].map("{:,}".format)))
-            row = {"name": titled(name), "read": counts.pop("read"), "kept": counts.pop("kept")}
+            row = {"name": dataset_title(name), "read": counts.pop("read"), "kept": counts.pop("kept")}
             rows.append(row | {"dropped": ", ".join(f"{reason} {count}" for reason, count in counts.items()) or "–"})
         return rows
 
     def faces_of_training(self) -> dict[str, dict[str, str]]:
-        """Returns the number of faces by data set and part of the split."""
+        """Returns the number of faces by data set and split."""
         faces = self.models["age"].card["trained_on"]["faces"]
-        return {titled(name): {part: f"{count:,}" for part, count in parts.items()} for name, parts in faces.items()}
+        return {dataset_title(name): {split: f"{n:,}" for split, n in counts.items()} for name, counts in faces.items()}
 
-    def all_faces(self, part: str) -> str:
-        """Returns the number of faces in a part of the split."""
-        return f"{sum(parts[part] for parts in self.models['age'].card['trained_on']['faces'].values()):,}"
+    def all_faces(self, split: str) -> str:
+        """Returns the number of faces in a split."""
+        return f"{sum(counts[split] for counts in self.models['age'].card['trained_on']['faces'].values()):,}"
 
     def stages(self, which: str) -> list[dict[str, str]]:
         """Returns the steps of the "released" or the "plain" network: level, says, shape, parameters."""
@@ -185,7 +184,7 @@ class Sections:
         def sentence(measured: pd.DataFrame) -> str:
             rows = measured[measured["measure"] == "no face found"].set_index("dataset")
             names = [name for name in self.results["dataset"].unique() if name in rows.index]
-            shares = ", ".join(f"{titled(name)} {format_result(rows.loc[name])}" for name in names)
+            shares = ", ".join(f"{dataset_title(name)} {format_result(rows.loc[name])}" for name in names)
             return f"Photos on which no face was found: {shares}."
 
         return self.optional("held_out", sentence)
@@ -204,7 +203,7 @@ class Sections:
         return self.optional("scale", lambda rows: f"{markdown_table(rows)}\n\n{plot}")
 
     def label_limits(self) -> str:
-        """Returns the differences between two labels of the same picture, a row for each age band."""
+        """Returns the differences between two labels of the same image, a row for each age band."""
 
         def by_band(rows: pd.DataFrame) -> str:
             rows = rows.assign(text=rows.apply(format_result, axis=1), pairs=rows["n"].map("{:,}".format))
@@ -214,7 +213,7 @@ class Sections:
             index = ["dataset", "ages", "pairs"]
             wide = pd.concat([rows, best]).pivot(index=index, columns="measure", values="text").reindex(columns=order)
             wide = wide.reindex(pd.MultiIndex.from_frame(rows[index].drop_duplicates())).reset_index()
-            return markdown_table(wide.assign(dataset=wide["dataset"].map(titled)).rename(columns=_COLUMN_TITLES))
+            return markdown_table(wide.assign(dataset=wide["dataset"].map(dataset_title)).rename(columns=_COLUMN_TITLES))
 
         return self.optional("label_limits", by_band)
 
@@ -233,7 +232,9 @@ class Sections:
         """Returns a sentence with the calibration error of each task and data set."""
         names = {metric: "age group" if task == "age" else task for task, metric in CALIBRATION_ERRORS.items()}
         rows = self._overall[self._overall["measure"].isin(names)].to_dict("records")
-        errors = ", ".join(f"{row['value']:.1%} for {names[row['measure']]} on {titled(row['dataset'])}" for row in rows)
+        errors = ", ".join(
+            f"{row['value']:.1%} for {names[row['measure']]} on {dataset_title(row['dataset'])}" for row in rows
+        )
         return f"The expected calibration error, the mean gap between confidence and accuracy, is {errors}."
 
     def speed(self, model: str) -> str:
@@ -262,7 +263,7 @@ class Sections:
         texts = [rows.set_index(["dataset", "measure"]).apply(format_result, axis=1) for rows in overall]
         both = pd.concat(texts, axis=1, join="inner", keys=names).reset_index()
         both = both[both["measure"].isin(HEADLINE)].replace({"measure": dict(HEADLINE)})
-        return markdown_table(both.assign(dataset=both["dataset"].map(titled)).rename(columns=_COLUMN_TITLES))
+        return markdown_table(both.assign(dataset=both["dataset"].map(dataset_title)).rename(columns=_COLUMN_TITLES))
 
     def _variants(self, rows: pd.DataFrame) -> str:
         """Each variant's values and, in brackets, their differences to the variant that it is compared with."""
@@ -273,7 +274,7 @@ class Sections:
                 text += f" ({format_number(row['difference'], row['unit'], '+')})".replace("-", "−")
             variant = row["variant"] if row["seed"] == config.SEED else f"{row['variant']}, seed {row['seed']}"
             against = row["against"] if pd.notna(row["against"]) else "–"
-            table.setdefault((variant, against), {})[f"{titled(row['dataset'])} {row['measure']}"] = text
+            table.setdefault((variant, against), {})[f"{dataset_title(row['dataset'])} {row['measure']}"] = text
         return markdown_table(pd.DataFrame([{"variant": key[0], "against": key[1], **cells} for key, cells in table.items()]))
 
 
@@ -301,10 +302,10 @@ def figures(sections: Sections) -> dict[str, Callable[[], Figure]]:
     compared = results.compare_models(sections.results, files["plain"], files["others"])
     titles = {column: title for column, (title, *_) in results.COMPARISON.items()}
     reliability = files["released_reliability"].groupby(["dataset", "task"], sort=False)
-    tasks = {f"{titled(name)}, {task}": rows for (name, task), rows in reliability}
+    tasks = {f"{dataset_title(name)}, {task}": rows for (name, task), rows in reliability}
     return {
         "funnel.svg": lambda: plots.funnel(_as_loaded(files["funnels"], "imdb_wiki")),
-        "sample.jpg": drawn_sample,
+        "sample.jpg": sample_faces,
         "curves.svg": lambda: plots.curves(files["released_history"]),
         "models.svg": lambda: result_plots.model_comparison(compared, titles),
         "groups.svg": lambda: result_plots.by_group(sections.results, Metric.GENDER_ACCURACY),
@@ -319,8 +320,8 @@ def _as_loaded(funnels: pd.DataFrame, name: str) -> Loaded:
     return Loaded(pd.DataFrame(index=range(counts["kept"])), pd.DataFrame({"reason": np.repeat(reasons.index, reasons)}))
 
 
-def drawn_sample() -> Figure:
-    """One drawn face of each gender and age group."""
+def sample_faces() -> Figure:
+    """Draws one face of the sample for each gender and age group."""
     folder = data.resolve_folder("sample")
     faces = data.load("sample", folder).table.dropna(subset=["gender", "age_low"])
     shown = faces.groupby(["gender", "age_low"], sort=True).head(1).sort_values(["gender", "age_low"])
@@ -328,27 +329,21 @@ def drawn_sample() -> Figure:
     return plots.gallery([matplotlib.image.imread(folder / path) for path in shown["path"]], titles)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command and returns its exit status."""
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.report", description="Writes the report from result files.")
     parser.add_argument("--pdf", type=Path, metavar="FILE", help="also write the report as PDF")
     options = parser.parse_args(arguments)
-    try:
-        sections = Sections(results.load_released())
-        text = render(sections)
-        readme = replace_results(README.read_text(encoding="utf-8"), sections.headline())
-        for name, draw in figures(sections).items():
-            diagrams.save(draw(), FIGURES / name)
-        if options.pdf:
-            pdf.write(text, DOCS, options.pdf)
-        write_text(TARGET, text)
-        write_text(README, readme)
-    except (ModelFolderError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    sections = Sections(results.load_released())
+    text = render(sections)
+    readme = replace_results(README.read_text(encoding="utf-8"), sections.headline())
+    for name, draw in figures(sections).items():
+        diagrams.save(draw(), FIGURES / name)
+    if options.pdf:
+        pdf.write(text, DOCS, options.pdf)
+    write_text(TARGET, text)
+    write_text(README, readme)
     print(*(str(path.relative_to(config.ROOT)) for path in (TARGET, README, FIGURES)), options.pdf or "", sep="\n")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

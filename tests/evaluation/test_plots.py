@@ -8,7 +8,7 @@ import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from experiments import result_plots
+from experiments import plots as result_plots
 from src.config import AGE_GROUPS
 from src.data.table import TABLE_COLUMNS, Loaded, split_rejects
 from src.evaluation import calibration, metrics, plots
@@ -266,8 +266,12 @@ def test_curves_of_the_multitask_training():
     assert titles == ["Loss\n1.00", "Gender accuracy\n80.0%", "Absolute error of the age, years\n8.00"]
 
 
-def test_titled_leaves_unknown_names_alone():
-    assert [result_plots.titled(name) for name in ("utkface", "sample", "mine")] == ["UTKFace", "drawn sample", "mine"]
+def test_unknown_data_sets_keep_their_names_as_titles():
+    assert [result_plots.dataset_title(name) for name in ("utkface", "sample", "mine")] == [
+        "UTKFace",
+        "synthetic sample",
+        "mine",
+    ]
 
 
 def test_a_figure_of_photographs_is_small():

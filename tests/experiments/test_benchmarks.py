@@ -1,4 +1,4 @@
-"""Each benchmark runs from start to end, on a few drawn faces: it works, whatever its figures are."""
+"""Each benchmark runs from start to end, on a few synthetic faces; its results do not matter."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy.io import savemat
 
-from benchmarks.common import drawn_photos
+from benchmarks.common import synthetic_photos
 from benchmarks.photos import PARTS
 from src.config import AGE_GROUPS, ROOT
 from src.sample.scene import write_jpeg
@@ -37,13 +37,13 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     (folder / "FairFace" / "train").mkdir(parents=True)
     (folder / "UTKFace").mkdir()
-    pictures = drawn_photos(2 * FACES, (200, 200), 110)
+    images = synthetic_photos(2 * FACES, (200, 200), 110)
     years = AGE_GROUPS["fairface"].years
     labels = []
-    for i, picture in enumerate(pictures[:FACES]):
-        write_jpeg(folder / "UTKFace" / f"{5 + i}_{i % 2}_{i % 5}_2017{i:013d}.jpg.chip.jpg", picture)
-    for i, picture in enumerate(pictures[FACES:]):
-        write_jpeg(folder / "FairFace" / "train" / f"{i}.jpg", picture)
+    for i, image in enumerate(images[:FACES]):
+        write_jpeg(folder / "UTKFace" / f"{5 + i}_{i % 2}_{i % 5}_2017{i:013d}.jpg.chip.jpg", image)
+    for i, image in enumerate(images[FACES:]):
+        write_jpeg(folder / "FairFace" / "train" / f"{i}.jpg", image)
         low, high = years[i % len(years)]
         age = "more than 70" if high == 100 else f"{low}-{high}"
         labels.append((f"train/{i}.jpg", age, ["Male", "Female"][i % 2], ["White", "Black", "Indian"][i % 3], "True"))
@@ -56,7 +56,7 @@ def data(tmp_path_factory):
 def groups(tmp_path_factory):
     """A folder with a photo of two people and the file that counts them."""
     folder = tmp_path_factory.mktemp("groups")
-    write_jpeg(folder / "two.jpg", np.hstack(drawn_photos(2, (240, 240), 130)))
+    write_jpeg(folder / "two.jpg", np.hstack(synthetic_photos(2, (240, 240), 130)))
     (folder / "counts.csv").write_text("photo,clear,partial,note\ntwo.jpg,2,0,\n")
     return folder
 

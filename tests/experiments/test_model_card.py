@@ -20,7 +20,7 @@ def text(standins):
 
 @pytest.fixture
 def evaluated(monkeypatch):
-    """Three faces stand in for the drawn sample; the second is predicted wrong. Gives the names of the data sets used."""
+    """Three faces stand in for the synthetic sample; the second is predicted wrong. Gives the names of the data sets used."""
     table = pd.DataFrame({"path": ["1", "2", "3"], "gender": ["male", "female", "male"], "dataset": "sample"})
     table = table.assign(age_low=30, age_high=30).reindex(columns=list(TABLE_COLUMNS)).astype(TABLE_COLUMNS)
     probabilities = {"gender": np.array([[0.1, 0.9]] * 3), "age": np.full((3, YEARS), 1 / YEARS)}
@@ -60,18 +60,18 @@ def test_it_is_clean_markdown(text):
     assert all(link.exists() for link in links)
 
 
-def test_it_is_written_with_its_picture_of_drawn_faces(standins, evaluated, tmp_path):
-    target, picture = tmp_path / "card.md", tmp_path / "figures" / "failures.png"
-    model_card.write(standins.results, target, picture, gender=standins.gender, age=standins.age)
+def test_it_is_written_with_its_figure_of_synthetic_faces(standins, evaluated, tmp_path):
+    target, figure = tmp_path / "card.md", tmp_path / "figures" / "failures.png"
+    model_card.write(standins.results, target, figure, gender=standins.gender, age=standins.age)
     assert evaluated == ["sample"]
     assert "](figures/failures.png)" in target.read_text(encoding="utf-8")
-    assert min(Image.open(picture).size) > 50
-    first = picture.read_bytes()
-    model_card.write(standins.results, target, picture, gender=standins.gender, age=standins.age)
-    assert picture.read_bytes() == first
+    assert min(Image.open(figure).size) > 50
+    first = figure.read_bytes()
+    model_card.write(standins.results, target, figure, gender=standins.gender, age=standins.age)
+    assert figure.read_bytes() == first
 
 
-def test_without_a_result_file_nothing_is_written(standins, evaluated, tmp_path, monkeypatch, capsys):
+def test_without_a_result_file_nothing_is_written(standins, evaluated, tmp_path, monkeypatch):
     folder, target = tmp_path / "results", tmp_path / "card.md"
     shutil.copytree(standins.results, folder)
     (folder / "speed.csv").unlink()
@@ -80,5 +80,5 @@ def test_without_a_result_file_nothing_is_written(standins, evaluated, tmp_path,
     assert not target.exists() and not (tmp_path / "failures.png").exists() and not evaluated
     monkeypatch.setattr(results.config, "RESULTS", folder)
     monkeypatch.setattr(results.config, "MODELS", standins.gender.parent)
-    assert model_card.main() == 2
-    assert capsys.readouterr().err.startswith("error: speed.csv is missing in ")
+    with pytest.raises(results.ResultsMissingError, match="^speed.csv is missing in "):
+        model_card.main()

@@ -1,4 +1,4 @@
-"""The demonstration: everybody in the video is tracked, pictures have the size of the film, the committed files play."""
+"""The demonstration: everybody in the video is tracked, frames have the size of the film, the committed files play."""
 
 import imageio_ffmpeg
 import numpy as np
@@ -39,5 +39,5 @@ def test_the_committed_files_are_small_and_play_in_browsers():
     reader.close()
     assert facts["codec"] == "h264" and facts["pix_fmt"].startswith("yuv420p")
     assert facts["size"] == (cards.WIDTH, cards.HEIGHT) and 30 <= facts["duration"] <= 60
-    assert demo.VIDEO.stat().st_size <= 10e6 and demo.PICTURE.stat().st_size <= 5e6
-    assert Image.open(demo.PICTURE).n_frames > 20
+    assert demo.VIDEO.stat().st_size <= 10e6 and demo.ANIMATION.stat().st_size <= 5e6
+    assert Image.open(demo.ANIMATION).n_frames > 20

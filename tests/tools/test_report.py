@@ -94,12 +94,12 @@ def test_a_missing_file_is_one_sentence(models, results, tmp_path, name):
         report.Sections(models, tmp_path / "results")
 
 
-def test_the_command_says_what_is_missing_and_writes_nothing(standins, monkeypatch, tmp_path, capsys):
+def test_without_a_result_file_the_command_writes_nothing(standins, monkeypatch, tmp_path):
     monkeypatch.setattr(findings.config, "RESULTS", tmp_path)
     monkeypatch.setattr(findings.config, "MODELS", standins.gender.parent)
     before = report.TARGET.read_bytes(), report.README.read_bytes()
-    assert report.main(["--pdf", str(tmp_path / "report.pdf")]) == 2
-    assert capsys.readouterr().err.startswith("error: released_results.csv is missing in ")
+    with pytest.raises(ResultsMissingError, match="^released_results.csv is missing in "):
+        report.main(["--pdf", str(tmp_path / "report.pdf")])
     assert (report.TARGET.read_bytes(), report.README.read_bytes()) == before and not list(tmp_path.iterdir())
 
 

@@ -15,14 +15,14 @@ from src.evaluation.subgroups import Grouping
 
 _TITLES = {
     "utkface": "UTKFace", "fairface": "FairFace", "adience": "Adience", "imdb_wiki": "IMDB-WIKI",
-    "allagefaces": "All-Age-Faces", "sample": "drawn sample",
+    "allagefaces": "All-Age-Faces", "sample": "synthetic sample",
 }  # fmt: skip
 _GROUPING_COLOURS = {Grouping.ALL: BLACK, Grouping.AGE: GREEN, Grouping.RACE: PURPLE}  # genders have their own colours
 _MODEL_COLOURS = {"ours": VERMILLION, "plain": GREEN, "others": GREY}
 _LINES = (BLACK, GREEN, VERMILLION, SKY)
 
 
-def titled(dataset: str) -> str:
+def dataset_title(dataset: str) -> str:
     """Returns the name of a data set as it is written in text."""
     return _TITLES.get(dataset, dataset)
 
@@ -42,13 +42,13 @@ def by_group(
     Args:
         results: Rows of `subgroups.evaluate_subgroups`.
         measures: One metric or several.
-        target_values: The desired value of metrics, drawn as a dotted line; by default the value over all faces.
+        target_values: The desired value of metrics, shown as a dotted line; by default the value over all faces.
     """
     measures = [measures] if isinstance(measures, str) else list(measures)
     by_panel = results.groupby(["measure", "dataset"], sort=False)
     panels = [rows for wanted in measures for (measure, _), rows in by_panel if measure == wanted]
     if not panels:
-        raise ValueError(f"results must hold one of {', '.join(measures)}, got {', '.join(results['measure'].unique())}")
+        raise ValueError(f"results must contain one of {', '.join(measures)}, got {', '.join(results['measure'].unique())}")
     tallest = max(len(rows) + 0.6 * (rows["by"].nunique() - 1) for rows in panels)
     size = (WIDTH * (1 if len(panels) > 1 else 0.65), 0.9 + 0.21 * tallest)
     figure, grid = plt.subplots(1, len(panels), figsize=size, squeeze=False)
@@ -68,7 +68,7 @@ def _draw_groups(axes: plt.Axes, rows: pd.DataFrame, target_value: float | None)
         axes.text(1.02, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color="#444444")
     axes.set_yticks(places, group_titles(rows).mask(rows["by"] == Grouping.ALL, "all faces"), fontsize=9)
     axes.spines["left"].set_visible(False)
-    axes.set_title(f"{titled(first['dataset'])}: {first['measure']}", fontsize=10)
+    axes.set_title(f"{dataset_title(first['dataset'])}: {first['measure']}", fontsize=10)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     if first["unit"] == Unit.SHARE:
         axes.xaxis.set_major_formatter(PercentFormatter(1))
@@ -107,7 +107,7 @@ def reliability(tables: dict[str, pd.DataFrame], fewest: int = 30) -> plt.Figure
 
     Args:
         tables: Tables of `calibration.reliability` by title.
-        fewest: Dots of fewer faces are left out, since they depend on chance.
+        fewest: Dots of fewer faces are left out, because they depend on chance.
     """
     figure, axes = plt.subplots(figsize=(WIDTH * 0.6, WIDTH * 0.55))
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfect calibration")
