@@ -36,7 +36,7 @@ from src.sample.person import new_person
 from src.sample.scene import write_jpeg
 
 ALL = 523_051  # images of IMDB-WIKI
-KEPT = 0.4  # the smallest share of records that cleaning keeps; correspondingly more are made
+KEPT = 0.4  # cleaning keeps at least this share of the records, so more are generated
 PHOTOS_PER_TASK = 50
 RUN = """
 import sys

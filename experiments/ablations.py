@@ -154,14 +154,14 @@ class _Setup(NamedTuple):
     labels: np.ndarray  # float32 (m, 234), from `multitask_labels`
     split: np.ndarray  # "train" or "validation" (m,)
     paths: list[Path]
-    folder: Path  # holds training states, faces and scores
+    folder: Path  # contains training states, faces and scores
     epochs: int
 
 
 def _prepare_setup(folder: Path, runs: Path, count: int | None, epochs: int) -> _Setup:
     """Chooses `count` training faces (None: a quarter) and at most as many validation faces at random, with all labels."""
     data = load_data(folder, runs)
-    targets = teacher_targets(data, SEED, runs)
+    targets = teacher_targets(data, runs)
     rng = np.random.default_rng(SEED)
     training, validation = (rng.permutation(np.flatnonzero(data.split == name)) for name in ("train", "validation"))
     count = count or len(training) // 4
@@ -315,7 +315,7 @@ def _align_to_shape(path: Path, points: np.ndarray, shape: np.ndarray, by_eyes: 
         return by_eyes
     centred = points - points.mean()
     rotation = np.vdot(centred, shape - shape.mean()) / np.vdot(centred, centred)
-    # The eyes of the mean shape lie where the alignment puts eyes, so aligning by the fitted shape applies the fit.
+    # The mean shape has the alignment's eye positions, so aligning by the fitted shape applies the fit.
     fitted = points.mean() + (shape - shape.mean()) / rotation
     return align.align(read_photo(path), np.column_stack([fitted.real, fitted.imag]), ALIGNMENT)
 

@@ -21,7 +21,7 @@ from src.models.residual import resize_images
 from src.models.train import TrainingSettings, fast_dtype
 
 TEACHER_INPUT_SIZE = 112  # pixels: height and width of the faces that SFace was trained on
-PIXEL_MEANS = (123.68, 116.779, 103.939)  # of red, green and blue, subtracted before FaceRes
+PIXEL_MEANS = (123.68, 116.779, 103.939)  # means of red, green and blue, which FaceRes subtracts
 # Typical standard deviation of a pooled feature over the faces of UTKFace. Features are divided by it, so that the new heads
 # of both teachers learn at the same rate.
 FEATURE_DEVIATIONS = {"sface": 0.016, "faceres": 0.32}

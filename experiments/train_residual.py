@@ -27,7 +27,6 @@ from experiments.training_steps import (
     run_training,
     with_mirror_image,
 )
-from src.config import SEED
 from src.keras_setup import keras, ops
 from src.models.multitask import LOGIT_COUNT, add_task_heads
 from src.models.residual import residual_level_one, resize_images
@@ -44,11 +43,11 @@ TEACHER_SIZE = 144  # pixels: dlib's network was trained on faces of 150 pixels
 STUDENT_SIZE = 96  # pixels, to which the student scales the faces; larger sizes took longer and were not more accurate
 
 
-def _build_teacher(dtype: str, seed: int) -> keras.Model:
+def _build_teacher() -> keras.Model:
     """Builds dlib's descriptor network with new heads: uint8 faces (batch, 128, 128, 3) to float32 logits (batch, 103)."""
-    pretrained = descriptor_network(TEACHER_SIZE, dtype)
+    pretrained = descriptor_network(TEACHER_SIZE, fast_dtype())
     pooled = keras.Model(pretrained.input, pretrained.get_layer("pooled").output, name="pooled")
-    return add_task_heads(_resized(pooled), dropout=0.3, seed=seed)
+    return add_task_heads(_resized(pooled), dropout=0.3, seed=TEACHER.seed)
 
 
 def _resized(network: keras.Model) -> keras.Model:
@@ -57,23 +56,23 @@ def _resized(network: keras.Model) -> keras.Model:
     return keras.Model(face, network(resize_images(ops.cast(face, "float32"), TEACHER_SIZE)), name="level_one")
 
 
-def teacher_targets(data: PreparedData, seed: int, runs: Path) -> npt.NDArray[np.float32]:
-    """Fine-tunes the teacher with a seed and predicts every face. Both results are cached.
+def teacher_targets(data: PreparedData, runs: Path) -> npt.NDArray[np.float32]:
+    """Fine-tunes the teacher and predicts every face. Both results are cached.
 
     Returns:
         float32 (n, 231): the teacher's probabilities of 2 genders and 101 years, then dlib's own descriptor (128 values),
         standardised over the training faces.
     """
-    rows, settings = np.arange(len(data.table)), replace(TEACHER, seed=seed)
+    rows = np.arange(len(data.table))
 
     def probabilities() -> npt.NDArray[np.float32]:
-        model, _ = fit_multitask(_build_teacher(fast_dtype(), seed), data, settings, runs)
+        model, _ = fit_multitask(_build_teacher(), data, TEACHER, runs)
         return predict_with_mirror(model, data.faces, rows)
 
     def descriptors() -> npt.NDArray[np.float32]:
         return predict_probabilities(_resized(descriptor_network(TEACHER_SIZE, fast_dtype())), data.faces, rows)
 
-    name = hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
+    name = hashlib.sha256(repr(TEACHER).encode()).hexdigest()[:8]
     predicted = cached_array(data.folder / f"teacher-{name}.npy", probabilities)
     described = cached_array(data.folder / "descriptors.npy", descriptors)
     training = described[data.split == "train"]
@@ -93,7 +92,7 @@ def train(data: PreparedData, seed: int, runs: Path) -> tuple[keras.Model, pd.Da
     student's own predictions after the first round. The result averages the features of each face and of its mirror image.
     Sources: Furlanello et al., "Born-again neural networks", ICML 2018; Loshchilov and Hutter, "SGDR", ICLR 2017.
     """
-    targets = teacher_targets(data, SEED, runs)
+    targets = teacher_targets(data, runs)
     model, first_history = fit_multitask(_build_student(seed), data, replace(FIRST_ROUND, seed=seed), runs, targets)
     own = predict_with_mirror(model, data.faces, np.arange(len(data.table)))
     targets = np.hstack([(targets[:, :LOGIT_COUNT] + own) / 2, targets[:, LOGIT_COUNT:]])

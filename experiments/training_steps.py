@@ -58,7 +58,7 @@ class PreparedData(NamedTuple):
         faces: uint8 (n, 128, 128, 3), RGB.
         alignment_source: See `prepare.Prepared`.
         split: "train", "validation" or "test" (n,); "none", which is never used, for an image without an aligned face.
-        folder: The cache folder of the faces, which also holds arrays that are computed from them.
+        folder: The cache folder of the faces, which also contains arrays computed from them.
     """
 
     table: pd.DataFrame

@@ -40,7 +40,7 @@ _COLUMNS = (0.76, 2.26, 3.76, 5.26, 6.76, 8.24)
 class Box(NamedTuple):
     """A box of the pipeline diagram."""
 
-    modules: tuple[str, ...]  # of `src`, as "room" or "room.module"
+    modules: tuple[str, ...]  # names of modules in `src`, "room" or "room.module"
     text: str
     x: float  # the middle, in inches
     y: float
@@ -123,7 +123,7 @@ class Stage(NamedTuple):
 
     level: str  # level_one or level_two
     text: str  # the operations
-    shape: tuple[int, ...]  # of the output, without the batch
+    shape: tuple[int, ...]  # shape of the output, without the batch
     parameters: int
 
 

@@ -90,7 +90,7 @@ def sample_textures(paths: list[Path], landmarks: list[np.ndarray], mean_shape: 
 
 
 def balance_colours(textures: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Removes colour casts: gives each face the chromaticity that is usual for its brightness. float32 (n, h, w, 3)."""
+    """Removes colour casts: sets each face to the usual chromaticity for its brightness. float32 (n, h, w, 3)."""
     means = (textures * weights).sum((1, 2)) / weights.sum((0, 1))
     luminance = means.mean(1)
     chroma = means / luminance[:, None]
@@ -107,7 +107,7 @@ def learn(textures: np.ndarray, shapes: np.ndarray, labels: np.ndarray) -> dict[
         labels: int (n, 2), age group and gender.
     """
     mean_shape = shapes.mean(0)
-    # The model includes more forehead than faces show, so that its edge stays invisible.
+    # More forehead is learnt than drawn, so that the edge of what is learnt does not show.
     weights = face_mask(mean_shape, forehead=0.4)[:, : SIZE // 2, None]
     colours = balance_colours(textures.astype(np.float32), weights)
     mean = colours.mean(0)
