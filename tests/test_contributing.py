@@ -30,7 +30,7 @@ def run(*command):
 
 @pytest.fixture
 def mine(tmp_path):
-    """Two drawn photos and a table beside them that names a third picture, and somebody of unknown gender."""
+    """Two synthetic photos, and a table that also names a missing image and a person of unknown gender."""
     names = ["one_face.jpg", "three_faces.jpg"]
     for name in names:
         shutil.copy(draw.draw_sample() / "photos" / name, tmp_path)

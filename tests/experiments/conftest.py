@@ -1,4 +1,4 @@
-"""Drawn faces in the folder layouts of UTKFace and FairFace."""
+"""Synthetic faces in the folder layouts of UTKFace and FairFace."""
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ COPY = f"FairFace/train/{FACES + 1}.png"  # of the first picture of UTKFace/
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
-    """A folder with UTKFace/ and FairFace/, whose labels fit the drawn faces."""
+    """A folder with UTKFace/ and FairFace/, whose labels fit the faces."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "UTKFace").mkdir()
     (folder / "FairFace" / "train").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Ablations: their losses, their paired differences, and the command on drawn faces."""
+"""Ablations: their losses, their paired differences, and the command on synthetic faces."""
 
 import hashlib
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The descriptor network against dlib's own, on faces drawn from the embedded sample's face model."""
+"""The descriptor network against dlib's own, on faces of the embedded sample's face model."""
 
 import cv2
 import dlib

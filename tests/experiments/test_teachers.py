@@ -35,7 +35,7 @@ def found(get):
 
 @pytest.fixture(scope="module")
 def faces():
-    """Two drawn faces and one image of noise: uint8 (3, 112, 112, 3)."""
+    """Two synthetic faces and one image of noise: uint8 (3, 112, 112, 3)."""
     space, rng = FaceModel.load(), np.random.default_rng(1)
     drawn = [space.face(space.draw(group, gender, rng)) for group, gender in ((1, "female"), (6, "male"))]
     noise = rng.integers(0, 256, (112, 112, 3), np.uint8)

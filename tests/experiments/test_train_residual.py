@@ -1,4 +1,4 @@
-"""The training of the released models from end to end, on drawn faces."""
+"""The training of the released models from end to end, on synthetic faces."""
 
 import dataclasses
 import json
