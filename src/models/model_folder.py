@@ -232,7 +232,7 @@ def find_models(task: str, dataset: str, which: str = "both") -> dict[str, Path]
 
 
 def summarise_models(folders: Mapping[str, Path]) -> pd.DataFrame:
-    """Tabulates model folders by name: folder, training data, input size, and the first result on their own test faces."""
+    """Tabulates model folders by name: folder, training data, input size, and the accuracy, their card's first result."""
     rows = {}
     for name, folder in folders.items():
         card = json.loads((folder / "card.json").read_bytes())
@@ -241,7 +241,7 @@ def summarise_models(folders: Mapping[str, Path]) -> pd.DataFrame:
             "folder": f"{folder.parent.name}/{folder.name}",
             "trained on": card["trained_on"]["dataset"],
             "input, pixels": card["alignment"]["size"],
-            "result on its own test faces": f"{first['measure']} {first['value']:.1%} (n = {first['n']:,})",
+            "accuracy on its own test faces": f"{first['value']:.1%} (n = {first['n']:,})",
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 

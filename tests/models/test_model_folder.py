@@ -234,4 +234,4 @@ def test_my_model_and_the_released_one_are_found_side_by_side(saved, tmp_path, m
         model_folder.find_models("gender", "sample", "yours")
     table = model_folder.summarise_models(both)
     assert table["folder"].to_dict() == {name: f"{tmp_path.name}/{folder.name}" for name, folder in both.items()}
-    assert set(table["result on its own test faces"]) == {"accuracy 50.0% (n = 1,200)"}
+    assert set(table["accuracy on its own test faces"]) == {"50.0% (n = 1,200)"}
