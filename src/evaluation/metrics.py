@@ -20,7 +20,7 @@ from src.config import SEED
 
 RESAMPLES = 2000
 CONFIDENCE_LEVEL = 0.95  # confidence level of all intervals
-_BATCH_NUMBERS = 4_000_000  # numbers that the bootstrap holds in memory at once: 32 MB
+_BATCH_NUMBERS = 4_000_000  # numbers that the bootstrap keeps in memory at once: 32 MB
 
 
 class Unit(StrEnum):

@@ -3,7 +3,7 @@
     python -m src.models.export MODEL_FOLDER… --to FOLDER
 
 Each model gets a folder with `model.onnx`, `model.tflite`, `labels.json` and `card.json`. Both models take any number of
-uint8 faces (n, size, size, 3), RGB, 0-255, aligned as the card describes, and give float32 probabilities (n, classes).
+uint8 faces (n, size, size, 3), RGB, 0-255, aligned as the card describes, and return float32 probabilities (n, classes).
 """
 
 import argparse

@@ -17,7 +17,7 @@ from src.keras_setup import keras, layers, ops
 LOGIT_COUNT = len(GENDERS) + YEARS
 DESCRIPTOR_SIZE = 128  # values of dlib's face descriptor
 LABEL_COUNT = 3  # columns of `multitask_labels` before the targets of a teacher
-UNKNOWN = -1.0  # an unknown label
+UNKNOWN = -1.0  # marks an unknown label
 GENDER_WEIGHT = 3.0  # weight of the gender loss; the age loss is about ten times as large
 TEACHER_WEIGHT = 0.5  # share of the teacher in `distillation_loss`; the labels have the rest
 # Standard deviation of an age label's error: a share of the age, between a minimum and a maximum. Two labels of the same

@@ -84,15 +84,15 @@ def annotate(photo: npt.NDArray[np.uint8], rows: pd.DataFrame, legend: bool = Tr
 def layout(size: Size, rows: pd.DataFrame, legend: bool = True) -> Layout:
     """Computes the places of boxes, labels, numbers and the legend.
 
-    - A label lies inside the photo, beside its face, and covers no face and no other label.
+    - A label is inside the photo, beside its face, and covers no face and no other label.
     - If that is not possible for all faces, numbers replace all labels (with `legend`) or those without room (without it).
-    - A number lies beside its face or on a corner of its box, else where it covers least.
+    - A number is beside its face or on a corner of its box, otherwise where it covers the least.
 
     Args:
         size: Width and height of the photo.
         rows: The columns left, top, right, bottom (pixels; NA: no box), gender, age_group, age_years (NA: unknown) and, if
             known, status, face, person (of a video), age_interval_low, age_interval_high, gender_unsure, age_unsure.
-            `person`, else `face`, gives the number and the colour.
+            `person`, otherwise `face`, determines the number and the colour.
         legend: See `annotate`.
     """
     lines: dict[int, str] = {}

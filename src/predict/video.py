@@ -50,7 +50,7 @@ class TrackedVideo(NamedTuple):
     def summary(self) -> str:
         """The number of people in a sentence."""
         if self.people.empty:
-            return "nobody was tracked: no face was found, or only in too few frames"
+            return "nobody was tracked: no face was found, or in too few frames"
         return f"{len(self.people)} {'person was' if len(self.people) == 1 else 'people were'} tracked"
 
 
