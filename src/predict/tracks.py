@@ -126,7 +126,7 @@ class MultiTracker:
             track.missed, track.last_detection = 0, self.frame
             track.detections += 1
             if track.detections % DESCRIPTOR_INTERVAL == 0:
-                track.descriptors.append(descriptor(frame, face))
+                track.descriptors.append(_compute_descriptor(frame, face))
         return detected
 
     def _match(self, frame: Photo, tracks: list[Track], faces: list[Face]) -> dict[int, int]:
@@ -138,7 +138,7 @@ class MultiTracker:
         for i, track in enumerate(tracks):
             if any(intersection_over_union(track.box, other.box) > CROSSING_IOU for other in tracks if other is not track):
                 for j in np.flatnonzero(overlap[i] >= MATCH_IOU):
-                    distance = track.distance(descriptor(frame, faces[j]))
+                    distance = track.distance(_compute_descriptor(frame, faces[j]))
                     cost[i, j] += 2 * distance
                     if distance > SAME_PERSON_DISTANCE:
                         overlap[i, j] = 0
@@ -154,7 +154,7 @@ class MultiTracker:
         candidates = self._out_of_sight(matched)
         if matched and (not candidates or matched.detections >= IDENTIFIED_AFTER):
             return matched
-        found = descriptor(frame, face)
+        found = _compute_descriptor(frame, face)
         earlier = min(candidates, key=lambda track: track.distance(found), default=None)
         if earlier and earlier.distance(found) < SAME_PERSON_DISTANCE:
             return self._merge(earlier, matched) if matched else earlier
@@ -209,7 +209,7 @@ def _recognition_model():
     return dlib.face_recognition_model_v1(str(packaged_file(RECOGNITION_FILE)))
 
 
-def descriptor(frame: Photo, face: Face) -> _Descriptor:
+def _compute_descriptor(frame: Photo, face: Face) -> _Descriptor:
     """Returns dlib's face descriptor, float64 (128,). Descriptors of one person are close to each other."""
     points = [dlib.point(round(x), round(y)) for x, y in face.landmarks]
     shape = dlib.full_object_detection(dlib.rectangle(*(round(edge) for edge in face.box)), points)
