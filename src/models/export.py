@@ -20,18 +20,9 @@ EXPORTED_FILES = ("model.onnx", "model.tflite", "labels.json", "card.json")
 
 
 def export(folder: str | Path, target: str | Path) -> list[Path]:
-    """Writes the exported files together or not at all; weights are float32.
+    """Exports a model folder with float32 weights to the folder `target`, and returns the paths of the files.
 
-    Args:
-        folder: A model folder.
-        target: The folder to write. An earlier export in it is replaced.
-
-    Returns:
-        Paths of the files.
-
-    Raises:
-        ModelFolderError: The model folder cannot be used.
-        ValueError: `target` contains other files, or Keras runs with another backend than TensorFlow.
+    The files are written together or not at all, and replace an earlier export.
     """
     from src.keras_setup import keras
 

@@ -88,17 +88,10 @@ def load_models(gender_model: str | Path | None = MODELS / "gender", age_model: 
 
 
 def build_networks(models: dict[str, TrainedModel]) -> dict[tuple[str, ...], Predict]:
-    """Builds the functions that run models.
+    """Returns the functions that run models, by the tasks that each predicts, such as ("gender", "age").
 
     Models with the same alignment run together in ONNX Runtime, and run level one only once if it is the same. A model that
-    ONNX Runtime cannot run runs in Keras.
-
-    Args:
-        models: The models by task.
-
-    Returns:
-        The functions, with the tasks that each predicts as the key, such as ("gender", "age"). A function maps aligned faces,
-        uint8 (n, size, size, 3), RGB, 0-255, to probabilities by task.
+    ONNX Runtime cannot run runs in Keras. `models` are given by task.
     """
     networks: dict[tuple[str, ...], Predict] = {}
     by_alignment: dict[Alignment, dict[str, OnnxGraph]] = {}
