@@ -131,7 +131,7 @@ def detect_faces_in_photos(
                 try:
                     yield _submit(1, detect, source).result()
                 except BrokenProcessPool:
-                    message = "damaged picture (its decoder crashed)"
+                    message = "damaged image (its decoder crashed)"
                     yield [{"photo": source.name, "status": Status.UNREADABLE, "message": message}]
     finally:
         for _, future in waiting:
@@ -143,7 +143,7 @@ def worker_count(photos: int, workers: int = -1) -> int:
 
     It is 1, this process alone, for a few photos and in processes that may not start others, such as those of Celery.
     """
-    if photos < PARALLEL_FROM or not processes.can_have_children():
+    if photos < PARALLEL_FROM or not processes.can_start_processes():
         return 1
     return joblib.cpu_count() if workers == -1 else workers
 
