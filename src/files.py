@@ -127,15 +127,15 @@ def _copy_mode(source: Path, target: Path) -> None:
 
 @contextmanager
 def exclusive_lock(lock_file: Path, wait: bool = True) -> Iterator[None]:
-    """Holds a lock that one process at a time can hold. The operating system releases the lock of a killed process.
+    """Acquires a lock that only one process at a time can have. The operating system releases the lock of a killed process.
 
     Args:
         lock_file: The lock file. The function creates its folder and removes the file at the end.
-        wait: True waits for another process that holds the lock, then removes the unfinished folders that a killed process
+        wait: True waits for another process that has the lock, then removes the unfinished folders that a killed process
             left beside the lock file. False raises an error.
 
     Raises:
-        BlockingIOError: Another process holds the lock and `wait` is False.
+        BlockingIOError: Another process has the lock and `wait` is False.
     """
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_file)

@@ -134,7 +134,7 @@ def test_comparison_notebook_shows_the_released_models(copy, monkeypatch, standi
 @slow
 def test_protocol_notebook_sets_both_readings_beside_the_published_results(copy, monkeypatch):
     said = execute(copy, 7, monkeypatch, FOLDS=[0], EXPERIMENTS=["four groups, strict"])
-    assert "the figures below show that the code works and nothing else" in said
+    assert "drawn sample" in said
     table = pd.read_csv(copy / "runs" / "sample" / "protocol.csv")
     ours = table[table["method"].str.contains("drawn sample")]
     assert len(table) > len(ours) == 2 and ours["four groups"].tolist()[1] == "–"

@@ -83,7 +83,9 @@ def read_names(
     """Reads a data set whose labels are numbers in the names of its images.
 
     Args:
-        folder, subfolders, expected: As in `require_folder` and `find_subfolder`.
+        folder: The data set's folder, or the parent of one of `subfolders`.
+        subfolders: Names of the folder with the images.
+        expected: What the folder should contain, for the error message.
         pattern: Regular expression of a file name, with one group per number.
 
     Returns:

@@ -44,7 +44,7 @@ def split_rejects(rows: pd.DataFrame, reasons: Mapping[str, npt.ArrayLike], data
 
     Args:
         rows: All rows, with the column `path` and any other of `TABLE_COLUMNS`; absent columns become NA.
-        reasons: For each reason, the mask (n,) of the rows to drop, in order of priority: the ledger gives the first one.
+        reasons: For each reason, the mask (n,) of the rows to drop, in order of priority: the ledger has the first one.
         dataset: Name of the data set, for the column `dataset`.
 
     Returns:

@@ -40,7 +40,7 @@ class Alignment:
 
     size: int = FACE_SIZE  # side of the square face in pixels
     eye_distance: float = 0.39  # between the eye centres, as a fraction of the size
-    eye_height: float = 0.34  # of the eye centres below the upper edge, as a fraction of the size
+    eye_height: float = 0.34  # from the upper edge down to the eye centres, as a fraction of the size
     gamma: bool = False  # whether to apply `adaptive_gamma`
     denoise: bool = False  # whether to apply `denoise`, before gamma
 
@@ -146,7 +146,7 @@ def choose_face(faces: list[Face], box: Box | None, shape: tuple[int, ...]) -> F
 
     Args:
         faces: All faces of the photo.
-        box: The row's box in the photo's pixels, or None if the data set gives none.
+        box: The row's box in the photo's pixels, or None if the data set has none.
         shape: The photo's shape, height first.
 
     Returns:
@@ -170,7 +170,7 @@ def choose_face(faces: list[Face], box: Box | None, shape: tuple[int, ...]) -> F
 
 
 def align(photo: Photo, landmarks: Points, alignment: Alignment = Alignment()) -> Photo:
-    """Rotates, scales and moves a face (a similarity) so that its eye centres lie on the template's.
+    """Rotates, scales and moves a face (a similarity) so that its eye centres are at the template's.
 
     Args:
         photo: uint8 (height, width, 3), RGB, 0-255.

@@ -81,15 +81,15 @@ class Detection(NamedTuple):
 
 
 class EyesFrom(Enum):
-    """What gives the eye centres that a detector's faces are aligned by."""
+    """The source of the eye centres that a detector's faces are aligned by."""
 
     LANDMARKS = auto()
-    LANDMARKS_UNLESS_TURNED = auto()  # of a turned face, the landmarks give only the tilt and the point between the eyes
-    BOX = auto()  # the landmarks give only the tilt
+    LANDMARKS_UNLESS_TURNED = auto()  # for a turned face, only the tilt and the point between the eyes are the landmarks'
+    BOX = auto()  # only the tilt is the landmarks'
 
 
 class Detector(NamedTuple):
-    """A detector's search, its version, and how its boxes lie on a face, as measured by benchmarks/alignment.py.
+    """A detector's search, its version, and where the eyes are in its boxes, as measured by benchmarks/alignment.py.
 
     Eye distances are fractions of `Detection.side`.
     """
@@ -100,7 +100,7 @@ class Detector(NamedTuple):
     eye_distance: float  # typical distance of a frontal face's eyes
     eye_height: float  # typical height of the eyes below the box's upper edge, as a fraction of its width
     min_eye_distance: float = 0.0  # for LANDMARKS_UNLESS_TURNED: a face whose landmarks have closer eyes may be turned
-    hog_shift: float = 0.0  # how much lower than this box HOG's box lies, as a fraction of the height
+    hog_shift: float = 0.0  # how much lower HOG's box of the same face is, as a fraction of the height
     package: str | None = None  # the package besides dlib whose version decides the results
     video_search: Callable[[Photo], list[Detection]] | None = None  # a faster search for the frames of a video
 
@@ -175,7 +175,7 @@ def _may_miss_faces(found: list[Detection], scale: float, longest: int) -> bool:
         return True
     if any(face.score >= FACE_SCORE for face in found):
         return False
-    # A large photo may hold faces that are too small for this scale. A small photo is usually a cropped face that is found
+    # A large photo may contain faces that are too small for this scale. A small photo is usually a cropped face that is found
     # at some scale.
     return (longest >= SEARCH_FINER_ABOVE_SIDE and longest * scale < 2 * FIRST_SIDE) or longest <= SMALL_PHOTO_SIDE
 

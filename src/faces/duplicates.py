@@ -26,7 +26,7 @@ def near_duplicates(faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
     `MIN_CORRELATION`.
 
     Args:
-        faces: uint8 (n, size, size, 3), RGB, aligned, so that different crops of an image give the same face.
+        faces: uint8 (n, size, size, 3), RGB, aligned, so that different crops of an image show the same face.
 
     Returns:
         Group numbers, shape (n,), equal for faces that are linked directly or through others.

@@ -19,7 +19,7 @@ class TrainingSet(NamedTuple):
     """Labelled faces.
 
     Attributes:
-        table: Table of the labelled faces with the column `label`. Its index holds the row of each face in `faces`.
+        table: Table of the labelled faces with the column `label`. Its index is the row of each face in `faces`.
         faces: All aligned faces of the data set, uint8 (n, size, size, 3), RGB, memory-mapped.
     """
 

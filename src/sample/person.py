@@ -97,7 +97,7 @@ def draw_person(
     texture = np.clip((texture - 128) * warmth + 128 + rng.uniform(-12, 12), 0, 255).astype(np.float32)
     layers = np.dstack([texture, face_mask(model.mean_shape)])
     face = warp(layers, model.shape(coefficients), model.mean_shape * TEXTURE_SIZE - 0.5, round(size))
-    # The skin colour is that of the forehead and the cheeks, because either alone may lie in a shadow or a highlight.
+    # The skin colour is that of the forehead and the cheeks, because either alone may be in a shadow or a highlight.
     patches = texture[8:18, 48:80].reshape(-1, 3), texture[60:70, 34:94].reshape(-1, 3)
     skin = np.mean([np.median(patch, axis=0) for patch in patches], axis=0, dtype=np.float32)
 
