@@ -37,8 +37,8 @@ LABEL_SETS = {"strict": STRICT, "mapped": MAPPED}
 def load(folder: str | Path, images: str = "faces", labels: str = "strict", check_images: bool = True) -> Loaded:
     """Loads the faces of Adience.
 
-    Rows with a known age or a known gender are kept; the unknown value is NA. Ages are the years of the label: "(4, 6)" becomes
-    age_low 4 and age_high 6. The subject is `face_id`, and the fold is the published one (0 to 4).
+    Rows with a known age or a known gender are kept; the unknown value is NA. Ages are the years of the label: age_low 4 and
+    age_high 6 for "(4, 6)". The subject is `face_id`, and the fold is the published one (0 to 4).
 
     Args:
         folder: Folder of the fold files, or its parent if it is named adience/ or Adience/.

@@ -84,8 +84,8 @@ class EyesFrom(Enum):
     """The source of the eye centres that a detector's faces are aligned by."""
 
     LANDMARKS = auto()
-    LANDMARKS_UNLESS_TURNED = auto()  # for a turned face, only the tilt and the point between the eyes are the landmarks'
-    BOX = auto()  # only the tilt is the landmarks'
+    LANDMARKS_UNLESS_TURNED = auto()  # a turned face keeps only the tilt and the point between its landmarks' eyes
+    BOX = auto()  # a face keeps only the tilt of its landmarks' eyes
 
 
 class Detector(NamedTuple):
@@ -152,7 +152,7 @@ def _detect_yunet(photo: Photo, first_side: int = FIRST_SIDE) -> list[Detection]
     """Searches coarsely first, then more finely while the results suggest that small faces were missed.
 
     A face is certain from `FACE_SCORE`. A candidate, from `CANDIDATE_SCORE`, is kept if a second search confirms it. A face
-    is reliable if its side is at least `RELIABLE_FACE` in the search, so a finer search need not find it again.
+    is reliable if its side is at least `RELIABLE_FACE` in the search, so it is kept even if a finer search misses it.
     """
     height, width = photo.shape[:2]
     longest = max(height, width)

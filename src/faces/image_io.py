@@ -22,17 +22,8 @@ MIN_SIDE = 16  # pixels: a smaller image shows no usable face
 MAX_PIXELS = 200_000_000  # larger photos are refused; decoded, this many pixels take 600 MB
 REDUCE_ABOVE_PIXELS = 50_000_000  # `read_scaled_photo` reduces photos with more pixels
 SCALES = (1, 2, 4, 8)  # factors by which a photo may be reduced; JPEG decoders support the same ones
-PILLOW_FORMATS = (
-    "JPEG",
-    "PNG",
-    "WEBP",
-    "TIFF",
-    "BMP",
-    "GIF",
-    "HEIF",
-    "AVIF",
-    "PPM",
-)  # without EPS: Pillow would start Ghostscript
+# EPS is not supported, because Pillow would start Ghostscript.
+PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "HEIF", "AVIF", "PPM")
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked instead, before anything is decoded
 pillow_heif.register_heif_opener()
 
@@ -127,12 +118,14 @@ def _decode(image: Image.Image, max_pixels: int, large: int, can_draft: bool) ->
     decoder_scale = round(max(width, height) / max(image.size))
     image.load()  # turns TIFF files upright
     orientation = _orientation(image)
-    rgb = _to_srgb(image).reduce(max(1, scale // decoder_scale))
+    rgb = _to_srgb(image)
+    if scale > decoder_scale:
+        rgb = rgb.reduce(scale // decoder_scale)
     return ScaledPhoto(_turn_upright(np.asarray(rgb), orientation), max(scale, decoder_scale))
 
 
 def _turn_upright(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
-    """Returns an upright copy of pixels with an EXIF orientation, whose values from 5 exchange rows and columns."""
+    """Returns an upright copy of pixels with an EXIF orientation, 1 to 8; from 5 on, rows and columns are exchanged."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
