@@ -16,7 +16,7 @@ import pandas as pd
 
 from src.config import CACHE, SEED
 from src.files import atomic_folder, exclusive_lock, write_text
-from src.keras_setup import devices, fused_normalisation, keras, over_all_devices
+from src.keras_setup import data_parallel, device_count, fused_normalisation, keras
 
 PREDICTION_BATCH = 64  # faces that `predict_probabilities` predicts together
 
@@ -79,7 +79,7 @@ class FaceBatches(keras.utils.PyDataset):
     def __init__(self, faces, rows, labels, batch_size: int, settings: TrainingSettings | None = None, epoch: int = 0):
         super().__init__(workers=2, max_queue_size=4)
         self.faces, self.rows, self.labels, self.batch_size = faces, np.asarray(rows), np.asarray(labels), batch_size
-        self.settings, self.epoch, self.devices = settings, epoch, devices()
+        self.settings, self.epoch, self.devices = settings, epoch, device_count()
         if batch_size % self.devices:
             raise ValueError(f"batch_size must be a multiple of the {self.devices} devices, got {batch_size}; change it")
         self._shuffle()
@@ -180,7 +180,7 @@ def fit(
         The copy with the weights of the best epoch, computing in float32, and the history: a row for each epoch with
         `epoch`, `loss`, `val_loss`, `seconds` and the metrics (`accuracy`, `val_accuracy`).
     """
-    with over_all_devices():
+    with data_parallel():
         model, split = _rebuild(model, model.to_json()), np.asarray(split)
         rows, labels, split = (np.asarray(values)[split != "test"] for values in (rows, labels, split))
         folder = checkpoint_folder / _state_name(model, faces, rows, labels, split, settings, loss)

@@ -148,7 +148,7 @@ def worker_count(photos: int, workers: int = -1) -> int:
 
     It is 1, this process alone, for a few photos and in processes that may not start others, such as those of Celery.
     """
-    if photos < PARALLEL_FROM or not processes.can_have_children():
+    if photos < PARALLEL_FROM or not processes.can_start_processes():
         return 1
     return joblib.cpu_count() if workers == -1 else workers
 

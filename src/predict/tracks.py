@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from src.faces.align import Face, align_face, find_faces
-from src.faces.detect import DETECTORS, VIDEO_FIRST_SIDE, Box, Photo, intersection_over_union
+from src.faces.detect import DETECTORS, Box, Photo, intersection_over_union
 from src.faces.landmark_file import packaged_file
 from src.predict.inference import FACE_TYPES, Models
 
@@ -108,7 +108,7 @@ class MultiTracker:
     def _detect(self, frame: Photo) -> list[tuple[Track, Face]]:
         """Detects the faces in a frame and restarts the tracker of each."""
         min_score = DETECTORS[self.detector].min_score
-        faces = [face for face in find_faces(frame, self.detector, VIDEO_FIRST_SIDE) if face.score >= min_score]
+        faces = [face for face in find_faces(frame, self.detector, video=True) if face.score >= min_score]
         tracks = self.in_sight
         matches = self._match(frame, tracks, faces)
         for i, track in enumerate(tracks):

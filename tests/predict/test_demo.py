@@ -131,7 +131,7 @@ def test_a_photo_is_answered(page, files, browser):
 def test_what_cannot_be_answered_is_told_kindly(page, files, browser):
     browser.get(page[0])
     for name, said in (
-        ("broken.jpg", "This file could not be read: damaged picture"),
+        ("broken.jpg", "This file could not be read: damaged image"),
         ("wall.png", "wall.png: no face was found. A larger, frontal"),
         ("text.jpg", "not an image in a supported format"),
         ("large.png", "at most 50,000,000 pixels are supported, got 9,000 x 9,000"),
