@@ -71,7 +71,6 @@ $(READY): requirements.txt pyproject.toml
 	@$(PY) -c '' 2>/dev/null || $(PYTHON) -m venv --clear .venv
 	@rm -f .venv/ready-*
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
-	@$(PY) -m src.faces.detect
 	@touch $@
 
 shape_predictor_68_face_landmarks.dat: $(READY)

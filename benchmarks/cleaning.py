@@ -60,12 +60,12 @@ def measure(folder: Path) -> dict[str, float]:
     import resource  # Windows does not have this module
 
     with Clock() as reading:
-        for part in imdb_wiki.PARTS:
+        for part in imdb_wiki.SUBSETS:
             loadmat(folder / f"{part}.mat")
     with Clock() as whole:
         ours = imdb_wiki.load(folder, check_images=False)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
-    contents, beyond = {part: loadmat(folder / f"{part}.mat") for part in imdb_wiki.PARTS}, []
+    contents, beyond = {part: loadmat(folder / f"{part}.mat") for part in imdb_wiki.SUBSETS}, []
     with unittest.mock.patch.object(imdb_wiki, "loadmat", lambda file: contents[Path(file).stem]):
         for _ in range(3):
             with Clock() as cleaning:

@@ -54,7 +54,7 @@ def draw(folder: Path, wiki: Path, count: int) -> pd.DataFrame:
     crops.mkdir(parents=True, exist_ok=True)
     if not (crops / "imdb.mat").exists():
         make_imdb(crops / "imdb.mat", wiki, int(count / KEPT) + 2000)
-    table = imdb_wiki.load(folder, check_images=False, parts=("imdb",)).table.head(count)
+    table = imdb_wiki.load(folder, check_images=False).table.head(count)
     if len(table) < count:
         raise ValueError(f"expected {count:,} faces, but {folder} was made for {len(table):,}: choose another --folder")
     missing = [(i, path) for i, path in enumerate(table["path"]) if not (folder / path).exists()]

@@ -85,8 +85,7 @@ def _named_by_years(years: tuple, starts: tuple) -> AgeGroups:
     return AgeGroups(years, starts, tuple(f"{low}-{high}" for low, high in years))
 
 
-# Age classes that a network can predict. Documents call Adience's the age groups and FairFace's the age ranges; "four" is a
-# coarser choice for small data sets.
+# Age classes that a network can predict: Adience's eight age groups, FairFace's nine, and "four" for small data sets.
 AGE_GROUPS = {
     # Ages between two labels go to the group that the mapped variant of Adience's protocol assigns.
     "adience": _named_by_years(

@@ -1,4 +1,4 @@
-"""Atomic writes and locks."""
+"""Atomic writes, locks, and searches for files."""
 
 import contextlib
 import os
@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
-TEMPORARY_PREFIX = ".writing-"  # of the names of unfinished files and folders
+from src.config import IMAGE_SUFFIXES
+
+TEMPORARY_PREFIX = ".writing-"  # names of unfinished files and folders start with this
 
 
 @contextmanager
@@ -94,6 +96,26 @@ def file_stamps(folder: Path, paths: Iterable[str]) -> npt.NDArray[np.int64]:
     return np.array(stamps, np.int64).reshape(-1, 2)
 
 
+def walk_images(folder: Path, follow_links: bool) -> Iterator[str]:
+    """Yields the images in a folder and its subfolders: paths relative to `folder`, with forward slashes.
+
+    Hidden files and folders, and the copies that macOS adds to archives, are skipped. Each folder is read once, even if
+    several links lead to it.
+    """
+    seen: set[str] = set()
+    for parent, subfolders, names in os.walk(folder, followlinks=follow_links):
+        real = os.path.realpath(parent)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__MACOSX")))
+        prefix = f"{Path(parent).relative_to(folder).as_posix()}/".removeprefix("./")
+        for name in names:
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                yield prefix + name
+
+
 def _temporary_path(target: Path, suffix: str = "") -> Path:
     return target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}{suffix}")
 
@@ -105,15 +127,15 @@ def _copy_mode(source: Path, target: Path) -> None:
 
 @contextmanager
 def exclusive_lock(lock_file: Path, wait: bool = True) -> Iterator[None]:
-    """Holds a lock that one process at a time can hold. The operating system releases the lock of a killed process.
+    """Acquires a lock that only one process at a time can have. The operating system releases the lock of a killed process.
 
     Args:
-        lock_file: File that stands for the lock. Its folder is created, and the file is removed at the end.
-        wait: True waits for another process that holds the lock, then removes the unfinished folders that a killed process
+        lock_file: The lock file. The function creates its folder and removes the file at the end.
+        wait: True waits for another process that has the lock, then removes the unfinished folders that a killed process
             left beside the lock file. False raises an error.
 
     Raises:
-        BlockingIOError: Another process holds the lock and `wait` is False.
+        BlockingIOError: Another process has the lock and `wait` is False.
     """
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_file)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from src.config import require_keras_backend
 
-__all__ = ["devices", "fused_normalisation", "keras", "layers", "ops", "over_all_devices"]
+__all__ = ["data_parallel", "device_count", "fused_normalisation", "keras", "layers", "ops"]
 
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -40,8 +40,8 @@ logging.getLogger("tensorflow").setLevel("ERROR")
 def fused_normalisation() -> Iterator[None]:
     """Makes BatchNormalization use TensorFlow's fused kernel in networks that are compiled for training inside the block.
 
-    On a CPU, the layer's many small steps take nearly half of a residual network's training time; `benchmarks/training.py`
-    measures it. The results are the same. With other backends this has no effect, because they fuse the steps themselves.
+    On a CPU, the layer's many small steps take nearly half of a residual network's training time. The results are the same.
+    With other backends this has no effect, because they fuse the steps themselves.
     """
     if keras.backend.backend() != "tensorflow":
         yield
@@ -70,7 +70,7 @@ def fused_normalisation() -> Iterator[None]:
 
 
 @contextmanager
-def over_all_devices() -> Iterator[None]:
+def data_parallel() -> Iterator[None]:
     """Makes models that are built inside the block train on all devices of this machine, which share each batch.
 
     This has no effect with a backend other than JAX, with one device, or if a distribution is already set.
@@ -83,7 +83,7 @@ def over_all_devices() -> Iterator[None]:
         yield
 
 
-def devices() -> int:
+def device_count() -> int:
     """Returns the number of devices that share each batch."""
     distribution = keras.distribution.distribution()
     return distribution.num_model_replicas if distribution else 1

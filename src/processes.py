@@ -51,7 +51,7 @@ def end_children() -> None:
         process.terminate()
 
 
-def can_have_children() -> bool:
+def can_start_processes() -> bool:
     """Returns whether this process may start workers. Python forbids it to workers of `multiprocessing.Pool` and Celery."""
     return not multiprocessing.current_process().daemon
 

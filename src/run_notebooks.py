@@ -26,7 +26,7 @@ def run_notebooks(dataset: str, data: str, numbers: list[int], save: bool = Fals
 
     Args:
         dataset: Name of the data set.
-        data: The data set's folder; "" is the folder of `data.resolve_folder`.
+        data: The data set's folder; "" selects data/DATASET.
         numbers: Numbers of the notebooks, in the order to run them; none for all.
         save: Whether to replace the outputs in `folder`.
         folder: Folder of the notebooks.

@@ -52,14 +52,14 @@ print(data.DATASETS[-1], *table["path"], *table["age_low"], *ledger["reason"], *
 
 def test_the_example_of_a_data_set_loads_and_can_be_prepared(mine, tmp_path):
     """In a copy of the package that was changed as the text says."""
-    copy, entry = tmp_path / "copy", '"mine": "mine",'
+    copy, entry = tmp_path / "copy", '"mine"'
     shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__"))
     (copy / LANDMARK_FILE.name).symlink_to(LANDMARK_FILE)
     (copy / "src" / "data" / "mine.py").write_text(BLOCKS[0], encoding="utf-8")
     listed = copy / "src" / "data" / "__init__.py"
     text = listed.read_text(encoding="utf-8")
-    assert f"`{entry}` in `LOADERS`" in " ".join(TEXT.split())
-    listed.write_text(text.replace("}\nNAMES", f"    {entry}\n}}\nNAMES"), encoding="utf-8")
+    assert f"add `{entry}` to `DATASETS`" in " ".join(TEXT.split())
+    listed.write_text(text.replace('"allagefaces")', f'"allagefaces", {entry})', 1), encoding="utf-8")
     command = [sys.executable, "-c", ASKED, mine, tmp_path / "cache"]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
     said = "mine; one_face.jpg; three_faces.jpg; 30; 41; image missing; gender unknown; landmarks; landmarks"

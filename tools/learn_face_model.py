@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from src.config import AGE_GROUPS, GENDERS, IMAGE_SUFFIXES, LANDMARK_FILE, SAMPLE, SEED
 from src.files import atomic_write
-from src.sample.face_model import EYES, SIZE, face_mask, warp
+from src.sample.face_model import EYE_POSITIONS, TEXTURE_SIZE, face_mask, warp
 
 NAME = re.compile(r"(\d+)_([01])_\d_\d+\.")
 COMPONENTS = 100
@@ -68,23 +68,23 @@ def find_landmarks(paths: list[Path], landmark_file: Path) -> list[np.ndarray | 
 
 
 def normalise_shape(points: np.ndarray) -> np.ndarray:
-    """Moves the eye centres to `EYES` by a similarity transform and makes the face symmetric; float (68, 2), 0-1."""
+    """Moves the eye centres to `EYE_POSITIONS` by a similarity transform and makes the face symmetric; float (68, 2), 0-1."""
     left, right = points[36:42].mean(0), points[42:48].mean(0)
-    turn = complex(EYES[1][0] - EYES[0][0], 0) / complex(*(right - left))
+    turn = complex(EYE_POSITIONS[1][0] - EYE_POSITIONS[0][0], 0) / complex(*(right - left))
     matrix = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]])
-    shape = (points - left) @ matrix.T + EYES[0]
+    shape = (points - left) @ matrix.T + EYE_POSITIONS[0]
     return (shape + (1, 0) + shape[MIRRORED] * (-1, 1)) / 2
 
 
 def sample_textures(paths: list[Path], landmarks: list[np.ndarray], mean_shape: np.ndarray) -> list[np.ndarray]:
-    """Warps each face to the mean shape and averages it with its mirror image; uint8 (SIZE, SIZE // 2, 3) RGB each."""
+    """Warps each face to the mean shape and averages it with its mirror image; uint8 (size, size // 2, 3) RGB each."""
     textures = []
     for path, points in zip(paths, landmarks, strict=True):
         image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
         # Warped large, then averaged down: remapping alone would alias.
-        large = warp(image, mean_shape, points, 2 * SIZE)
-        face = cv2.resize(large, (SIZE, SIZE), interpolation=cv2.INTER_AREA).astype(np.float32)
-        half = (face + face[:, ::-1])[:, : SIZE // 2] / 2
+        large = warp(image, mean_shape, points, 2 * TEXTURE_SIZE)
+        face = cv2.resize(large, (TEXTURE_SIZE, TEXTURE_SIZE), interpolation=cv2.INTER_AREA).astype(np.float32)
+        half = (face + face[:, ::-1])[:, : TEXTURE_SIZE // 2] / 2
         textures.append(half.round().astype(np.uint8))
     return textures
 
@@ -102,13 +102,13 @@ def learn(textures: np.ndarray, shapes: np.ndarray, labels: np.ndarray) -> dict[
     """Returns the arrays of the model.
 
     Args:
-        textures: uint8 (n, SIZE, SIZE // 2, 3) RGB, the left halves of the faces in the mean shape.
+        textures: uint8 (n, TEXTURE_SIZE, TEXTURE_SIZE // 2, 3) RGB, the left halves of the faces in the mean shape.
         shapes: float (n, 68, 2), normalised landmarks.
         labels: int (n, 2), age group and gender.
     """
     mean_shape = shapes.mean(0)
     # More forehead is learnt than drawn, so that the edge of what is learnt does not show.
-    weights = face_mask(mean_shape, forehead=0.4)[:, : SIZE // 2, None]
+    weights = face_mask(mean_shape, forehead=0.4)[:, : TEXTURE_SIZE // 2, None]
     colours = balance_colours(textures.astype(np.float32), weights)
     mean = colours.mean(0)
     colours = ((colours - mean) * weights).reshape(len(colours), -1)

@@ -6,18 +6,10 @@ from pathlib import Path
 from src.config import DATA
 from src.data.table import Loaded, check_table
 
-# The module of each data set's `load`, imported on first use because predictions require none.
-LOADERS = {
-    "sample": "adience",  # drawn faces in Adience's layout
-    "adience": "adience",
-    "imdb_wiki": "imdb_wiki",
-    "utkface": "utkface",
-    "fairface": "fairface",
-    "allagefaces": "allagefaces",
-}
-DATASETS = tuple(LOADERS)
+# A module of the same name loads each data set. The sample has Adience's layout.
+DATASETS = ("sample", "adience", "imdb_wiki", "utkface", "fairface", "allagefaces")
 # The key in `config.AGE_GROUPS` of the age classes that suit each data set's labels; Adience's unless stated otherwise.
-AGE_GROUPS_OF = {name: "fairface" if name == "fairface" else "adience" for name in DATASETS}
+AGE_GROUPS_OF = dict.fromkeys(DATASETS, "adience") | {"fairface": "fairface"}
 
 
 def resolve_folder(name: str, folder: str | Path = "") -> Path:
@@ -25,8 +17,8 @@ def resolve_folder(name: str, folder: str | Path = "") -> Path:
 
     Args:
         name: One of `DATASETS`.
-        folder: The data set's folder; "" is data/NAME, where `make data` puts it. The sample always has its own folder and
-            is drawn first if necessary.
+        folder: The data set's folder; "" selects data/NAME, where `make data` puts it. The sample always has its own folder
+            and is drawn first if necessary.
 
     Raises:
         FileNotFoundError: The folder does not exist.
@@ -39,7 +31,7 @@ def resolve_folder(name: str, folder: str | Path = "") -> Path:
     if not folder.is_dir():
         raise FileNotFoundError(
             f"expected the folder of {name}, but {folder} is not a folder: choose it with DATA=/path, or run "
-            f"make data DATASET={name}; data/README.md says what the folder holds"
+            f"make data DATASET={name}; data/README.md describes its content"
         )
     return folder
 
@@ -59,14 +51,15 @@ def load(name: str, folder: str | Path, **options) -> Loaded:
         ValueError: The name or an option is unknown, a label file is damaged, or every row was dropped.
         FileNotFoundError: The folder, its label files or all of its images are missing.
     """
-    if name not in LOADERS:
+    if name not in DATASETS:
         raise ValueError(f"data set must be one of {', '.join(DATASETS)}, got {name!r}")
-    table, ledger = import_module(f"src.data.{LOADERS[name]}").load(folder, **options)
+    module = import_module(f"src.data.{'adience' if name == 'sample' else name}")  # predictions require none of them
+    table, ledger = module.load(folder, **options)
     if table.empty:
         counts = [f"{reason}: {count:,}" for reason, count in ledger["reason"].value_counts().items()]
         raise ValueError(
             f"{folder}: expected at least one usable face of {name}, but every row was dropped "
-            f"({', '.join(counts) or 'the label files have 0 rows'}); data/README.md says what the folder should hold"
+            f"({', '.join(counts) or 'the label files have 0 rows'}); data/README.md describes the expected content"
         )
     return Loaded(check_table(table.assign(dataset=name)), ledger)
 
@@ -74,7 +67,7 @@ def load(name: str, folder: str | Path, **options) -> Loaded:
 def load_for_training(name: str, folder: str | Path, **options) -> Loaded:
     """Loads a data set as `load` does, or the table that notebook 5 has cleaned, if there is one for this folder.
 
-    Prints which cleaned table it takes. With options of the loader it always loads the data set.
+    Prints the size of a cleaned table. With options of the loader it always loads the data set.
     """
     if name == "imdb_wiki" and not options:
         from src.data import imdb_wiki

@@ -15,13 +15,13 @@ from src.data.table import Loaded, split_rejects
 FOLD_FILES = tuple(f"fold_{fold}_data.txt" for fold in range(5))
 FIELDS = ("user_id", "original_image", "face_id", "age", "gender")
 EXPECTED = "fold_0_data.txt to fold_4_data.txt beside the folder faces/ or aligned/"
-IMAGE_KINDS = {"faces": "coarse_tilt_aligned_face", "aligned": "landmark_aligned_face"}  # folder, beginning of the file names
-GENDERS = {"f": "female", "m": "male"}
+IMAGE_KINDS = {"faces": "coarse_tilt_aligned_face", "aligned": "landmark_aligned_face"}  # folder, start of the file names
+GENDER_CODES = {"f": "female", "m": "male"}
 
 # The eight labels as the fold files write them.
 STRICT = {f"({low}, {high})": (low, high) for low, high in AGE_GROUPS["adience"].years}
 # Other age texts, and the label that `load` assigns them to with "mapped".
-_OTHERS = {
+_OTHER_TEXTS = {
     "(0, 2)": ("2", "3"),
     "(8, 12)": ("13", "(8, 23)"),
     "(15, 20)": ("22",),
@@ -30,15 +30,15 @@ _OTHERS = {
     "(48, 53)": ("46", "55", "56"),
     "(60, 100)": ("57", "58"),
 }
-MAPPED = STRICT | {text: STRICT[label] for label, texts in _OTHERS.items() for text in texts}
+MAPPED = STRICT | {text: STRICT[label] for label, texts in _OTHER_TEXTS.items() for text in texts}
 LABEL_SETS = {"strict": STRICT, "mapped": MAPPED}
 
 
 def load(folder: str | Path, images: str = "faces", labels: str = "strict", check_images: bool = True) -> Loaded:
     """Loads the faces of Adience.
 
-    Rows with a known age or a known gender are kept; the unknown value is NA. Ages are the years of the label: "(4, 6)" gives
-    age_low 4 and age_high 6. The subject is `face_id`, and the fold is the published one (0 to 4).
+    Rows with a known age or a known gender are kept; the unknown value is NA. Ages are the years of the label: age_low 4 and
+    age_high 6 for "(4, 6)". The subject is `face_id`, and the fold is the published one (0 to 4).
 
     Args:
         folder: Folder of the fold files, or its parent if it is named adience/ or Adience/.
@@ -72,7 +72,7 @@ def load(folder: str | Path, images: str = "faces", labels: str = "strict", chec
         {
             "path": subfolder + path,
             "subject": source["face_id"].replace("", None),
-            "gender": source["gender"].str.strip().str.lower().map(GENDERS),
+            "gender": source["gender"].str.strip().str.lower().map(GENDER_CODES),
             **label_files.parse_ages(source["age"].str.strip(), LABEL_SETS[labels]),
             "fold": source["fold"],
         }
@@ -83,5 +83,5 @@ def load(folder: str | Path, images: str = "faces", labels: str = "strict", chec
         "no usable label": rows["age_low"].isna() & rows["gender"].isna(),
     }
     if check_images:
-        reasons["image missing"] = label_files.is_missing(folder, rows["path"], reasons["path outside the folder"])
+        reasons["image missing"] = label_files.is_missing(folder, rows["path"])
     return split_rejects(rows, reasons, "adience")

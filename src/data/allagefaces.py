@@ -30,11 +30,11 @@ def load(folder: str | Path) -> Loaded:
             show the same faces.
 
     Returns:
-        The table of faces and the ledger, with these reasons in this order: malformed name, image missing (a link that
-        leads nowhere), repeated picture (the same file name in another folder).
+        The table of faces and the ledger, with these reasons in this order: malformed name, image missing (a broken link),
+        repeated image (the same file name in another folder).
 
     Raises:
-        FileNotFoundError: The folder holds no images.
+        FileNotFoundError: The folder contains no images.
     """
     path, numbers, reasons = read_names(folder, FOLDERS, NAME, EXPECTED)
     serial, age = numbers[0], numbers[1]

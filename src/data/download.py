@@ -24,7 +24,7 @@ from src.files import TEMPORARY_PREFIX, exclusive_lock, write_text
 from src.processes import run_command
 
 ADDRESSES = DATA / "addresses.json"
-UNPACKED = "unpacked.json"  # in the folder of downloads: each file's SHA-256 and the names of what it was unpacked to
+UNPACKED = "unpacked.json"  # records, for each archive, its SHA-256 and the names of the unpacked files
 RETRIES = 9  # pooch waits 1, 2, … 9 seconds before them
 TIMEOUT = 60  # seconds without a byte after which a connection counts as broken
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError)
@@ -34,7 +34,7 @@ class DownloadError(OSError):
     """A file that cannot be downloaded or unpacked."""
 
 
-def download(name: str, folder: Path, addresses: Path = ADDRESSES, retries: int = RETRIES) -> None:
+def download(name: str, folder: Path, addresses: Path = ADDRESSES) -> None:
     """Downloads and unpacks a data set, except for files that are already unpacked.
 
     A broken download is resumed, also by a later run, and incomplete downloads and archives are detected. The authors publish
@@ -44,7 +44,6 @@ def download(name: str, folder: Path, addresses: Path = ADDRESSES, retries: int 
         name: The data set.
         folder: Folder to unpack into; nothing is written outside it.
         addresses: JSON file with the page and the files of each data set: URLs, or names of files to download by hand.
-        retries: Number of further attempts after a connection broke.
 
     Raises:
         ValueError: The name is unknown.
@@ -72,7 +71,7 @@ def download(name: str, folder: Path, addresses: Path = ADDRESSES, retries: int 
         for file in todo:
             archive, sha256 = downloads / file, record.get(file, {}).get("sha256")
             if file not in by_hand:
-                _fetch(urls[file], archive, sha256, retries)
+                _fetch(urls[file], archive, sha256)
             found = pooch.file_hash(str(archive))
             if sha256 not in (None, found):
                 raise DownloadError(f"{archive} must have the SHA-256 {sha256}, got {found}: delete it and download it again")
@@ -85,16 +84,16 @@ def _is_unpacked(recorded: dict | None, folder: Path) -> bool:
     return recorded is not None and all((folder / name).exists() for name in recorded["unpacked"])
 
 
-def _fetch(url: str, target: Path, sha256: str | None, retries: int) -> None:
-    source = pooch.create(target.parent, "", registry={target.name: sha256}, urls={target.name: url}, retry_if_failed=retries)
+def _fetch(url: str, target: Path, sha256: str | None) -> None:
+    source = pooch.create(target.parent, "", registry={target.name: sha256}, urls={target.name: url}, retry_if_failed=RETRIES)
     try:
-        source.fetch(target.name, downloader=_resume)
+        source.fetch(target.name, downloader=_download_resumable)
     except (ValueError, requests.RequestException) as error:  # pooch raises a ValueError for a wrong checksum
         reason = " ".join(str(error).split())
         raise DownloadError(f"{url} cannot be downloaded ({reason}): run this command again to resume") from error
 
 
-def _resume(url: str, output_file: str, _pooch: object) -> None:
+def _download_resumable(url: str, output_file: str, _pooch: object) -> None:
     """Downloads a file, as pooch's downloader. Resumes a partial file if the server still has the same version."""
     headers = {"Accept-Encoding": "identity"}
     head = requests.head(url, headers=headers, allow_redirects=True, timeout=TIMEOUT)
@@ -153,8 +152,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folder = Path(options.to).expanduser() if options.to else DATA / options.dataset
     download(options.dataset, folder)
-    place = f" DATA={folder}" if options.to else ""
-    print(f"{options.dataset} is in {folder}; next: make run DATASET={options.dataset}{place}")
+    setting = f" DATA={folder}" if options.to else ""
+    print(f'{options.dataset} is in {folder}; next: make run DATASET={options.dataset}{setting} NOTEBOOKS="1 2"')
     return 0
 
 

@@ -49,11 +49,10 @@ def load(folder: str | Path) -> Loaded:
             **label_files.parse_ages(source["age"].str.strip().str.lower(), AGES),
         }
     )
-    outside = label_files.is_outside(label_path)
     reasons = {
-        "path outside the folder": outside,
+        "path outside the folder": label_files.is_outside(label_path),
         "unknown age": rows["age_low"].isna(),
-        "image missing": label_files.is_missing(folder, rows["path"], outside),
+        "image missing": label_files.is_missing(folder, rows["path"]),
     }
     return split_rejects(rows, reasons, "fairface")
 
@@ -62,11 +61,11 @@ def races(folder: str | Path, paths: pd.Series) -> npt.NDArray[np.object_]:
     """Returns the race of each face.
 
     Args:
-        folder: As in `load`.
+        folder: The data set's folder.
         paths: Column `path` of the table of faces.
 
     Returns:
-        The race as the label files write it, such as "East Asian", shape (n,); None where they give none.
+        The race as the label files write it, such as "East Asian", shape (n,); None where it is unknown.
     """
     folder, subfolder, source = _read_labels(folder, ("file", "race"))
     by_stem = dict(zip(_stem(source["file"]), source["race"].str.strip()))
@@ -80,7 +79,7 @@ def _read_labels(folder: str | Path, columns: tuple[str, ...]) -> tuple[Path, st
     subfolder = label_files.find_subfolder(folder, ("FairFace", "fairface"), "fairface_label_*.csv")
     files = [folder / subfolder / name for name in LABEL_FILES if (folder / subfolder / name).is_file()]
     if not files:
-        raise label_files.missing_data_error(folder, "holds no label file", EXPECTED)
+        raise label_files.missing_data_error(folder, "contains no label file", EXPECTED)
     rows = pd.concat([label_files.read_labels(file, ",", columns) for file in files], ignore_index=True)
     return folder, subfolder, rows.assign(file=rows["file"].str.strip().str.replace("\\", "/"))
 

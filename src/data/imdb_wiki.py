@@ -17,13 +17,13 @@ from src.data import label_files
 from src.data.table import BOX_COLUMNS, TABLE_COLUMNS, Loaded, check_table, split_rejects
 from src.files import atomic_write, write_text
 
-PARTS = ("imdb", "wiki")
+SUBSETS = ("imdb", "wiki")
 EXPECTED = "imdb.mat or wiki.mat, in the folder itself or in one of its folders, such as imdb_crop/, wiki_crop/ or imdb_meta/"
 NUMERIC_FIELDS = ("dob", "photo_taken", "gender", "face_score", "second_face_score")
 TEXT_FIELDS = ("full_path", "name")
 CLEANED = RUNS / "imdb_wiki"  # where notebook 5 writes what notebooks 1 and 2 read
 CLEANED_TABLE, CLEANED_LEDGER, CLEANED_FOLDER = "imdb_wiki_clean.csv", "imdb_wiki_ledger.csv", "imdb_wiki_folder.txt"
-GENDERS = {0.0: "female", 1.0: "male"}  # NaN is unknown
+GENDER_CODES = {0.0: "female", 1.0: "male"}  # NaN is unknown
 UNIX_EPOCH = 719529  # Matlab's date number of 1 January 1970
 FIRST_DATE, LAST_DATE = 367, 3652425  # Matlab's date numbers of 1 January 1 and 31 December 9999
 BIRTH_DATE = r"_([0-9]{1,4})-([0-9]{1,2})-([0-9]{1,3})"  # a few days have three digits, as in 1929-10-012
@@ -36,7 +36,6 @@ def load(
     max_age: int = 100,
     min_age: int = 0,
     check_images: bool = True,
-    parts: tuple[str, ...] = PARTS,
     known_gender: bool = False,
 ) -> Loaded:
     """Loads the faces of IMDB-WIKI that pass the checks listed under Returns, in the order of the records, IMDB first.
@@ -44,7 +43,7 @@ def load(
     Ages are those on 1 July of the year of the photo; an age spans two years if the day or month of birth is unknown. Boxes
     are NA for images in a folder with "crop" in its name.
 
-    The subject is the celebrity's name, which both parts share. Names with one celeb_id are one subject. Without a name, the
+    The subject is the celebrity's name, which both files share. Names with one celeb_id are one subject. Without a name, the
     subject is the number in the file name.
 
     Args:
@@ -53,7 +52,6 @@ def load(
         max_age: Highest age in years, inclusive.
         min_age: Lowest age in years, inclusive.
         check_images: False reads the metadata without looking for the images.
-        parts: "imdb", "wiki" or both.
         known_gender: True drops records without a gender; otherwise their gender is NA.
 
     Returns:
@@ -65,10 +63,10 @@ def load(
         ValueError: An option is invalid, or a .mat file is damaged or lacks a field.
         FileNotFoundError: The .mat files or all images are missing.
     """
-    rows = records(folder, parts)
+    rows = records(folder)
     reasons = _drop_reasons(rows, min_score, max_age, min_age, known_gender)
     if check_images:
-        reasons["image missing"] = label_files.is_missing(Path(folder).expanduser(), rows["path"], rows["outside"])
+        reasons["image missing"] = label_files.is_missing(Path(folder).expanduser(), rows["path"])
     reasons["duplicate image"] = _is_duplicate(rows["path"], reasons)
     return split_rejects(rows, reasons, "imdb_wiki")
 
@@ -76,26 +74,29 @@ def load(
 def funnel(
     folder: str | Path, min_score: float = 1.0, max_age: int = 100, min_age: int = 0, known_gender: bool = False
 ) -> pd.DataFrame:
-    """Counts the records that each step of `load` drops, without looking for the images; the arguments are those of `load`.
+    """Counts the records that `load` drops for each reason, without looking for the images; arguments as for `load`.
 
     Returns:
-        One row per step, with the columns `step`, `records` (all records that the step's reason fits), `dropped` (those
-        that no earlier reason fits) and `left` (those that remain).
+        One row for all records and one per reason, with the columns `reason`, `records` (all records that the reason fits),
+        `dropped` (those that no earlier reason fits) and `left` (those that remain).
     """
     rows = records(folder)
     reasons = _drop_reasons(rows, min_score, max_age, min_age, known_gender)
     del reasons["age out of range"]
-    reasons |= {f"older than {max_age}": rows["age_high"] > max_age, f"younger than {min_age}": rows["age_low"] < min_age}
+    reasons |= {
+        f"age out of range: above {max_age}": rows["age_high"] > max_age,
+        f"age out of range: below {min_age}": rows["age_low"] < min_age,
+    }
     reasons["duplicate image"] = _is_duplicate(rows["path"], reasons)
     masks = np.array(list(reasons.values()), bool)
     is_first = masks & (masks.cumsum(axis=0) == 1)
-    steps = pd.DataFrame({"step": ["all records", *reasons], "records": [len(rows), *masks.sum(axis=1)]})
+    steps = pd.DataFrame({"reason": ["all records", *reasons], "records": [len(rows), *masks.sum(axis=1)]})
     steps["dropped"] = [0, *is_first.sum(axis=1)]
     steps["left"] = len(rows) - steps["dropped"].cumsum()
     return steps
 
 
-def records(folder: str | Path, parts: tuple[str, ...] = PARTS) -> pd.DataFrame:
+def records(folder: str | Path) -> pd.DataFrame:
     """Reads all records.
 
     Returns:
@@ -103,16 +104,14 @@ def records(folder: str | Path, parts: tuple[str, ...] = PARTS) -> pd.DataFrame:
         face; and `outside`, see `label_files.is_outside`.
 
     Raises:
-        ValueError: `parts` is invalid, or a .mat file is damaged or lacks a field.
+        ValueError: A .mat file is damaged or lacks a field.
         FileNotFoundError: There is no .mat file.
     """
-    if not set(parts) <= set(PARTS):
-        raise ValueError(f"parts must be among {', '.join(PARTS)}, got {parts!r}")
     folder = label_files.require_folder(folder, EXPECTED)
-    files = {part: [*folder.glob(f"{part}.mat"), *sorted(folder.glob(f"*/{part}.mat"))] for part in parts}
-    found = [_read_part(folder, files[part][0], part) for part in parts if files[part]]
+    files = {subset: [*folder.glob(f"{subset}.mat"), *sorted(folder.glob(f"*/{subset}.mat"))] for subset in SUBSETS}
+    found = [_read_subset(folder, files[subset][0], subset) for subset in SUBSETS if files[subset]]
     if not found:
-        raise label_files.missing_data_error(folder, f"holds no {' or '.join(f'{part}.mat' for part in parts)}", EXPECTED)
+        raise label_files.missing_data_error(folder, "contains no imdb.mat or wiki.mat", EXPECTED)
     return pd.concat(found, ignore_index=True)
 
 
@@ -139,27 +138,26 @@ def _is_duplicate(path: pd.Series, reasons: dict[str, npt.ArrayLike]) -> npt.NDA
     return kept & path.where(kept).duplicated().to_numpy()
 
 
-def _read_part(folder: Path, file: Path, part: str) -> pd.DataFrame:
-    record = _read_mat(file, part)
+def _read_subset(folder: Path, file: Path, subset: str) -> pd.DataFrame:
+    record = _read_mat(file, subset)
     path = record["full_path"].str.replace("\\", "/")
     outside = label_files.is_outside(path)
     # The images are in the first of these subfolders that contains the top folder of any path.
     top_folders = path[~outside].str.split("/").str[0].unique()
-    names = [file.parent.relative_to(folder).as_posix(), f"{part}_crop", part, "."]
+    names = [file.parent.relative_to(folder).as_posix(), f"{subset}_crop", subset, "."]
     subfolder = next((name for name in names if any(os.path.exists(folder / name / top) for top in top_folders)), names[0])
     is_crop = "crop" in f"{(folder / subfolder).absolute().name} {(folder / subfolder).resolve().name}".lower()
     age_low, age_high = _age_range(record["dob"], record["photo_taken"], path)
-    rows = pd.DataFrame(
-        {
+    rows = record[["right", "bottom", "face_score", "second_face_score"]].assign(
+        **{
             "path": f"{subfolder}/".removeprefix("./") + path,
             "outside": outside,
-            "subject": _subjects(record["name"], record.get("celeb_id"), path, part),
-            "gender": record["gender"].map(GENDERS),
+            "subject": _subjects(record["name"], record.get("celeb_id"), path, subset),
+            "gender": record["gender"].map(GENDER_CODES),
             "age_low": age_low,
             "age_high": age_high,
             "left": (record["left"] - 1).clip(0),  # Matlab counts pixels from 1 and includes the last one
             "top": (record["top"] - 1).clip(0),
-            **record[["right", "bottom", "face_score", "second_face_score"]],
         }
     )
     has_box = (rows["right"] > rows["left"]) & (rows["bottom"] > rows["top"]) & (not is_crop)
@@ -167,11 +165,11 @@ def _read_part(folder: Path, file: Path, part: str) -> pd.DataFrame:
     return rows
 
 
-def _read_mat(file: Path, part: str) -> pd.DataFrame:
-    """Reads one row per record. An empty text cell gives ""; a box cell without four numbers gives NaN."""
-    numbers = NUMERIC_FIELDS if part == "wiki" else (*NUMERIC_FIELDS, "celeb_id")
+def _read_mat(file: Path, subset: str) -> pd.DataFrame:
+    """Reads one row per record. An empty text cell becomes "", and a box cell without four numbers becomes NaN."""
+    numbers = NUMERIC_FIELDS if subset == "wiki" else (*NUMERIC_FIELDS, "celeb_id")
     try:
-        struct = loadmat(file)[part].flat[0]
+        struct = loadmat(file)[subset].flat[0]
         fields = {name: struct[name].ravel().astype(float) for name in numbers}
         for name in TEXT_FIELDS:
             fields[name] = pd.Series([cell.item(0) if cell.size else "" for cell in struct[name].ravel()], dtype="str")
@@ -181,7 +179,7 @@ def _read_mat(file: Path, part: str) -> pd.DataFrame:
     except Exception as error:  # a damaged file makes loadmat raise many kinds of errors
         expected = ", ".join((*numbers, *TEXT_FIELDS, "face_location"))
         raise ValueError(
-            f"{file}: expected a Matlab struct {part} with the fields {expected}, but reading it failed ({error!r}): "
+            f"{file}: expected a Matlab struct {subset} with the fields {expected}, but reading it failed ({error!r}): "
             "download the original again"
         ) from error
 
@@ -198,7 +196,7 @@ def _age_range(dob: pd.Series, photo_taken: pd.Series, path: pd.Series) -> tuple
     is_vague = (text["month"] == 0) | (text["day"] == 0)
     is_date = dob.between(FIRST_DATE, LAST_DATE + 1, inclusive="left")
     days = np.floor(dob.where(is_date, UNIX_EPOCH)).to_numpy("int64") - UNIX_EPOCH
-    born = pd.Series(days.astype("datetime64[D]").astype("datetime64[s]")).dt
+    born = pd.Series(days.astype("datetime64[D]").astype("datetime64[s]")).dt  # pandas has no unit of days
     # The first and the last possible birthday as month * 100 + day
     birthday = born.month * 100 + born.day
     first = birthday.where(~is_vague, text["month"].clip(1) * 100 + text["day"].clip(1))
@@ -210,12 +208,12 @@ def _age_range(dob: pd.Series, photo_taken: pd.Series, path: pd.Series) -> tuple
     return (years - (last > PHOTO_DAY)).where(possible), (years - (first > PHOTO_DAY)).where(possible)
 
 
-def _subjects(name: pd.Series, celeb_id: pd.Series | None, path: pd.Series, part: str) -> pd.Series:
+def _subjects(name: pd.Series, celeb_id: pd.Series | None, path: pd.Series, subset: str) -> pd.Series:
     """Returns the celebrity's name in one spelling or, where it is empty, the number in the file name."""
     subject = name.str.normalize("NFKC").str.casefold().str.split().str.join(" ").replace("", None)
     if celeb_id is not None:
         subject = subject.groupby(celeb_id).transform("first").fillna(subject)
-    return subject.fillna(f"{part}:" + path.str.extract(r"([^/_]+)[^/]*$", expand=False))
+    return subject.fillna(f"{subset}:" + path.str.extract(r"([^/_]+)[^/]*$", expand=False))
 
 
 def save_cleaned(loaded: Loaded, folder: str | Path, target: Path | None = None) -> list[Path]:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from src.config import IMAGE_SUFFIXES
+from src.files import walk_images
 
 # A path that is empty, absolute (POSIX or Windows) or contains "..", and may therefore lead outside the data set's folder.
 OUTSIDE = r"^\s*$|^[\\/]|^[A-Za-z]:|(?:^|[\\/])\.\.(?:[\\/]|$)"
@@ -52,8 +52,9 @@ def read_labels(file: Path, separator: str, columns: tuple[str, ...]) -> pd.Data
 
 
 def parse_ages(labels: pd.Series, ranges: Mapping[str, tuple[int, int]]) -> dict[str, pd.Series]:
-    """Returns the columns age_low and age_high (Float64) of label texts, from each text's first and last year; NA without."""
-    low, high = ({text: years[end] for text, years in ranges.items()} for end in (0, 1))
+    """Maps label texts to the columns age_low and age_high (Float64), in years; NA for unknown texts."""
+    low = {text: first for text, (first, _) in ranges.items()}
+    high = {text: last for text, (_, last) in ranges.items()}
     return {"age_low": labels.map(low).astype("Float64"), "age_high": labels.map(high).astype("Float64")}
 
 
@@ -65,25 +66,15 @@ def is_outside(paths: pd.Series) -> npt.NDArray[np.bool_]:
 def list_images(folder: Path, expected: str) -> pd.Series:
     """Lists all images below a folder, sorted: paths relative to `folder`, with forward slashes.
 
-    The search follows links and reads each folder once. It skips hidden files and the copies that macOS adds to archives.
+    The search follows links. See `files.walk_images` for the files that it skips.
 
     Raises:
         FileNotFoundError: There are no images; the message names what was `expected`.
     """
-    found: list[str] = []
-    seen: set[str] = set()
-    for parent, subfolders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:  # a link leads to a folder that was already read
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__MACOSX")))
-        subfolder = f"{Path(parent).relative_to(folder).as_posix()}/".removeprefix("./")
-        found += [subfolder + name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")]
+    found = sorted(walk_images(folder, follow_links=True))
     if not found:
-        raise missing_data_error(folder, "holds no images", expected)
-    return pd.Series(sorted(found), dtype="str")
+        raise missing_data_error(folder, "contains no images", expected)
+    return pd.Series(found, dtype="str")
 
 
 def read_names(
@@ -92,12 +83,14 @@ def read_names(
     """Reads a data set whose labels are numbers in the names of its images.
 
     Args:
-        folder, subfolders, expected: As in `require_folder` and `find_subfolder`.
+        folder: The data set's folder, or the parent of one of `subfolders`.
+        subfolders: Names of the folder with the images.
+        expected: What the folder should contain, for the error message.
         pattern: Regular expression of a file name, with one group per number.
 
     Returns:
-        The sorted paths; the numbers, Float64 (n, groups), NA where a name does not fit; and masks (n,) by reason. A repeated
-        picture has the same name as another one.
+        The paths, sorted; the numbers, Float64 (n, groups), NA where a name does not fit; and masks (n,) by reason. A
+        repeated image has the name of an earlier one.
     """
     folder = require_folder(folder, expected)
     subfolder = find_subfolder(folder, subfolders)
@@ -107,25 +100,24 @@ def read_names(
     masks = {
         "malformed name": numbers[0].isna().to_numpy(),
         "image missing": is_missing(folder, path),
-        "repeated picture": name.duplicated().to_numpy(),
+        "repeated image": name.duplicated().to_numpy(),
     }
     return path, numbers, masks
 
 
-def is_missing(folder: Path, paths: pd.Series, outside: npt.ArrayLike = False) -> npt.NDArray[np.bool_]:
-    """Marks, shape (n,), the images that do not exist, including links that lead nowhere.
+def is_missing(folder: Path, paths: pd.Series) -> npt.NDArray[np.bool_]:
+    """Marks, shape (n,), the images that do not exist, including broken links and paths that lead outside the folder.
 
     Args:
         folder: The data set's folder.
         paths: Paths of the images, relative to `folder`.
-        outside: Mask (n,) of the paths not to look for, from `is_outside`.
 
     Raises:
         FileNotFoundError: None of the images exists.
     """
-    wanted = paths[np.broadcast_to(~np.asarray(outside, bool), len(paths))]
+    wanted = paths[~is_outside(paths)]
     exists = paths.isin([path for path in wanted if os.path.isfile(f"{folder}/{path}")]).to_numpy(bool)
     if len(wanted) and not exists.any():
-        problem = f"holds none of the {len(wanted):,} images that its labels name"
+        problem = f"contains none of the {len(wanted):,} images that its labels name"
         raise missing_data_error(folder, problem, f"images such as {wanted.iloc[0]}")
     return ~exists

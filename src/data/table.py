@@ -20,7 +20,7 @@ TABLE_COLUMNS = {
     "gender": "string",  # female, male, NA
     "age_low": "Int64",  # years, inclusive; equal to age_high where the age is exact
     "age_high": "Int64",
-    "left": "Float64",  # face box in pixels from 0, right and bottom exclusive; NA: the face has to be detected
+    "left": "Float64",  # face box in pixels from 0, right and bottom exclusive; NA where the face has to be detected
     "top": "Float64",
     "right": "Float64",
     "bottom": "Float64",
@@ -29,6 +29,7 @@ TABLE_COLUMNS = {
 }
 BOX_COLUMNS = ["left", "top", "right", "bottom"]
 SPLITS = ("train", "validation", "test")
+VALIDATION_SHARE = TEST_SHARE = 0.1  # shares of the subjects, not of the faces
 
 
 class Loaded(NamedTuple):
@@ -43,7 +44,7 @@ def split_rejects(rows: pd.DataFrame, reasons: Mapping[str, npt.ArrayLike], data
 
     Args:
         rows: All rows, with the column `path` and any other of `TABLE_COLUMNS`; absent columns become NA.
-        reasons: For each reason, the mask (n,) of the rows to drop, in order of priority: the ledger gives the first one.
+        reasons: For each reason, the mask (n,) of the rows to drop, in order of priority: the ledger has the first one.
         dataset: Name of the data set, for the column `dataset`.
 
     Returns:
@@ -52,16 +53,18 @@ def split_rejects(rows: pd.DataFrame, reasons: Mapping[str, npt.ArrayLike], data
     Raises:
         ValueError: A gender or an age is invalid; see `check_table`.
     """
-    table, ledger = _apply_reasons(rows, reasons)
+    table, ledger = _drop_rows(rows, reasons)
     return Loaded(check_table(table.reindex(columns=list(TABLE_COLUMNS)).assign(dataset=dataset)), ledger)
 
 
-def _apply_reasons(rows: pd.DataFrame, reasons: Mapping[str, npt.ArrayLike]) -> Loaded:
+def _drop_rows(rows: pd.DataFrame, reasons: Mapping[str, npt.ArrayLike]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Returns the rows that no reason fits, and the ledger of the others."""
     masks = [np.asarray(mask, bool) for mask in reasons.values()]
-    reason = np.select([np.zeros(len(rows), bool), *masks], ["", *reasons], default="")
+    none = np.zeros(len(rows), bool)  # `np.select` requires at least one mask
+    reason = np.select([none, *masks], ["", *reasons], default="")
     kept = reason == ""
     ledger = pd.DataFrame({"path": rows["path"].to_numpy()[~kept], "reason": reason[~kept]}, dtype="string")
-    return Loaded(rows[kept], ledger)
+    return rows[kept], ledger
 
 
 def check_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -94,7 +97,7 @@ def task_labels(table: pd.DataFrame, task: str, groups: AgeGroups | None = None)
     Args:
         table: Table of faces.
         task: "gender" or "age".
-        groups: Age classes, required for "age". An age range that touches several classes gives no label.
+        groups: Age classes, required for "age". An age range that touches several classes has no label.
 
     Returns:
         The labelled faces, with their original index and the additional column `label` (int64 class index; for gender, 0 is
@@ -114,7 +117,7 @@ def task_labels(table: pd.DataFrame, task: str, groups: AgeGroups | None = None)
         low, high = age_bounds(table)
         label = groups.index(low, high)
         reasons = {"age unknown": np.isnan(low), "age touches several groups": label < 0}
-    return _apply_reasons(table.assign(label=label), reasons)
+    return Loaded(*_drop_rows(table.assign(label=label), reasons))
 
 
 def encode_gender(gender: pd.Series) -> npt.NDArray[np.int64]:
@@ -134,9 +137,7 @@ def exact_years(table: pd.DataFrame) -> npt.NDArray[np.float64]:
     return np.where(low == high, low, np.nan)
 
 
-def split(
-    table: pd.DataFrame, test_fold: int | None = None, validation: float = 0.1, test: float = 0.1
-) -> npt.NDArray[np.object_]:
+def split(table: pd.DataFrame, test_fold: int | None = None) -> npt.NDArray[np.object_]:
     """Assigns each face to the training, validation or test split.
 
     A hash of the split key (see `split_key`) decides. A face's split therefore does not depend on other rows, and no subject
@@ -144,9 +145,7 @@ def split(
 
     Args:
         table: Table of faces.
-        test_fold: The data set's own fold to test on, or None to draw the test split by hash too.
-        validation: Share of the keys (subjects, not faces) in the validation split, 0 to 1.
-        test: Share of the keys in the test split if it is drawn, 0 to 1.
+        test_fold: The data set's own fold to test on. None selects the test split by hash too.
 
     Returns:
         "train", "validation" or "test" for each face, shape (n,).
@@ -159,13 +158,13 @@ def split(
     hash_value = pd.Series(split_key(table)).map(_hash_to_unit_interval).to_numpy(float)
     splits = np.full(len(table), "train", object)
     if test_fold is None:
-        splits[hash_value < validation + test] = "validation"
-        splits[hash_value < test] = "test"
+        splits[hash_value < VALIDATION_SHARE + TEST_SHARE] = "validation"
+        splits[hash_value < TEST_SHARE] = "test"
     else:
         folds = sorted(int(fold) for fold in table["fold"].dropna().unique())
         if test_fold not in folds:
-            raise ValueError(f"test fold must be one of {folds}, got {test_fold}; None draws the test split")
-        splits[hash_value < validation] = "validation"
+            raise ValueError(f"test fold must be one of {folds}, got {test_fold}; None selects the test split by hash")
+        splits[hash_value < VALIDATION_SHARE] = "validation"
         splits[(table["fold"] == test_fold).to_numpy(bool, na_value=False)] = "test"
     empty = [name for name in SPLITS if name not in splits]
     if empty:

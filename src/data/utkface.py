@@ -14,7 +14,7 @@ from src.data.table import Loaded, split_rejects
 EXPECTED = "images named AGE_GENDER_RACE_DATE.jpg (or .jpg.chip.jpg, .webp, .png), or a folder UTKFace/ of them"
 # In some original names, a dot or a letter of ".jpg.chip.jpg" is missing, or a space precedes it.
 NAME = r"(?i)^([0-9]+)_([0-9]+)_[0-9]+_[0-9]+\s*(?:\.?j?pe?g)?(?:\.?chip)?\.[a-z]+$"
-GENDERS = {0: "male", 1: "female"}  # the opposite of IMDB-WIKI
+GENDER_CODES = {0: "male", 1: "female"}  # the opposite of IMDB-WIKI
 MAX_AGE = 120  # years
 
 
@@ -28,14 +28,14 @@ def load(folder: str | Path) -> Loaded:
 
     Returns:
         The table of faces and the ledger, with these reasons in this order: malformed name (a part is missing), age out of
-        range (above 120), gender not 0 or 1, image missing (a link that leads nowhere), repeated picture (the same file
-        name in another folder).
+        range (above 120), gender not 0 or 1, image missing (a broken link), repeated image (the same file name in another
+        folder).
 
     Raises:
-        FileNotFoundError: The folder holds no images.
+        FileNotFoundError: The folder contains no images.
     """
     path, numbers, masks = read_names(folder, ("UTKFace", "utkface"), NAME, EXPECTED)
-    age, gender = numbers[0], numbers[1].map(GENDERS)
+    age, gender = numbers[0], numbers[1].map(GENDER_CODES)
     rows = pd.DataFrame({"path": path, "gender": gender, "age_low": age, "age_high": age})
     reasons = {
         "malformed name": masks.pop("malformed name"),

@@ -1,4 +1,8 @@
-"""Finds the faces of a photo with their landmarks, and aligns them in the one way that training and prediction share."""
+"""Finds the faces of a photo with their landmarks, and aligns them in the one way that training and prediction share.
+
+Some functions represent a point (x, y) by the complex number x + iy, because a rotation with scaling is then one
+multiplication.
+"""
 
 import functools
 from dataclasses import asdict, dataclass
@@ -13,10 +17,10 @@ from src.config import FACE_SIZE
 from src.faces.detect import (
     DEFAULT_DETECTOR,
     DETECTORS,
-    FIRST_SIDE,
     Box,
     Detection,
     Detector,
+    EyesFrom,
     Photo,
     detect,
     intersection_over_union,
@@ -25,7 +29,7 @@ from src.faces.landmark_file import install_landmark_file
 
 Points: TypeAlias = npt.NDArray[np.float64]  # (n, 2), (x, y) in pixels
 
-EYES = (slice(36, 42), slice(42, 48))  # landmarks of the eye on the picture's left and of the one on its right
+EYES = (slice(36, 42), slice(42, 48))  # landmarks of the eye on the image's left and of the one on its right
 LANDMARK_SIDE = 256  # pixels: larger faces are reduced to this before their landmarks are found
 MIN_OVERLAP = 0.1  # lowest intersection over union of a data set's box and its detected face
 
@@ -36,7 +40,7 @@ class Alignment:
 
     size: int = FACE_SIZE  # side of the square face in pixels
     eye_distance: float = 0.39  # between the eye centres, as a fraction of the size
-    eye_height: float = 0.34  # of the eye centres below the upper edge, as a fraction of the size
+    eye_height: float = 0.34  # from the upper edge down to the eye centres, as a fraction of the size
     gamma: bool = False  # whether to apply `adaptive_gamma`
     denoise: bool = False  # whether to apply `denoise`, before gamma
 
@@ -49,7 +53,7 @@ class Alignment:
 
     @property
     def eyes(self) -> Points:
-        """The eye centres in the aligned face, (2, 2): the eye on the picture's left first."""
+        """The eye centres in the aligned face, (2, 2): the eye on the image's left first."""
         half = self.eye_distance / 2
         return self.size * np.array([[0.5 - half, self.eye_height], [0.5 + half, self.eye_height]]) - 0.5
 
@@ -60,7 +64,7 @@ class Face(NamedTuple):
     box: Box  # the detector's; may reach over the photo's edge
     score: float  # see `detect.Detection`
     landmarks: Points  # (68, 2)
-    eyes: Points  # (2, 2): the eye centres to align by, the eye on the picture's left first
+    eyes: Points  # (2, 2): the eye centres to align by, the eye on the photo's left first
 
 
 @functools.cache
@@ -78,30 +82,30 @@ def load_detectors() -> None:
     _landmark_predictor()
 
 
-def find_faces(photo: Photo, detector: str = DEFAULT_DETECTOR, first_side: int = FIRST_SIDE) -> list[Face]:
+def find_faces(photo: Photo, detector: str = DEFAULT_DETECTOR, video: bool = False) -> list[Face]:
     """Finds all faces of a photo with their landmarks, largest first; for arguments and errors see `detect.detect`."""
     faces = []
-    for found in detect(photo, detector, first_side):
+    for found in detect(photo, detector, video):
         landmarks = find_landmarks(photo, _hog_box(found))
         faces.append(Face(found.box, found.score, landmarks, _eyes_to_align_by(found, landmarks)))
     return faces
 
 
 def _eyes_to_align_by(found: Detection, landmarks: Points) -> Points:
-    """Returns the landmarks' eye centres or, for a face that may be turned, eyes at a frontal face's distance.
+    """Returns the landmarks' eye centres or, as `Detector.eyes_from` says, eyes at a frontal face's distance.
 
-    The eyes of a turned face are closer together, so aligning by them would enlarge the face. The landmarks then give only
-    the tilt and, if the detector's box does not say where the eyes are, the point between them.
+    The eyes of a turned face are closer together, so aligning by them would enlarge the face.
     """
-    detector, eyes = DETECTORS[found.detector], eye_centres(landmarks)
+    properties, eyes = DETECTORS[found.detector], eye_centres(landmarks)
     left, right = _to_complex(eyes)
     distance = abs(right - left)
-    if distance >= detector.min_eye_distance * found.side:
+    source, is_turned = properties.eyes_from, distance < properties.min_eye_distance * found.side
+    if source is EyesFrom.LANDMARKS or (source is EyesFrom.LANDMARKS_UNLESS_TURNED and not is_turned):
         return eyes
     tilt = (right - left) / distance if distance else 1
-    if np.isnan(detector.eye_height):
-        return _eyes_around((left + right) / 2, detector.eye_distance * found.side, tilt)
-    return _eyes_in_box(found.box, detector, tilt)
+    if source is EyesFrom.BOX:
+        return _eyes_in_box(found.box, properties, tilt)
+    return _eyes_around((left + right) / 2, properties.eye_distance * found.side, tilt)
 
 
 def find_landmarks(photo: Photo, box: Box) -> Points:
@@ -128,9 +132,9 @@ def find_landmarks(photo: Photo, box: Box) -> Points:
 
 
 def _hog_box(found: Detection) -> Box:
-    """Returns the box that the landmark predictor expects: a square as HOG draws it."""
+    """Returns the box that the landmark predictor expects: a square as HOG draws it. The boxes of dlib are such squares."""
     shift = DETECTORS[found.detector].hog_shift
-    if shift is None:
+    if not shift:
         return found.box
     left, top, right, bottom = found.box
     half, x, y = found.side / 2, (left + right) / 2, (top + bottom) / 2 + shift * (bottom - top)
@@ -142,7 +146,7 @@ def choose_face(faces: list[Face], box: Box | None, shape: tuple[int, ...]) -> F
 
     Args:
         faces: All faces of the photo.
-        box: The row's box in the photo's pixels, or None if the data set gives none.
+        box: The row's box in the photo's pixels, or None if the data set has none.
         shape: The photo's shape, height first.
 
     Returns:
@@ -166,7 +170,7 @@ def choose_face(faces: list[Face], box: Box | None, shape: tuple[int, ...]) -> F
 
 
 def align(photo: Photo, landmarks: Points, alignment: Alignment = Alignment()) -> Photo:
-    """Rotates, scales and moves a face (a similarity) so that its eye centres lie on the template's.
+    """Rotates, scales and moves a face (a similarity) so that its eye centres are at the template's.
 
     Args:
         photo: uint8 (height, width, 3), RGB, 0-255.
@@ -187,29 +191,26 @@ def align_face(photo: Photo, face: Face, alignment: Alignment = Alignment()) -> 
     return _align_by_eyes(photo, face.eyes, alignment)
 
 
-def align_box(photo: Photo, box: Box, alignment: Alignment = Alignment()) -> Photo:
+def align_by_box(photo: Photo, box: Box, alignment: Alignment = Alignment()) -> Photo:
     """Aligns an upright face of which only the box is known, as if HOG had drawn this box; see `align`."""
     return _align_by_eyes(photo, _eyes_in_box(box, DETECTORS["hog"]), alignment)
 
 
 def eye_centres(landmarks: Points) -> Points:
-    """Returns the eye centres of 68 landmarks, (2, 2): the eye on the picture's left first."""
+    """Returns the eye centres of 68 landmarks, (2, 2): the eye on the image's left first."""
     return np.array([landmarks[eye].mean(axis=0) for eye in EYES])
-
-
-# Below, a point (x, y) is the complex number x + iy, because a rotation with scaling is then one multiplication.
 
 
 def _to_complex(points: Points) -> npt.NDArray[np.complex128]:
     return points @ (1, 1j)
 
 
-def _eyes_in_box(box: Box, detector: Detector, tilt: complex = 1) -> Points:
+def _eyes_in_box(box: Box, properties: Detector, tilt: complex = 1) -> Points:
     """Returns typical eye centres in a detector's box. `tilt` is the face's rotation, a complex number of length 1."""
     left, top, right, bottom = box
     width = right - left
-    middle = complex(left + right, top + bottom) / 2 + tilt * 1j * (width * detector.eye_height - (bottom - top) / 2)
-    return _eyes_around(middle, width * detector.eye_distance, tilt)
+    middle = complex(left + right, top + bottom) / 2 + tilt * 1j * (width * properties.eye_height - (bottom - top) / 2)
+    return _eyes_around(middle, width * properties.eye_distance, tilt)
 
 
 def _eyes_around(middle: complex, distance: float, tilt: complex) -> Points:

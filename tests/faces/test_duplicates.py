@@ -125,7 +125,8 @@ def test_a_group_is_never_parted_and_the_others_stay_where_they_were():
 
 
 @pytest.mark.parametrize("bits", [0, 1, 3, 6])
-def test_alike_finds_what_comparing_all_pairs_finds(bits):
+def test_alike_finds_what_comparing_all_pairs_finds(bits, monkeypatch):
+    monkeypatch.setattr(duplicates, "MAX_HASH_DISTANCE", bits)
     rng = np.random.default_rng(bits)
     hashes = rng.integers(2**64, size=400, dtype=np.uint64)
     for _ in range(12):  # chains of hashes that differ in one bit after another, some beyond the limit
@@ -134,7 +135,7 @@ def test_alike_finds_what_comparing_all_pairs_finds(bits):
         )
     pairs = np.bitwise_count(hashes[:, None] ^ hashes[None]) <= bits
     expected = duplicates._linked_groups(np.argwhere(pairs), len(hashes))
-    found = group_similar_hashes(hashes, bits)
+    found = group_similar_hashes(hashes)
     assert len(set(found)) == len(set(expected)) == len(set(zip(found, expected)))
 
 

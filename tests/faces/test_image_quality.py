@@ -1,92 +1,69 @@
-"""Cleaning by what the picture files show: one reason each, nothing lost, and what was seen is not looked at again."""
+"""Cleaning by what the images show: one reason each, nothing lost, and an image is inspected once."""
 
 import cv2
+import joblib
 import numpy as np
-import pandas as pd
 import pytest
 import skimage.data
 from PIL import Image
 
-from src.data.table import TABLE_COLUMNS, Loaded, check_table
-from src.faces.image_quality import drop_bad_images, inspect_images, load_clean
-from src.faces.prepare import prepare
+from src.data.table import TABLE_COLUMNS
+from src.faces.image_quality import load_clean
 
 PORTRAIT = skimage.data.astronaut()
 
 
+@pytest.fixture(autouse=True)
+def no_processes():
+    with joblib.parallel_config("sequential"):
+        yield
+
+
 @pytest.fixture
-def loaded(tmp_path):
-    """A table of pictures of every kind, and a ledger of one row."""
+def folder(tmp_path):
+    """A folder in UTKFace's layout with images of every kind, of people of 10, 11, 12 … years."""
     coffee = skimage.data.coffee()
     grey = np.repeat(cv2.cvtColor(coffee, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)[::-1]
-    made = {
-        "a.png": PORTRAIT,
-        "text.jpg": None,
-        "copy.jpg": cv2.resize(PORTRAIT, (300, 300), interpolation=cv2.INTER_AREA),
-        "tiny.png": PORTRAIT[:12, :40],
-        "grey.png": grey,
-        "coffee.png": coffee,
-        "same.png": PORTRAIT,
+    small_copy = cv2.resize(PORTRAIT, (300, 300), interpolation=cv2.INTER_AREA)
+    made = [PORTRAIT, small_copy, PORTRAIT[:12, :40], grey, coffee, PORTRAIT]
+    (tmp_path / "UTKFace").mkdir()
+    for age, pixels in enumerate(made, start=10):
+        Image.fromarray(pixels).save(tmp_path / "UTKFace" / f"{age}_1_0_1.png")
+    (tmp_path / "UTKFace" / "16_1_0_1.png").write_text("no image")
+    (tmp_path / "UTKFace" / "unnamed.jpg").touch()
+    return tmp_path
+
+
+def ages_by_reason(ledger):
+    """Maps the age in a dropped file's name to the reason."""
+    return {path.rpartition("/")[2].split("_")[0]: reason for path, reason in zip(ledger["path"], ledger["reason"])}
+
+
+def test_every_dropped_image_has_one_reason(folder, tmp_path):
+    table, ledger = load_clean("utkface", folder, cache=tmp_path / "cache")
+    assert table["age_low"].tolist() == [10, 13, 14]
+    assert ages_by_reason(ledger) == {
+        "unnamed.jpg": "malformed name",
+        "16": "unreadable",
+        "12": "too small",
+        "11": "duplicate image",
+        "15": "duplicate image",
     }
-    for name, pixels in made.items():
-        if pixels is None:
-            (tmp_path / name).write_text("no picture")
-        else:
-            Image.fromarray(pixels).save(tmp_path / name)
-    names = [*made, "gone.jpg"]
-    table = check_table(pd.DataFrame({"path": names, "dataset": "made"}).reindex(columns=list(TABLE_COLUMNS)))
-    return Loaded(table, pd.DataFrame({"path": ["x.jpg"], "reason": ["no face"]}, dtype="string"))
+    assert list(table.columns) == list(TABLE_COLUMNS) and set(table["dataset"]) == {"utkface"}
 
 
-def test_every_dropped_picture_has_one_reason(loaded, tmp_path):
-    seen = inspect_images(loaded.table, tmp_path, tmp_path / "cache", workers=1)
-    table, ledger = drop_bad_images(loaded, seen)
-    assert table["path"].tolist() == ["a.png", "grey.png", "coffee.png"]
-    assert dict(zip(ledger["path"], ledger["reason"])) == {
-        "x.jpg": "no face",
-        "text.jpg": "unreadable",
-        "gone.jpg": "unreadable",
-        "tiny.png": "too small",
-        "copy.jpg": "duplicate image",
-        "same.png": "duplicate image",
-    }
-    assert list(table.columns) == list(TABLE_COLUMNS) and set(table["dataset"]) == {"made"}
-    prepared = prepare(table, tmp_path, cache=tmp_path / "cache", workers=1)
-    assert not prepared.reason.any()
+def test_thresholds_are_parameters(folder, tmp_path):
+    strict = ages_by_reason(load_clean("utkface", folder, 301, True, tmp_path / "cache").ledger)
+    assert strict["13"] == "grey" and strict["11"] == "too small"
+    assert "too small" not in ages_by_reason(load_clean("utkface", folder, 1, cache=tmp_path / "cache").ledger).values()
 
 
-def test_thresholds_are_parameters(loaded, tmp_path):
-    seen = inspect_images(loaded.table, tmp_path, tmp_path / "cache", workers=1)
-    reasons = drop_bad_images(loaded, seen, min_side=301, drop_grey=True).ledger.set_index("path")["reason"]
-    assert reasons["grey.png"] == "grey" and reasons["copy.jpg"] == "too small"
-    assert drop_bad_images(loaded, seen, min_side=1).ledger["reason"].tolist().count("too small") == 0
-
-
-def test_looking_again_gives_the_same_and_notices_a_replaced_picture(loaded, tmp_path):
+def test_an_image_is_inspected_once_unless_it_is_replaced(folder, tmp_path):
     cache = tmp_path / "cache"
-    first = inspect_images(loaded.table, tmp_path, cache, workers=1)
-    (kept,) = (cache / "pictures").iterdir()
+    first = load_clean("utkface", folder, cache=cache)
+    (kept,) = (file for file in cache.rglob("*") if file.is_file())
     before = kept.stat().st_mtime_ns
-    pd.testing.assert_frame_equal(inspect_images(loaded.table, tmp_path, cache, workers=1), first)
-    assert kept.stat().st_mtime_ns == before
-    Image.fromarray(PORTRAIT).save(tmp_path / "text.jpg", format="PNG")
-    again = inspect_images(loaded.table, tmp_path, cache, workers=1)
-    assert again["readable"].tolist() == [True] * 7 + [False]
-    assert not first["readable"][1] and again["hash"][1] == first["hash"][0]
-
-
-def test_a_data_set_is_loaded_clean(tmp_path):
-    folder, cache = tmp_path / "UTKFace", tmp_path / "cache"
-    folder.mkdir()
-    for name, pixels in (("20_1_0_1", PORTRAIT), ("30_1_0_2", PORTRAIT[::2, ::2]), ("40_0_0_3", skimage.data.coffee())):
-        Image.fromarray(pixels).save(folder / f"{name}.jpg")
-    (folder / "unnamed.jpg").write_text("no picture")
-    table, ledger = load_clean("utkface", folder, cache=cache)
-    assert table["age_low"].tolist() == [20, 40] and set(table["dataset"]) == {"utkface"}
-    assert len(ledger) == 2 and ledger["reason"].iloc[-1] == "duplicate image"
-
-
-def test_an_empty_table_is_clean(loaded, tmp_path):
-    none = Loaded(loaded.table.head(0), loaded.ledger)
-    table, ledger = drop_bad_images(none, inspect_images(none.table, tmp_path, tmp_path / "cache", workers=1))
-    assert (len(table), len(ledger)) == (0, 1)
+    again = load_clean("utkface", folder, cache=cache)
+    assert again.table.equals(first.table) and kept.stat().st_mtime_ns == before
+    Image.fromarray(skimage.data.chelsea()).save(folder / "UTKFace" / "16_1_0_1.png")
+    assert load_clean("utkface", folder, cache=cache).table["age_low"].tolist() == [10, 13, 14, 16]

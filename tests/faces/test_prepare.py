@@ -58,15 +58,15 @@ def make_rows(folder):
         row(f"faces/{i:02d}.jpg", crop(top, left, side), "landmarks")
     row("übung 1/with space.jpg", crop(30, 130, 200), "landmarks")
 
-    row("cut.jpg", crop(30, 130, 200), "", "unreadable: damaged picture")
+    row("cut.jpg", crop(30, 130, 200), "", "unreadable: damaged image")
     (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:3000])
     (folder / "text.jpg").write_text("no picture")
     row("text.jpg", None, "", "unreadable: not an image")
     (folder / "empty.jpg").touch()
     row("empty.jpg", None, "", "unreadable: the file is empty")
     row("gone.jpg", None, "", "unreadable: no such file")
-    row("tiny.png", crop(100, 200, 15), "", "picture too small")
-    row("line.png", crop(100, 200, 60)[:3], "", "picture too small")
+    row("tiny.png", crop(100, 200, 15), "", "image too small")
+    row("line.png", crop(100, 200, 60)[:3], "", "image too small")
 
     row("noise.png", rng.integers(0, 256, (90, 120, 3), np.uint8), "whole_photo")
     row("flat.png", np.full((150, 100, 3), 90, np.uint8), "whole_photo")
@@ -78,10 +78,10 @@ def make_rows(folder):
     for box, how, reason in (
         (RIGHT, "landmarks", ""),
         ((400, 60, 480, 140), "box", ""),  # nobody there
-        ((600, 60, 700, 160), "", "box outside the picture"),
-        ((-90, -90, 0, 0), "", "box outside the picture"),
-        ((130, 60, 30, 160), "", "box outside the picture"),
-        ((30, 60, np.inf, 160), "", "box outside the picture"),
+        ((600, 60, 700, 160), "", "box outside the image"),
+        ((-90, -90, 0, 0), "", "box outside the image"),
+        ((130, 60, 30, 160), "", "box outside the image"),
+        ((30, 60, np.inf, 160), "", "box outside the image"),
         ((30, None, None, None), "landmarks", ""),  # half a box is none
         ((-1e7, -1e7, 1e7, 1e7), "box", ""),
     ):

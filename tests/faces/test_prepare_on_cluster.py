@@ -73,7 +73,7 @@ def test_the_command_takes_a_schedulers_address(pictures, cluster, tmp_path, cap
     for i in range(6):
         shutil.copy(pictures[0] / f"{i:03d}.jpg", tmp_path / "UTKFace" / f"2{i}_0_2_20170116184028385.jpg.chip.jpg")
     folders = ["--data", str(tmp_path / "UTKFace"), "--cache", str(tmp_path / "cache")]
-    assert main(["--dataset", "utkface", *folders, "--size", "64", "--scheduler", cluster[0]]) == 0
+    assert main(["--dataset", "utkface", *folders, "--scheduler", cluster[0]]) == 0
     assert "6 faces are in" in capsys.readouterr().out
 
 

@@ -17,7 +17,7 @@ TRAIN = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from src.keras_setup import devices, keras, layers, over_all_devices
+from src.keras_setup import data_parallel, device_count, keras, layers
 from src.models.train import TrainingSettings, fit, predict_probabilities
 
 hosts, number = sys.argv[2], int(sys.argv[3])
@@ -39,8 +39,8 @@ rows = np.arange(71)
 mine = rows[rows // 2 % count == number]
 model, history = fit(model, faces, mine, labels[mine], split[mine], settings, checkpoint_folder=Path(sys.argv[1]))
 found = {"history": history.to_dict("list"), "weights": [weights.tolist() for weights in model.get_weights()]}
-with over_all_devices():
-    found["devices"] = devices()
+with data_parallel():
+    found["devices"] = device_count()
     if not hosts:
         found["across"] = predict_probabilities(keras.models.clone_model(model), faces, rows, 16).shape
 if not hosts:

@@ -97,7 +97,7 @@ def test_what_is_no_photo_gets_a_row_that_says_why(tmp_path):
     names = ("missing.jpg", "text.jpg", "empty.jpg", "cut.jpg", "pipe.jpg")
     rows = [row for one in detected(tmp_path / name for name in names) for row in one]
     assert [row["status"] for row in rows] == ["unreadable"] * 5
-    expected = ["no such file", "not an image", "the file is empty", "damaged picture", "not a regular file"]
+    expected = ["no such file", "not an image", "the file is empty", "damaged image", "not a regular file"]
     assert all(row["message"].startswith(message) for row, message in zip(rows, expected))
 
 

@@ -211,7 +211,7 @@ def test_damaged_pictures_in_memory_are_rows(predictor):
     closed.close()
     table = predictor.predict([b"", b"no picture", stored[:3000], opened(stored[:3000]), closed, HEAD], progress=False)
     assert table["status"].tolist() == ["unreadable"] * 5 + ["ok"]
-    messages = ["the file is empty", "not an image in a supported format", *["damaged picture"] * 3]
+    messages = ["the file is empty", "not an image in a supported format", *["damaged image"] * 3]
     assert all(found.startswith(message) for found, message in zip(table["message"], messages))
 
 
