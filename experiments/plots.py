@@ -9,14 +9,11 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from src.data import TITLES
 from src.evaluation.metrics import Unit, format_number
 from src.evaluation.plots import BLACK, GENDER_COLOURS, GREEN, GREY, PURPLE, SKY, VERMILLION, WIDTH, draw_estimates, styled
 from src.evaluation.subgroups import Grouping
 
-_TITLES = {
-    "utkface": "UTKFace", "fairface": "FairFace", "adience": "Adience", "imdb_wiki": "IMDB-WIKI",
-    "allagefaces": "All-Age-Faces", "sample": "synthetic sample",
-}  # fmt: skip
 _GROUPING_COLOURS = {Grouping.ALL: BLACK, Grouping.AGE: GREEN, Grouping.RACE: PURPLE}  # genders have their own colours
 _MODEL_COLOURS = {"ours": VERMILLION, "plain": GREEN, "others": GREY}
 _LINES = (BLACK, GREEN, VERMILLION, SKY)
@@ -24,7 +21,7 @@ _LINES = (BLACK, GREEN, VERMILLION, SKY)
 
 def dataset_title(dataset: str) -> str:
     """Returns the name of a data set as it is written in text."""
-    return _TITLES.get(dataset, dataset)
+    return TITLES.get(dataset, dataset)
 
 
 def group_titles(rows: pd.DataFrame) -> pd.Series:
