@@ -11,8 +11,8 @@ DATASETS = ("sample", "adience", "imdb_wiki", "utkface", "fairface", "allageface
 # The key in `config.AGE_GROUPS` of the age classes that suit each data set's labels; Adience's unless stated otherwise.
 AGE_GROUPS_OF = dict.fromkeys(DATASETS, "adience") | {"fairface": "fairface"}
 TITLES = {  # full names, for tables and figures
-    "sample": "synthetic sample", "adience": "Adience", "imdb_wiki": "IMDB-WIKI", "utkface": "UTKFace", "fairface": "FairFace",
-    "allagefaces": "All-Age-Faces",
+    "sample": "synthetic sample", "adience": "Adience", "imdb_wiki": "IMDB-WIKI", "utkface": "UTKFace",
+    "fairface": "FairFace", "allagefaces": "All-Age-Faces",
 }  # fmt: skip
 
 
