@@ -20,7 +20,7 @@ from src.evaluation import plots
 from src.evaluation.calibration import Calibration
 from src.evaluation.metrics import Estimate, Unit, decode, format_number, prediction_confidence
 from src.evaluation.subgroups import (
-    FEWEST_PER_GROUP,
+    MIN_GROUP_SIZE,
     RESULT_COLUMNS,
     Grouping,
     Metric,
@@ -139,8 +139,8 @@ def describe_worst_group(results: pd.DataFrame, dataset: str, measure: str, by: 
     """
     rows = results[results["dataset"] == dataset]
     subject = f"{titled(dataset)}, {measure}"
-    if not ((rows["measure"] == measure) & (rows["by"] == by) & (rows["n"] >= FEWEST_PER_GROUP)).any():
-        return f"{subject}: no {'age band' if by == 'age' else by} has {FEWEST_PER_GROUP} faces, so no worst group is named."
+    if not ((rows["measure"] == measure) & (rows["by"] == by) & (rows["n"] >= MIN_GROUP_SIZE)).any():
+        return f"{subject}: no {'age band' if by == 'age' else by} has {MIN_GROUP_SIZE} faces, so no worst group is named."
     row = worst_group(rows, measure, by)
     overall = rows[(rows["measure"] == measure) & (rows["by"] == Grouping.ALL)].iloc[0]
     name = row["group"].replace("_", " ")

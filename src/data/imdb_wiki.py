@@ -74,20 +74,23 @@ def load(
 def funnel(
     folder: str | Path, min_score: float = 1.0, max_age: int = 100, min_age: int = 0, known_gender: bool = False
 ) -> pd.DataFrame:
-    """Counts the records that each step of `load` drops, without looking for the images; the arguments are those of `load`.
+    """Counts the records that `load` drops for each reason, without looking for the images; arguments as for `load`.
 
     Returns:
-        One row per step, with the columns `step`, `records` (all records that the step's reason fits), `dropped` (those
-        that no earlier reason fits) and `left` (those that remain).
+        One row for all records and one per reason, with the columns `reason`, `records` (all records that the reason fits),
+        `dropped` (those that no earlier reason fits) and `left` (those that remain).
     """
     rows = records(folder)
     reasons = _drop_reasons(rows, min_score, max_age, min_age, known_gender)
     del reasons["age out of range"]
-    reasons |= {f"older than {max_age}": rows["age_high"] > max_age, f"younger than {min_age}": rows["age_low"] < min_age}
+    reasons |= {
+        f"age out of range: above {max_age}": rows["age_high"] > max_age,
+        f"age out of range: below {min_age}": rows["age_low"] < min_age,
+    }
     reasons["duplicate image"] = _is_duplicate(rows["path"], reasons)
     masks = np.array(list(reasons.values()), bool)
     is_first = masks & (masks.cumsum(axis=0) == 1)
-    steps = pd.DataFrame({"step": ["all records", *reasons], "records": [len(rows), *masks.sum(axis=1)]})
+    steps = pd.DataFrame({"reason": ["all records", *reasons], "records": [len(rows), *masks.sum(axis=1)]})
     steps["dropped"] = [0, *is_first.sum(axis=1)]
     steps["left"] = len(rows) - steps["dropped"].cumsum()
     return steps

@@ -3,9 +3,8 @@
 These arguments mean the same everywhere:
 
 - probability: The predicted probability of each class, floats (n, classes). Each row sums to 1.
-- age: The predicted probability of each year from 0 to 100, floats (n, 101).
+- year_probability: The predicted probability of each year from 0 to 100, floats (n, 101).
 - truth: The correct class of each face, integers (n,), from 0.
-- bands: The first year of each age band, rising from 0.
 """
 
 import math
@@ -19,11 +18,12 @@ from scipy.special import betainc, logsumexp
 from src.config import YEARS, AgeGroups
 from src.evaluation.metrics import decode, exact_match, prediction_confidence
 
-INTERVAL_BANDS = (0, 7, 13, 20, 30, 40, 50, 60, 70, 80)
+INTERVAL_BANDS = (0, 7, 13, 20, 30, 40, 50, 60, 70, 80)  # the first year of each age band
+INTERVAL_COVERAGE = 0.9  # share of the faces whose age is in their interval
 SCALE_OFFSET_YEARS = 2.0  # added to the standard deviation, so that very certain predictions still get an interval
 _MIN_FACES_PER_BAND = 20  # a smaller band uses the quantile of all faces
-_MAX_SHORTFALL = 0.05  # tolerated difference between the wanted and the true coverage
-_SHORTFALL_RISK = 0.01  # highest probability of a larger difference
+_MAX_SHORTFALL = 0.05  # tolerated shortfall of the true coverage
+_SHORTFALL_RISK = 0.01  # maximum probability of a larger shortfall
 _MAX_RESIDUAL = YEARS / SCALE_OFFSET_YEARS  # no scaled residual is larger
 _MAX_TEMPERATURE = 50.0
 _CURVE_POINTS = 100
@@ -35,11 +35,11 @@ class Calibration:
 
     Attributes:
         unsure_below: Predictions with a lower probability (0-1) are marked as unsure.
-        bands: The age bands of the intervals; empty if there are none.
+        bands: The first year of each age band of the intervals; empty if there are none.
         quantiles: The quantile of each band, from `fit_conformal_quantiles`.
 
     Raises:
-        ValueError: A value is out of range.
+        ValueError: `unsure_below` is out of range, or a band has no quantile.
     """
 
     unsure_below: float
@@ -47,17 +47,8 @@ class Calibration:
     quantiles: tuple[float, ...] = ()
 
     def __post_init__(self):
-        if not _is_number_up_to(self.unsure_below, 1):
-            raise ValueError(f"unsure_below must be a number from 0 to 1, got {self.unsure_below!r}")
-        are_sequences = isinstance(self.bands, (tuple, list)) and isinstance(self.quantiles, (tuple, list))
-        same_length = are_sequences and len(self.bands) == len(self.quantiles)
-        if not same_length or not all(_is_number_up_to(quantile, _MAX_RESIDUAL) for quantile in self.quantiles):
-            raise ValueError(
-                f"quantiles must be numbers from 0 to {_MAX_RESIDUAL:g}, one for each of the bands, got quantiles "
-                f"{self.quantiles!r} and bands {self.bands!r}"
-            )
-        if self.bands:
-            _check_bands(self.bands)
+        if not 0 <= self.unsure_below <= 1 or len(self.bands) != len(self.quantiles):
+            raise ValueError(f"unsure_below must be from 0 to 1, and each band must have one quantile, got {self}")
 
 
 def fit_temperature(log_probability: npt.ArrayLike, truth: npt.ArrayLike, groups: npt.ArrayLike | None = None) -> float:
@@ -113,26 +104,24 @@ def reliability(probability, truth, bins: int = 15, ordered: bool = False) -> pd
     return ranges.mean().assign(n=ranges.size()).reset_index(drop=True)
 
 
-def expected_calibration_error(probability, truth, bins: int = 15, ordered: bool = False) -> float:
+def expected_calibration_error(probability, truth, ordered: bool = False) -> float:
     """Returns the mean gap between confidence and accuracy (0-1) over the ranges of `reliability`, weighted by faces.
 
     The arguments are those of `reliability`. Without a face, the result is NaN. Source: Guo et al. 2017, after Naeini et al.,
     AAAI 2015.
     """
-    table = reliability(probability, truth, bins, ordered)
+    table = reliability(probability, truth, ordered=ordered)
     gap = (table["confidence"] - table["accuracy"]).abs()
     return float((gap * table["n"]).sum() / table["n"].sum()) if len(table) else math.nan
 
 
-def sum_to_groups(age: npt.ArrayLike, groups: AgeGroups) -> npt.NDArray[np.float64]:
+def sum_to_groups(year_probability: npt.ArrayLike, groups: AgeGroups) -> npt.NDArray[np.float64]:
     """Returns the probability of each age group, the sum over its years; float64 (n, groups)."""
-    return np.add.reduceat(_check_age(age), groups.starts, axis=1)
+    return np.add.reduceat(_check_years(year_probability), groups.starts, axis=1)
 
 
-def fit_conformal_quantiles(
-    age: npt.ArrayLike, years: npt.ArrayLike, bands: tuple[int, ...] = INTERVAL_BANDS, coverage: float = 0.9
-) -> tuple[float, ...]:
-    """Fits prediction intervals that cover a fraction `coverage` of the faces in each band of labelled age.
+def fit_conformal_quantiles(year_probability: npt.ArrayLike, labelled_years: npt.ArrayLike) -> tuple[float, ...]:
+    """Fits prediction intervals that cover 90% of the faces in each band of labelled age (INTERVAL_BANDS).
 
     The scaled residual of a face is |label - median| / (sd + 2), where the median and the standard deviation sd of its
     predicted distribution are in years. The result is a quantile of these residuals for each band (label-conditional split
@@ -143,38 +132,42 @@ def fit_conformal_quantiles(
     regression", 2018.
 
     Args:
-        years: The labelled age of faces that the model was not trained on, floats (n,), NaN where unknown. Ages above 100
-            count as 100.
-        bands: The first year of each band.
-        coverage: The fraction of the faces to cover, 0-1.
+        year_probability: Predictions for faces that the model was not trained on, floats (n, 101).
+        labelled_years: The labelled age of each face, floats (n,), NaN where unknown. Ages above 100 count as 100.
 
     Returns:
         One quantile per band. A band with fewer than 20 faces has the quantile of all faces.
+
+    Raises:
+        ValueError: A shape is wrong, or an age is negative.
     """
-    years = np.asarray(years, float)
-    residual = _scaled_residuals(age)
-    if years.shape != residual.shape[:1] or (years < 0).any():
-        raise ValueError(f"years must be {len(residual)} ages of 0 or more, got {years[:12]} of shape {years.shape}")
-    known = ~np.isnan(years)
-    whole_years = np.minimum(years[known], YEARS - 1).astype(int)
-    residual, band = residual[known, whole_years], _band_index(whole_years, bands)
-    large = np.bincount(band, minlength=len(bands)) >= _MIN_FACES_PER_BAND
-    return tuple(_conformal_quantile(residual[band == i] if large[i] else residual, coverage) for i in range(len(bands)))
+    labelled_years = np.asarray(labelled_years, float)
+    residual = _scaled_residuals(year_probability)
+    if labelled_years.shape != residual.shape[:1] or (labelled_years < 0).any():
+        raise ValueError(
+            f"labelled_years must be {len(residual)} ages of 0 or more, got {labelled_years[:12]} "
+            f"of shape {labelled_years.shape}"
+        )
+    known = ~np.isnan(labelled_years)
+    year = np.minimum(labelled_years[known], YEARS - 1).astype(int)
+    residual, band = residual[known, year], _band_index(year, INTERVAL_BANDS)
+    in_bands = [residual[band == i] for i in range(len(INTERVAL_BANDS))]
+    return tuple(_conformal_quantile(own if len(own) >= _MIN_FACES_PER_BAND else residual) for own in in_bands)
 
 
 def prediction_interval(
-    age: npt.ArrayLike, quantiles: tuple[float, ...], bands: tuple[int, ...] = INTERVAL_BANDS
+    year_probability: npt.ArrayLike, quantiles: tuple[float, ...], bands: tuple[int, ...]
 ) -> npt.NDArray[np.int64]:
     """Returns the lowest and the highest year of each face's interval, int64 (n, 2), inclusive.
 
     A year is in the interval if its scaled residual is at most the quantile of the year's band.
 
     Args:
-        age: Floats (n, 101).
-        quantiles: One per band, from `fit_conformal_quantiles`.
-        bands: The first year of each band.
+        year_probability: Floats (n, 101).
+        quantiles: The quantile of each band; see `Calibration`.
+        bands: The first year of each band, rising from 0.
     """
-    allowed = _scaled_residuals(age) <= np.asarray(quantiles)[_band_index(np.arange(YEARS), bands)]
+    allowed = _scaled_residuals(year_probability) <= np.asarray(quantiles)[_band_index(np.arange(YEARS), bands)]
     return np.column_stack([allowed.argmax(axis=1), YEARS - 1 - allowed[:, ::-1].argmax(axis=1)])
 
 
@@ -194,43 +187,33 @@ def coverage_curve(confidence: npt.ArrayLike, score: npt.ArrayLike) -> pd.DataFr
     return pd.DataFrame({"coverage": count / len(score), "score": mean[count - 1]})
 
 
-def _conformal_quantile(residual: npt.NDArray[np.float64], coverage: float) -> float:
-    """Returns the residual of conformal rank ceil((n + 1) * coverage), or of a higher rank for few faces.
+def _conformal_quantile(residual: npt.NDArray[np.float64]) -> float:
+    """Returns the residual of conformal rank ceil((n + 1) * INTERVAL_COVERAGE), or of a higher rank for few faces.
 
     The share of new faces within the r-th smallest of n residuals has the distribution Beta(r, n + 1 - r). The rank rises
     until the probability that this share is more than `_MAX_SHORTFALL` too small is at most `_SHORTFALL_RISK`.
     """
-    rank = math.ceil((len(residual) + 1) * coverage)
-    while rank < len(residual) and betainc(rank, len(residual) + 1 - rank, coverage - _MAX_SHORTFALL) > _SHORTFALL_RISK:
+    n, lowest_coverage = len(residual), INTERVAL_COVERAGE - _MAX_SHORTFALL
+    rank = math.ceil((n + 1) * INTERVAL_COVERAGE)
+    while rank < n and betainc(rank, n + 1 - rank, lowest_coverage) > _SHORTFALL_RISK:
         rank += 1
     return float(np.sort(np.append(residual, _MAX_RESIDUAL))[rank - 1])
 
 
-def _scaled_residuals(age) -> npt.NDArray[np.float64]:
+def _scaled_residuals(year_probability) -> npt.NDArray[np.float64]:
     """Returns |year - median| / (sd + 2) of each year, float64 (n, 101); see `fit_conformal_quantiles`."""
-    age, years = _check_age(age), np.arange(YEARS)
-    mean = age @ years
-    deviation = np.sqrt((age * np.square(years - mean[:, None])).sum(axis=1))
-    return np.abs(years - decode(age, ordered=True)[:, None]) / (deviation[:, None] + SCALE_OFFSET_YEARS)
+    probability, years = _check_years(year_probability), np.arange(YEARS)
+    mean = probability @ years
+    deviation = np.sqrt((probability * np.square(years - mean[:, None])).sum(axis=1))
+    return np.abs(years - decode(probability, ordered=True)[:, None]) / (deviation[:, None] + SCALE_OFFSET_YEARS)
 
 
 def _band_index(years: npt.NDArray[np.int64], bands: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    _check_bands(bands)
     return np.searchsorted(bands, years, side="right") - 1
 
 
-def _check_age(age) -> npt.NDArray[np.float64]:
-    age = np.asarray(age, float)
-    if age.ndim != 2 or age.shape[1] != YEARS:
-        raise ValueError(f"probability must have shape (n, {YEARS}), one column per year, got {age.shape}")
-    return age
-
-
-def _check_bands(bands) -> None:
-    valid = all(_is_number_up_to(band, YEARS - 1) and band == int(band) for band in bands)
-    if not valid or not bands or bands[0] != 0 or sorted(set(bands)) != list(bands):
-        raise ValueError(f"bands must be rising whole years from 0 to {YEARS - 1}, the first 0, got {bands}")
-
-
-def _is_number_up_to(value, highest: float) -> bool:
-    return isinstance(value, (int, float)) and 0 <= value <= highest
+def _check_years(year_probability) -> npt.NDArray[np.float64]:
+    year_probability = np.asarray(year_probability, float)
+    if year_probability.ndim != 2 or year_probability.shape[1] != YEARS:
+        raise ValueError(f"year_probability must have shape (n, {YEARS}), one column per year, got {year_probability.shape}")
+    return year_probability

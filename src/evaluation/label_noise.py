@@ -14,14 +14,17 @@ SUSPECT_DOUBT = 0.98  # labels with at least this doubt are suspect; benchmarks/
 
 
 def label_doubts(
-    table: pd.DataFrame, gender: npt.NDArray, age: npt.NDArray, threshold: float = SUSPECT_DOUBT
+    table: pd.DataFrame,
+    gender_probability: npt.NDArray,
+    year_probability: npt.NDArray,
+    threshold: float = SUSPECT_DOUBT,
 ) -> pd.DataFrame:
-    """Returns how strongly a model contradicts the labels of each face.
+    """Measures how strongly a model contradicts the labels of each face.
 
     Args:
         table: A table of faces (n rows).
-        gender: Predicted probabilities of female and male, floats (n, 2).
-        age: Predicted probabilities of the years 0-100, floats (n, 101).
+        gender_probability: Predicted probabilities of female and male, floats (n, 2).
+        year_probability: Predicted probabilities of the years 0-100, floats (n, 101).
         threshold: The lowest doubt of a suspect label, 0-1.
 
     Returns:
@@ -29,10 +32,13 @@ def label_doubts(
         age_doubt: The position of the label in the tails of the predicted distribution: 0 at the median, 1 at its ends.
         suspect: Whether a doubt is at least `threshold`. Doubts are 0-1, and NaN for unknown labels.
     """
-    gender, age = np.asarray(gender, float), np.asarray(age, float)
+    gender, age = np.asarray(gender_probability, float), np.asarray(year_probability, float)
     n = len(table)
     if (gender.shape, age.shape) != ((n, len(GENDERS)), (n, YEARS)):
-        raise ValueError(f"gender and age must have the shapes {(n, 2)} and {(n, YEARS)}, got {gender.shape}, {age.shape}")
+        raise ValueError(
+            "gender_probability and year_probability must have the shapes "
+            f"{(n, len(GENDERS))} and {(n, YEARS)}, got {gender.shape} and {age.shape}"
+        )
     rows, label = np.arange(n), encode_gender(table["gender"])
     gender_doubt = np.where(label >= 0, 1 - gender[rows, label], np.nan)
     low, high = age_bounds(table)

@@ -19,8 +19,8 @@ import pandas as pd
 from src.config import SEED
 
 RESAMPLES = 2000
-CONFIDENCE_LEVEL = 0.95  # of every interval
-_BATCH_NUMBERS = 4_000_000  # numbers that the bootstrap holds in memory at once: 32 MB
+CONFIDENCE_LEVEL = 0.95  # confidence level of all intervals
+_BATCH_NUMBERS = 4_000_000  # numbers that the bootstrap keeps in memory at once: 32 MB
 
 
 class Unit(StrEnum):
@@ -189,11 +189,11 @@ def per_class(truth, probability, names: Sequence[str], ordered: bool = False) -
     return pd.DataFrame(columns, index=pd.Index(list(names), name="class"))
 
 
-def metric_by_group(values, scores, order: Sequence[str] | None = None, subjects=None) -> pd.DataFrame:
+def metric_by_group(groups, scores, order: Sequence[str] | None = None, subjects=None) -> pd.DataFrame:
     """Returns the mean score of each group of faces with its 95% interval.
 
     Args:
-        values: The group of each face, shape (n,), for example its gender. NA counts as the group "unknown".
+        groups: The group of each face, shape (n,), for example its gender. NA counts as the group "unknown".
         scores: One share (0-1) per face, floats (n,).
         order: All groups, in the order of the rows; by default those present, sorted. A group may have no face.
         subjects: The person in each image (n,).
@@ -201,15 +201,15 @@ def metric_by_group(values, scores, order: Sequence[str] | None = None, subjects
     Returns:
         One row per group, with the fields of `Estimate` as columns.
     """
-    scores, values = np.asarray(scores, float), pd.Series(np.asarray(values, object))
+    scores, groups = np.asarray(scores, float), pd.Series(np.asarray(groups, object))
     index = _subject_index(subjects, len(scores))
-    present = sorted(values.dropna().unique())
+    present = sorted(groups.dropna().unique())
     order = present if order is None else list(order)
     if set(present) - set(order):
         raise ValueError(f"groups must be among {order}, got {sorted(set(present) - set(order))}")
-    names = [*order, "unknown"] if values.isna().any() else order
-    values = values.fillna("unknown").to_numpy(object)
-    return _to_frame({name: bootstrap_mean(scores[values == name], index[values == name]) for name in names})
+    names = [*order, "unknown"] if groups.isna().any() else order
+    groups = groups.fillna("unknown").to_numpy(object)
+    return _to_frame({name: bootstrap_mean(scores[groups == name], index[groups == name]) for name in names})
 
 
 def mean_over_folds(headlines: Mapping) -> pd.DataFrame:

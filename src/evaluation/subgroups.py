@@ -15,10 +15,11 @@ from src.data.table import age_bounds, exact_years, task_labels
 from src.evaluation.calibration import Calibration, expected_calibration_error, prediction_interval, sum_to_groups
 from src.evaluation.metrics import Estimate, Unit, bootstrap_mean, decode, exact_match, one_off
 
-_YEARS = ((0, 6), (7, 12), (13, 19), (20, 29), (30, 39), (40, 49), (50, 59), (60, 69), (70, 100))
-AGE_BANDS = AgeGroups(_YEARS, tuple(low for low, _ in _YEARS), tuple(f"{low}-{high}" for low, high in _YEARS))
+_BAND_RANGES = ((0, 6), (7, 12), (13, 19), (20, 29), (30, 39), (40, 49), (50, 59), (60, 69), (70, 100))
+_BAND_NAMES = tuple(f"{low}-{high}" for low, high in _BAND_RANGES)
+AGE_BANDS = AgeGroups(_BAND_RANGES, tuple(low for low, _ in _BAND_RANGES), _BAND_NAMES)
 UTKFACE_RACES = ("White", "Black", "Asian", "Indian", "Other")
-FEWEST_PER_GROUP = 30  # smaller groups are not considered for the worst
+MIN_GROUP_SIZE = 30  # faces; `worst_group` ignores smaller groups
 RESULT_COLUMNS = ("dataset", "measure", "by", "group", *Estimate._fields)
 
 
@@ -44,7 +45,7 @@ class Metric(StrEnum):
 
 
 class Grouping(StrEnum):
-    """The values of the column `by` (grouping) in result files. ALL has one group, which is named "all" too."""
+    """The values of the column `by` in result files. The only group of ALL has the name "all" too."""
 
     ALL = "all"
     AGE = "age"
@@ -88,14 +89,18 @@ def labelled_predictions(table: pd.DataFrame, task: str, probability: npt.NDArra
 
 
 def evaluate_subgroups(
-    table: pd.DataFrame, gender: npt.NDArray, age: npt.NDArray, calibration: Calibration, race: npt.NDArray
+    table: pd.DataFrame,
+    gender_probability: npt.NDArray,
+    year_probability: npt.NDArray,
+    calibration: Calibration,
+    race: npt.NDArray,
 ) -> pd.DataFrame:
-    """Returns each `Metric` that a data set has labels for, over all faces and for each group.
+    """Computes each `Metric` that a data set has labels for, over all faces and for each group.
 
     Args:
         table: A table of faces (n rows) of one data set.
-        gender: Probabilities of female and male, floats (n, 2).
-        age: Probabilities of the years 0-100, floats (n, 101).
+        gender_probability: Probabilities of female and male, floats (n, 2).
+        year_probability: Probabilities of the years 0-100, floats (n, 101).
         calibration: The calibration of the age model.
         race: The race label of each face, shape (n,), None where there is none; see `load_races`.
 
@@ -115,23 +120,27 @@ def evaluate_subgroups(
     names = {by: sorted(set(filter(None, values))) for by, values in groups.items()} | {Grouping.AGE: bands.names}
     subjects = table["subject"].to_numpy(object)
     results = []
-    for metric, rows, scores, unit in face_scores(table, gender, age, calibration):
+    for metric, rows, scores, unit in face_scores(table, gender_probability, year_probability, calibration):
         for by, values in groups.items():
             for name in names[by]:
                 in_group = values[rows] == name
                 if in_group.any():
                     estimate = bootstrap_mean(scores[in_group], subjects[rows[in_group]], unit)
                     results.append((dataset, metric, by, name, *estimate))
-    for task, metric in CALIBRATION_ERRORS.items():
-        labelled = labelled_predictions(table, task, {"gender": gender, "age": age}[task])
+    for task, probability in {"gender": gender_probability, "age": year_probability}.items():
+        labelled = labelled_predictions(table, task, probability)
         if n := len(labelled.rows):
             error = expected_calibration_error(labelled.probability, labelled.truth, ordered=labelled.ordered)
-            results.append((dataset, metric, Grouping.ALL, Grouping.ALL, *Estimate(error, np.nan, np.nan, n)))
+            estimate = Estimate(error, np.nan, np.nan, n)
+            results.append((dataset, CALIBRATION_ERRORS[task], Grouping.ALL, Grouping.ALL, *estimate))
     return pd.DataFrame(results, columns=list(RESULT_COLUMNS)).astype({"measure": str, "by": str, "group": str, "unit": str})
 
 
 def face_scores(
-    table: pd.DataFrame, gender: npt.NDArray, age: npt.NDArray, calibration: Calibration | None = None
+    table: pd.DataFrame,
+    gender_probability: npt.NDArray,
+    year_probability: npt.NDArray,
+    calibration: Calibration | None = None,
 ) -> Iterator[tuple[Metric, npt.NDArray[np.int64], npt.NDArray, Unit]]:
     """Scores single faces by each metric; the arguments are those of `evaluate_subgroups`.
 
@@ -139,21 +148,21 @@ def face_scores(
         The metric, the row positions (m,) of the faces that have a label for it, their scores (m,) and the unit. Without a
         calibration, the metrics of the interval are left out.
     """
-    rows, truth, probability, _ = labelled_predictions(table, "gender", gender)
+    rows, truth, probability, _ = labelled_predictions(table, "gender", gender_probability)
     yield Metric.GENDER_ACCURACY, rows, exact_match(truth, probability), Unit.SHARE
-    rows, truth, probability, ordered = labelled_predictions(table, "age", age)
+    rows, truth, probability, ordered = labelled_predictions(table, "age", year_probability)
     exact, at_most_one_off = GROUP_METRICS[AGE_GROUPS_OF[table["dataset"].iloc[0]]]
     yield exact, rows, exact_match(truth, probability, ordered), Unit.SHARE
     yield at_most_one_off, rows, one_off(truth, probability), Unit.SHARE
     years = exact_years(table)
     rows = np.flatnonzero(~np.isnan(years))
-    years, age = years[rows], np.asarray(age, float)[rows]
-    error = np.abs(decode(age, ordered=True) - years)
+    years, probability = years[rows], np.asarray(year_probability, float)[rows]
+    error = np.abs(decode(probability, ordered=True) - years)
     yield Metric.ABSOLUTE_ERROR, rows, error, Unit.YEARS
     yield Metric.WITHIN_FIVE_YEARS, rows, error <= 5, Unit.SHARE
     if calibration is None:
         return
-    low, high = prediction_interval(age, calibration.quantiles, calibration.bands).T
+    low, high = prediction_interval(probability, calibration.quantiles, calibration.bands).T
     covered = (low <= years) & (np.minimum(years, YEARS - 1) <= high)
     yield Metric.INTERVAL_COVERAGE, rows, covered, Unit.SHARE
     yield Metric.INTERVAL_WIDTH, rows, high - low + 1, Unit.YEARS
@@ -175,12 +184,12 @@ def load_races(table: pd.DataFrame, folder: Path) -> npt.NDArray[np.object_]:
 
 
 def worst_group(results: pd.DataFrame, measure: str, by: str) -> pd.Series:
-    """Returns the row of the group with the worst value among those of at least FEWEST_PER_GROUP faces.
+    """Returns the row of the group with the worst value among those of at least MIN_GROUP_SIZE faces.
 
     Raises:
         ValueError: No group has enough faces.
     """
-    rows = results[(results["measure"] == measure) & (results["by"] == by) & (results["n"] >= FEWEST_PER_GROUP)]
+    rows = results[(results["measure"] == measure) & (results["by"] == by) & (results["n"] >= MIN_GROUP_SIZE)]
     if rows.empty:
-        raise ValueError(f"expected a group by {by} of at least {FEWEST_PER_GROUP} faces for {measure}, got none")
+        raise ValueError(f"expected a group by {by} of at least {MIN_GROUP_SIZE} faces for {measure}, got none")
     return rows.loc[rows["value"].idxmax() if measure in LOWER_IS_BETTER else rows["value"].idxmin()]

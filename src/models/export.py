@@ -3,35 +3,26 @@
     python -m src.models.export MODEL_FOLDER… --to FOLDER
 
 Each model gets a folder with `model.onnx`, `model.tflite`, `labels.json` and `card.json`. Both models take any number of
-uint8 faces (n, size, size, 3), RGB, 0-255, aligned as the card describes, and give float32 probabilities (n, classes).
+uint8 faces (n, size, size, 3), RGB, 0-255, aligned as the card describes, and return float32 probabilities (n, classes).
 """
 
 import argparse
 import os
 import shutil
-import sys
 import warnings
 from pathlib import Path
 
 from src.files import atomic_folder
 from src.models.model_folder import load_model
+from src.processes import run_command
 
 EXPORTED_FILES = ("model.onnx", "model.tflite", "labels.json", "card.json")
 
 
 def export(folder: str | Path, target: str | Path) -> list[Path]:
-    """Writes the exported files together or not at all; weights are float32.
+    """Exports a model folder with float32 weights to the folder `target`, and returns the paths of the files.
 
-    Args:
-        folder: A model folder.
-        target: The folder to write. It may hold an earlier export, which is replaced.
-
-    Returns:
-        Paths of the files.
-
-    Raises:
-        ModelFolderError: The model folder cannot be used.
-        ValueError: `target` holds other files, or Keras runs with another backend than TensorFlow.
+    The files are written together or not at all, and replace an earlier export.
     """
     from src.keras_setup import keras
 
@@ -39,7 +30,7 @@ def export(folder: str | Path, target: str | Path) -> list[Path]:
     if (backend := keras.backend.backend()) != "tensorflow":
         raise ValueError(f"export requires Keras with TensorFlow, got {backend}; set KERAS_BACKEND=tensorflow")
     if target.exists() and (others := {path.name for path in target.iterdir()} - set(EXPORTED_FILES)):
-        raise ValueError(f"{target} holds other files than an export, such as {min(others)}; choose another folder")
+        raise ValueError(f"{target} contains files that are not of an export, such as {min(others)}; choose another folder")
     model = load_model(folder).model
     model.trainable = False  # otherwise Keras exports nested batch normalisation in training mode
     with atomic_folder(target) as new, warnings.catch_warnings():
@@ -59,19 +50,15 @@ def main(arguments: list[str] | None = None) -> int:
         "--to", type=Path, required=True, metavar="FOLDER", help="the exports go into one subfolder per model"
     )
     options = parser.parse_args(arguments)
-    os.environ["KERAS_BACKEND"] = "tensorflow"  # the only backend that can export; without effect once Keras is imported
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # the only backend that can export; has no effect if Keras is already imported
     names = [folder.resolve().name for folder in options.folders]
     if len(set(names)) < len(names):
         parser.error(f"model folders must have different names, got {', '.join(names)}")
-    try:
-        for folder, name in zip(options.folders, names):
-            for path in export(folder, options.to / name):
-                print(f"{path}  {path.stat().st_size / 1e6:.2f} MB")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for folder, name in zip(options.folders, names):
+        for path in export(folder, options.to / name):
+            print(f"{path}  {path.stat().st_size / 1e6:.2f} MB")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

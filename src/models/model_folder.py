@@ -26,14 +26,14 @@ from src.faces.detect import DEFAULT_DETECTOR
 from src.files import atomic_folder, write_text
 from src.models.onnx_graph import OnnxGraph, UnsupportedModelError, read_graph
 
-if TYPE_CHECKING:  # importing Keras takes seconds, and most models run without it
+if TYPE_CHECKING:  # importing Keras takes seconds, and ONNX Runtime runs most models without it
     from src.keras_setup import keras
 
 FILES = ("model.keras", "labels.json", "card.json")
 
 
 class ModelFolderError(ValueError):
-    """A model folder that is incomplete, damaged or inconsistent. The message says what is wrong and what to do."""
+    """A model folder is incomplete, damaged or inconsistent. The message says what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,12 @@ class Labels:
     centre_years: tuple[float, ...] = ()
 
     def __post_init__(self):
-        count, edges = len(self.classes), np.array(self.years, float).ravel()
-        if self.task not in ("gender", "age"):
-            raise ValueError(f"task must be gender or age, got {self.task!r}")
-        if len(set(self.classes)) < max(2, count):
-            raise ValueError(f"classes must be at least two different names, got {self.classes!r}")
-        if self.task == "gender" and set(self.classes) != set(GENDERS):
-            raise ValueError(f"gender classes must be {' and '.join(GENDERS)}, got {self.classes!r}")
-        if {len(self.years), len(self.centre_years)} != {count if self.task == "age" else 0}:
+        if self.task != "age" and (self.task != "gender" or sorted(self.classes) != sorted(GENDERS)):
+            raise ValueError(f"task must be age, or gender with the classes {' and '.join(GENDERS)}, got {self}")
+        if {len(self.years), len(self.centre_years)} != {len(self.classes) if self.task == "age" else 0}:
             raise ValueError("age labels must have years and centre_years for each class, gender labels must have neither")
-        if len(edges) != 2 * len(self.years) or (np.diff(edges) < 0).any() or (edges % 1).any():
-            raise ValueError(f"years must be whole (first, last) pairs in order, got {self.years!r}")
-        if not np.isfinite(self.centre_years).all() or (np.diff(self.centre_years) < 0).any():
-            raise ValueError(f"centre_years must be finite and in order, got {self.centre_years!r}")
+        if (np.diff(np.ravel(self.years)) < 0).any() or (np.diff(self.centre_years) < 0).any():
+            raise ValueError(f"years and centre_years must be in order, got {self.years} and {self.centre_years}")
 
     @property
     def single_years(self) -> bool:
@@ -107,9 +100,8 @@ def save_model(
     trained_on: dict,
     results: list,
     calibration: Calibration | None = None,
-    detector: str = DEFAULT_DETECTOR,
 ) -> Path:
-    """Writes a model folder and replaces an existing one.
+    """Writes a model folder and replaces an existing one. The card names the default detector.
 
     Args:
         folder: The folder to write.
@@ -119,7 +111,6 @@ def save_model(
         trained_on: Data set, counts and settings, as JSON types.
         results: Dicts of measured metrics, for example with the fields of `Estimate`.
         calibration: Thresholds and intervals for predictions; None if there are none.
-        detector: Detector that found the training faces; see `detect.detect`.
 
     Returns:
         The folder.
@@ -133,7 +124,7 @@ def save_model(
     card = {
         "task": labels.task,
         "classes": labels.classes,
-        "detector": detector,
+        "detector": DEFAULT_DETECTOR,  # finds the training faces in `prepare` and the faces in `Predictor`
         "alignment": {**asdict(alignment), "eyes": alignment.eyes.tolist(), "colour_order": "RGB"},
         "trained_on": trained_on,
         "results": results,
@@ -153,7 +144,7 @@ def save_model(
 def load_model(folder: str | Path) -> TrainedModel:
     """Reads a model folder and checks its three files against each other.
 
-    Keras is imported only for a model that ONNX Runtime cannot run (see `onnx_graph`).
+    A model that ONNX Runtime can run is loaded without Keras, whose import takes seconds; see `onnx_graph`.
 
     Args:
         folder: A model folder.
@@ -168,13 +159,13 @@ def load_model(folder: str | Path) -> TrainedModel:
     if missing := [name for name in FILES if not (folder / name).is_file()]:
         raise ModelFolderError(
             f"{folder} is not a model folder: it requires {', '.join(FILES)}, missing: {', '.join(missing)}; "
-            "notebooks 1 and 2 make such folders as models/sample-gender and models/sample-age"
+            "notebooks 1 and 2 write such folders, models/sample-gender and models/sample-age"
         )
     content = (folder / "model.keras").read_bytes()
     try:
         card, entries = (json.loads((folder / name).read_bytes()) for name in ("card.json", "labels.json"))
         if hashlib.sha256(content).hexdigest() != card["model_sha256"]:
-            raise ValueError("model.keras is damaged or was changed, card.json has another SHA-256; get the folder again")
+            raise ValueError("model.keras is damaged or was changed, card.json has another SHA-256; copy the folder again")
         labels, entry = Labels(**_to_tuples(entries)), card["alignment"]
         alignment = Alignment(**{name: entry[name] for name in Alignment.__dataclass_fields__})
         calibration = Calibration(**_to_tuples(card["calibration"])) if "calibration" in card else None
@@ -185,9 +176,7 @@ def load_model(folder: str | Path) -> TrainedModel:
             ("eyes", alignment.eyes.round(6).tolist(), np.array(entry["eyes"], float).round(6).tolist()),
         ):
             if expected != found:
-                raise ValueError(
-                    f"{name} must be {expected}, which fits labels.json and the alignment; card.json has {found}"
-                )
+                raise ValueError(f"labels.json and the alignment require {name} {expected}, card.json has {found}")
         graph = None
         with suppress(UnsupportedModelError):
             graph = read_graph(content)
@@ -196,8 +185,8 @@ def load_model(folder: str | Path) -> TrainedModel:
         reason = f"labels.json or card.json lacks {error}" if isinstance(error, KeyError) else error
         raise ModelFolderError(f"{folder} cannot be used: {reason}") from error
     loader = partial(_load_keras_model, folder, card, labels, alignment)
-    if graph is None:  # Keras is imported and the model checked now
-        model = loader()
+    if graph is None:
+        model = loader()  # a model that only Keras can run is loaded now, which checks it
         return TrainedModel(lambda: model, labels, alignment, card, calibration)
     return TrainedModel(loader, labels, alignment, card, calibration, graph)
 
@@ -208,7 +197,7 @@ def find_models(task: str, dataset: str, which: str = "both") -> dict[str, Path]
     Args:
         task: "gender" or "age".
         dataset: Data set that the notebook used.
-        which: "mine", "released", or "both" for those of the two that exist.
+        which: "mine" (trained by the notebook), "released", or "both" for those of the two that exist.
 
     Returns:
         The folders under "mine" and "released", in this order.
@@ -232,7 +221,7 @@ def find_models(task: str, dataset: str, which: str = "both") -> dict[str, Path]
 
 
 def summarise_models(folders: Mapping[str, Path]) -> pd.DataFrame:
-    """Tabulates model folders by name: folder, training data, input size, and the first result on their own test faces."""
+    """Tabulates model folders by name: folder, training data, input size, and the accuracy, their card's first result."""
     rows = {}
     for name, folder in folders.items():
         card = json.loads((folder / "card.json").read_bytes())
@@ -241,7 +230,7 @@ def summarise_models(folders: Mapping[str, Path]) -> pd.DataFrame:
             "folder": f"{folder.parent.name}/{folder.name}",
             "trained on": card["trained_on"]["dataset"],
             "input, pixels": card["alignment"]["size"],
-            "result on its own test faces": f"{first['measure']} {first['value']:.1%} (n = {first['n']:,})",
+            "accuracy on its own test faces": f"{first['value']:.1%} (n = {first['n']:,})",
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -262,15 +251,15 @@ def _load_keras_model(folder: Path, card: dict, labels: Labels, alignment: Align
 
 
 def _check_shapes(shape: tuple, dtype: str, outputs: int, labels: Labels, alignment: Alignment) -> None:
-    wanted = (None, alignment.size, alignment.size, 3)
-    if shape != wanted or dtype != "uint8":
-        raise ValueError(f"the model takes {dtype} {shape}, the alignment produces uint8 {wanted}; use the model's size")
+    expected = (None, alignment.size, alignment.size, 3)
+    if shape != expected or dtype != "uint8":
+        raise ValueError(f"the model takes {dtype} {shape}, the alignment produces uint8 {expected}; use the model's size")
     if outputs != len(labels.classes):
         raise ValueError(f"the model must have one output for each of {len(labels.classes)} classes, got {outputs}")
 
 
 def _to_tuples(value):
-    """Turns JSON's lists into tuples."""
+    """Converts JSON's lists to tuples."""
     if isinstance(value, dict):
         return {name: _to_tuples(item) for name, item in value.items()}
     return tuple(map(_to_tuples, value)) if isinstance(value, list) else value

@@ -4,6 +4,8 @@ The network returns logits: two for gender (female, male), 101 for the years of 
 128-value copy of dlib's face descriptor. A face whose label is unknown adds nothing to the loss of that label.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -15,12 +17,24 @@ from src.keras_setup import keras, layers, ops
 LOGIT_COUNT = len(GENDERS) + YEARS
 DESCRIPTOR_SIZE = 128  # values of dlib's face descriptor
 LABEL_COUNT = 3  # columns of `multitask_labels` before the targets of a teacher
-UNKNOWN = -1.0  # an unknown label
-GENDER_WEIGHT = 3.0  # of the gender loss; the age loss is about ten times as large
+UNKNOWN = -1.0  # marks an unknown label
+GENDER_WEIGHT = 3.0  # weight of the gender loss; the age loss is about ten times as large
 TEACHER_WEIGHT = 0.5  # share of the teacher in `distillation_loss`; the labels have the rest
-# Standard deviation of an age label's error in years: 15% of the age, limited to 0.5-3 years. Two labels of the same image
-# differ by half a year below the age of 7 and by 3-5 years above 15 (benchmarks/label_limits.py).
-LABEL_ERROR_SHARE, MIN_LABEL_ERROR, MAX_LABEL_ERROR = 0.15, 0.5, 3.0
+# Standard deviation of an age label's error: a share of the age, between a minimum and a maximum. Two labels of the same
+# image differ by half a year below the age of 7 and by 3-5 years above 15 (benchmarks/label_limits.py).
+LABEL_ERROR_SHARE = 0.15
+MIN_LABEL_ERROR = 0.5  # years
+MAX_LABEL_ERROR = 3.0  # years
+
+
+class LabelColumns(NamedTuple):
+    """The columns of `multitask_labels` by name, tensors (n, columns)."""
+
+    gender: Any  # (n, 1): 0 female, 1 male
+    first_year: Any  # (n, 1): the first year of the age
+    last_year: Any  # (n, 1): the last year, inclusive; equal to the first one for an exact age
+    teacher: Any  # (n, 103): the teacher's probabilities of the genders and years
+    features: Any  # (n, m): features to imitate
 
 
 def multitask_labels(table: pd.DataFrame, targets: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
@@ -32,9 +46,8 @@ def multitask_labels(table: pd.DataFrame, targets: npt.ArrayLike | None = None) 
             then m features to imitate, such as the 128 standardised numbers of a face descriptor.
 
     Returns:
-        float32 (n, 3) or, with targets, (n, 106 + m). Columns: 0 gender (0 female, 1 male), 1 first year and 2 last year of
-        the age, 3-4 the teacher's genders, 5-105 its years, then its features. Unknown labels are `UNKNOWN`. Ages above 100
-        count as 100.
+        float32 (n, 3) or, with targets, (n, 106 + m), with the columns of `LabelColumns` side by side. Unknown labels are
+        `UNKNOWN`. Ages above 100 count as 100.
     """
     gender = encode_gender(table["gender"])
     ages = [table[name].astype(float).fillna(UNKNOWN).clip(upper=YEARS - 1) for name in ("age_low", "age_high")]
@@ -42,20 +55,23 @@ def multitask_labels(table: pd.DataFrame, targets: npt.ArrayLike | None = None) 
     return np.float32(labels if targets is None else np.hstack([labels, targets]))
 
 
-def age_loss(low, high, log_probability):
-    """Returns the negative log-likelihood of ages.
+def split_columns(labels) -> LabelColumns:
+    """Names the columns of labels, a tensor (n, 3 or more). Without targets, `teacher` and `features` have no column."""
+    return LabelColumns(
+        labels[:, :1],
+        labels[:, 1:2],
+        labels[:, 2:LABEL_COUNT],
+        labels[:, LABEL_COUNT : LABEL_COUNT + LOGIT_COUNT],
+        labels[:, LABEL_COUNT + LOGIT_COUNT :],
+    )
+
+
+def _age_loss(low, high, log_probability):
+    """Returns the negative log-likelihood (n, 1) of ages from the years `low` to `high` (n, 1).
 
     An age range costs the logarithm of the summed probability of its years. An exact age costs the cross-entropy to a
     Gaussian around it, because labels have errors. The ends of ranges are not softened in this way, because soft ends reward
     ages between two ranges.
-
-    Args:
-        low: First year of each age, tensor (n, 1).
-        high: Last year, tensor (n, 1); equal to `low` for an exact age.
-        log_probability: Log-probabilities of the years 0-100, tensor (n, 101).
-
-    Returns:
-        Tensor (n, 1).
     """
     years = ops.arange(YEARS, dtype="float32")[None]
     inside = ops.logical_and(years >= low, years <= high)
@@ -77,11 +93,12 @@ def multitask_loss(labels, logits):
     Returns:
         Tensor (n,).
     """
-    gender, low, high = labels[:, :1], labels[:, 1:2], labels[:, 2:3]
+    gender, first_year, last_year, *_ = split_columns(labels)
     gender_log, years_log = _log_probabilities(logits)
     gender_loss = -ops.where(gender > 0.5, gender_log[:, 1:], gender_log[:, :1])
     gender_loss = ops.where(gender > UNKNOWN, gender_loss, 0.0)
-    return (GENDER_WEIGHT * gender_loss + ops.where(low > UNKNOWN, age_loss(low, high, years_log), 0.0))[:, 0]
+    age_loss = ops.where(first_year > UNKNOWN, _age_loss(first_year, last_year, years_log), 0.0)
+    return (GENDER_WEIGHT * gender_loss + age_loss)[:, 0]
 
 
 @keras.saving.register_keras_serializable("age_and_gender")
@@ -97,10 +114,10 @@ def distillation_loss(labels, logits):
     Returns:
         Tensor (n,).
     """
-    probability, features = labels[:, LABEL_COUNT : LABEL_COUNT + LOGIT_COUNT], labels[:, LABEL_COUNT + LOGIT_COUNT :]
+    *_, teacher, features = split_columns(labels)
     gender_log, years_log = _log_probabilities(logits)
-    gender_loss = -ops.sum(probability[:, :2] * gender_log, axis=1)
-    teacher_loss = GENDER_WEIGHT * gender_loss - ops.sum(probability[:, 2:] * years_log, axis=1)
+    gender_loss = -ops.sum(teacher[:, :2] * gender_log, axis=1)
+    teacher_loss = GENDER_WEIGHT * gender_loss - ops.sum(teacher[:, 2:] * years_log, axis=1)
     loss = (1 - TEACHER_WEIGHT) * multitask_loss(labels, logits) + TEACHER_WEIGHT * teacher_loss
     if logits.shape[1] > LOGIT_COUNT:
         loss += ops.mean(ops.square(logits[:, LOGIT_COUNT:] - features), axis=1)
@@ -120,8 +137,9 @@ class GenderAccuracy(keras.metrics.Mean):
         super().__init__(name, **options)
 
     def update_state(self, labels, logits, sample_weight=None):
-        correct = (logits[:, 1] > logits[:, 0]) == (labels[:, 0] > 0.5)
-        return super().update_state(correct, _weight(labels[:, 0] > UNKNOWN, sample_weight))
+        gender = split_columns(labels).gender[:, 0]
+        correct = (logits[:, 1] > logits[:, 0]) == (gender > 0.5)
+        return super().update_state(correct, _weight(gender > UNKNOWN, sample_weight))
 
 
 @keras.saving.register_keras_serializable("age_and_gender")
@@ -134,8 +152,10 @@ class AbsoluteError(keras.metrics.Mean):
     def update_state(self, labels, logits, sample_weight=None):
         cumulative = ops.cumsum(ops.exp(_log_probabilities(logits)[1]), axis=1)
         median = ops.sum(ops.cast(cumulative < 0.5, "float32"), axis=1)
-        exact = ops.logical_and(labels[:, 1] == labels[:, 2], labels[:, 1] > UNKNOWN)
-        return super().update_state(ops.abs(median - labels[:, 1]), _weight(exact, sample_weight))
+        columns = split_columns(labels)
+        first_year, last_year = columns.first_year[:, 0], columns.last_year[:, 0]
+        exact = ops.logical_and(first_year == last_year, first_year > UNKNOWN)
+        return super().update_state(ops.abs(median - first_year), _weight(exact, sample_weight))
 
 
 def _weight(known, sample_weight):

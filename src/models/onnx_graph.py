@@ -1,7 +1,9 @@
 """Translates saved Keras models to ONNX graphs and runs them in ONNX Runtime, without importing Keras.
 
-TensorFlow takes several seconds to import. ONNX Runtime starts in under a second and predicts faster. The translation
-covers the layers that this repository's networks use. Any other model raises `UnsupportedModelError` and runs in Keras.
+TensorFlow alone takes about 3.4 seconds to import (docs/log_book.md, 2026-11-25). With ONNX Runtime, the released models are
+ready in one to two seconds. ONNX Runtime is faster for a single face, and about as fast as Keras for batches of 32 faces
+(docs/results/speed.csv). The translation covers the layers of this repository's networks. Any other model raises
+`UnsupportedModelError` and runs in Keras.
 """
 
 import hashlib
@@ -26,7 +28,7 @@ from onnx import helper, numpy_helper
 Predict = Callable[[npt.NDArray[np.uint8]], dict[str, npt.NDArray[np.float32]]]
 
 OPSET = 18  # version of the ONNX operators: the first in which Resize has the attribute `axes`
-INPUT_NAME = "faces"  # of every graph
+INPUT_NAME = "faces"  # name of the input of all graphs
 
 
 class UnsupportedModelError(ValueError):
@@ -106,12 +108,11 @@ def read_graph(content: bytes) -> OnnxGraph:
         raise UnsupportedModelError(f"model.keras cannot be translated to ONNX: {type(error).__name__}: {error}") from error
 
 
-def compile_graphs(graphs: dict[str, OnnxGraph], threads: int | None = None) -> Predict:
+def compile_graphs(graphs: dict[str, OnnxGraph]) -> Predict:
     """Merges graphs and returns a function that runs them on the same faces.
 
     Args:
         graphs: Graphs by task; all take faces of one size.
-        threads: Number of threads; None for one per core that this process may use.
 
     Returns:
         The function. It takes one face or more and raises ValueError for faces of another size or type.
@@ -129,9 +130,9 @@ def compile_graphs(graphs: dict[str, OnnxGraph], threads: int | None = None) -> 
     )
     model = helper.make_model(merged, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or joblib.cpu_count()  # ONNX Runtime's default ignores a container's limits
+    options.intra_op_num_threads = joblib.cpu_count()  # ONNX Runtime's default ignores a container's limits
     options.log_severity_level = 3
-    # Waiting threads would otherwise keep cores busy that other processes detect faces on.
+    # Spinning threads would occupy the cores on which other processes detect faces.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
@@ -182,7 +183,7 @@ def _translate_functional(graph: OnnxGraph, config: dict, face: str, group: h5py
         if (name, call) not in outputs:
             layer, calls = layers[name], layers[name]["inbound_nodes"]
             if layer["class_name"] == "Functional" and len(calls) > 1:
-                # Applied to a face and to its mirror image, for example. One batch reads the weights only once.
+                # A model that is applied several times, such as to a face and to its mirror image, gets one larger batch.
                 inputs = [tensor for node in calls for tensor in inputs_of(node)]
                 _require(len({x[1:] for x in inputs}) == 1, f"the model {name} of {inputs}")
                 batch = inputs[0]._replace(name=graph.add("Concat", *(x.name for x in inputs), axis=0))

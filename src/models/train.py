@@ -18,6 +18,8 @@ from src.config import CACHE, SEED
 from src.files import atomic_folder, exclusive_lock, write_text
 from src.keras_setup import data_parallel, device_count, fused_normalisation, keras
 
+PREDICTION_BATCH = 64  # faces that `predict_probabilities` predicts together
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -58,8 +60,9 @@ class TrainingSettings:
 class FaceBatches(keras.utils.PyDataset):
     """Batches of faces and labels for Keras: uint8 (b, size, size, 3), RGB, 0-255, and labels (b,) or (b, k).
 
-    If several devices share a batch, its size is a multiple of their number. Training drops the remainder (other faces in
-    each epoch). Prediction pads the last batch with copies, whose weight is 0 in a third array, weights (b,).
+    If several devices share a batch, its size is a multiple of their number. Training drops the remainder of each epoch;
+    which faces these are changes with the order. Prediction pads the last batch with copies of a face. Their weight is 0 in
+    a third array, weights (b,).
 
     Args:
         faces: uint8 array or memory map (n, size, size, 3).
@@ -189,7 +192,7 @@ def fit(
                 model = keras.models.load_model(checkpoints.path(start) / "state.keras")
                 on_epoch(pd.DataFrame(checkpoints.history))
             else:
-                compile_model(model, int((split == "train").sum()), settings, loss, metrics)
+                _compile(model, int((split == "train").sum()), settings, loss, metrics)
             if start < settings.epochs and not checkpoints.finished:
                 is_training, is_validation = split == "train", split == "validation"
                 training = FaceBatches(faces, rows[is_training], labels[is_training], settings.batch_size, settings, start)
@@ -213,14 +216,8 @@ def _state_name(model, faces, rows, labels, split, settings: TrainingSettings, l
     return digest.hexdigest()[:16]
 
 
-def compile_model(
-    model: keras.Model,
-    count: int,
-    settings: TrainingSettings,
-    loss: Callable | str = "sparse_categorical_crossentropy",
-    metrics: tuple = ("accuracy",),
-) -> None:
-    """Compiles a model for training on `count` faces, with AdamW, warm-up and cosine decay; the rest as in `fit`."""
+def _compile(model: keras.Model, count: int, settings: TrainingSettings, loss: Callable | str, metrics: tuple) -> None:
+    """Compiles a model for training on `count` faces, with AdamW, warm-up and cosine decay."""
     steps = settings.epochs * -(-count // settings.batch_size)
     warm_up = max(1, steps // 10)
     rate = keras.optimizers.schedules.CosineDecay(
@@ -229,14 +226,17 @@ def compile_model(
     model.compile(
         keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay),
         loss=loss,
-        # Weighted, so that the copies that pad a batch do not count; see FaceBatches.
+        # Weighted metrics ignore the copies that pad a batch; see FaceBatches.
         weighted_metrics=[metric if isinstance(metric, str) else metric() for metric in metrics],
         jit_compile=keras.backend.backend() == "jax",  # on a CPU, TensorFlow's XLA is slower than its own kernels
     )
 
 
 class _Checkpoints(keras.callbacks.Callback):
-    """Saves the model, its optimiser and the history after each epoch; keeps the newest and the best epoch."""
+    """Saves the model, its optimiser and the history after each epoch; keeps the newest and the best epoch.
+
+    Keras's BackupAndRestore, ModelCheckpoint and EarlyStopping do not restore the patience of an interrupted training.
+    """
 
     def __init__(self, folder: Path, patience: int, on_epoch: Callable[[pd.DataFrame], None]):
         super().__init__()
@@ -256,10 +256,11 @@ class _Checkpoints(keras.callbacks.Callback):
         return bool(self.history) and len(self.history) - self.best >= self.patience
 
     def on_epoch_begin(self, epoch, logs=None):
-        # Keras does not save the state of dropout's random numbers. Each epoch sets its own, so resuming changes nothing.
+        # Keras does not save the state of dropout's random numbers. Each epoch therefore sets it: the seed stays, and the
+        # counter of random draws starts at a multiple of 2**20.
         for variable in self.model.variables:
             if variable.name == "seed_generator_state":
-                variable.assign([int(keras.ops.convert_to_numpy(variable)[0]), epoch << 20])
+                variable.assign([int(keras.ops.convert_to_numpy(variable)[0]), epoch * 2**20])
         self.started = time.monotonic()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -274,19 +275,19 @@ class _Checkpoints(keras.callbacks.Callback):
         self.model.stop_training = self.finished
 
 
-def predict_probabilities(model: keras.Model, faces: np.ndarray, rows: npt.ArrayLike, batch_size: int = 64) -> np.ndarray:
-    """Returns a model's outputs in batches of `batch_size`.
+def predict_probabilities(model: keras.Model, faces: np.ndarray, rows: npt.ArrayLike) -> np.ndarray:
+    """Returns a model's outputs for many faces, computed in batches.
 
     Args:
         model: A model that takes uint8 faces (batch, size, size, 3), RGB, 0-255.
         faces: uint8 array or memory map (n, size, size, 3), RGB.
         rows: Indices of the faces to use (m,).
-        batch_size: Number of faces in a batch.
 
     Returns:
         float32 (m, classes): probabilities, or logits for a model that returns logits.
     """
-    return model.predict(FaceBatches(faces, rows, np.zeros(len(rows), int), batch_size), verbose=0)[: len(rows)]
+    batches = FaceBatches(faces, rows, np.zeros(len(rows), int), PREDICTION_BATCH)
+    return model.predict(batches, verbose=0)[: len(rows)]
 
 
 def centre_years(table: pd.DataFrame, classes: int) -> npt.NDArray[np.float64]:

@@ -109,5 +109,7 @@ def layer_table(model: keras.Model) -> list[tuple[str, str, tuple[int, ...], int
     for level in (model.get_layer("level_one"), model.get_layer("level_two")):
         for step in level.operations:
             inner = step.operations[1:] if isinstance(step, keras.Model) else [step]
-            rows += [(level.name, x.name, tuple(x.output.shape[1:]), getattr(x, "count_params", int)()) for x in inner]
+            for x in inner:
+                parameters = x.count_params() if hasattr(x, "count_params") else 0  # operations have none
+                rows.append((level.name, x.name, tuple(x.output.shape[1:]), parameters))
     return rows

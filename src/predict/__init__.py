@@ -9,7 +9,7 @@ __all__ = ["Predictor", "predict"]
 
 
 def __getattr__(name: str):
-    """Imports `Predictor` and `predict` on first use. Worker processes need only `detection`, and start faster without."""
+    """Imports `Predictor` and `predict` on first use, because worker processes need only `extract_faces` and start faster."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from src.predict import predictor

@@ -10,7 +10,7 @@ import pandas as pd
 
 from src.config import IMAGE_SUFFIXES, MODELS, RUNS, VIDEO_SUFFIXES
 from src.faces.detect import DEFAULT_DETECTOR, DETECTORS, VIDEO_DETECTOR
-from src.predict import extract_faces
+from src.predict.extract_faces import Fallback, Source, start_workers, worker_count
 from src.predict.predictor import Predictor, is_video, list_sources, reserve_copies
 from src.predict.table_file import open_table
 from src.processes import run_command
@@ -21,13 +21,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for names that the terminal cannot show
-    try:
-        if options.camera is not None or any(map(is_video, options.photos)):
-            return _predict_videos(options)
-        return _predict_photos(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.camera is not None or any(map(is_video, options.photos)):
+        return _predict_videos(options)
+    return _predict_photos(options)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -38,15 +34,23 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     formats = f"folders are searched for {', '.join(IMAGE_SUFFIXES)}; video formats: {', '.join(VIDEO_SUFFIXES)}"
     parser.add_argument("photos", nargs="*", metavar="PHOTO_OR_FOLDER", help=f"or VIDEO; {formats}")
-    table = "write the table to this file, pipe or device (-: standard output) instead of printing it"
-    parser.add_argument("--csv", type=_path, metavar="FILE", help=table)  # `make` passes ~ unchanged
+    parser.add_argument(
+        "--csv", type=_path, metavar="FILE",
+        help="write the table to this file, pipe or device (-: standard output) instead of printing it",
+    )  # fmt: skip
     parser.add_argument("--annotate", type=_path, metavar="FOLDER", help="write annotated copies into this folder")
-    camera = "show a camera in a window: its number (default: 0), device path, or address (rtsp://…, http://…)"
-    parser.add_argument("--camera", nargs="?", const="0", metavar="CAMERA", help=camera)
-    fallback = "for a photo without a detected face: no prediction (default), or a prediction for its central square"
-    parser.add_argument("--fallback", choices=extract_faces.FALLBACKS, default=extract_faces.NO_FALLBACK, help=fallback)
-    detector = f"the face detector (default: {DEFAULT_DETECTOR}; for videos and cameras {VIDEO_DETECTOR})"
-    parser.add_argument("--detector", choices=DETECTORS, help=detector)
+    parser.add_argument(
+        "--camera", nargs="?", const="0", metavar="CAMERA",
+        help="show a camera in a window: its number (default: 0), device path, or address (rtsp://…, http://…)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fallback", choices=[str(fallback) for fallback in Fallback], default=str(Fallback.NONE),
+        help="for a photo without a detected face: no prediction (default), or a prediction for its central square",
+    )  # fmt: skip
+    parser.add_argument(
+        "--detector", choices=DETECTORS,
+        help=f"the face detector (default: {DEFAULT_DETECTOR}; for videos and cameras {VIDEO_DETECTOR})",
+    )  # fmt: skip
     parser.add_argument("--gender-model", type=Path, default=MODELS / "gender", metavar="FOLDER")
     parser.add_argument("--age-model", type=Path, default=MODELS / "age", metavar="FOLDER")
     parser.error = lambda message: parser.exit(2, f"error: {message}; see --help\n")
@@ -57,33 +61,40 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _path(name: str) -> Path:
+    """Returns the path of a name, in which ~ is the home folder (`make` passes it unchanged) and - is standard output."""
     if not name:
         raise argparse.ArgumentTypeError("expected a name, got an empty one")
     return Path("/dev/stdout" if name == "-" else name).expanduser()
 
 
 def _predict_photos(options: argparse.Namespace) -> int:
-    """Prints the table of predictions, or writes it while it grows."""
+    """Prints the table of predictions, or writes it to a file."""
     sources = list_sources(options.photos, options.annotate)
-    workers = extract_faces.worker_count(len(sources))
+    workers = worker_count(len(sources))
     if workers > 1:
-        extract_faces.start_workers(workers)  # they load the detector while this process loads the models
+        start_workers(workers)  # they load the detector while this process loads the models
     predictor = Predictor(options.gender_model, options.age_model, options.fallback, options.detector or DEFAULT_DETECTOR)
-    names = [source.name for source in sources]
-    copies = reserve_copies(names, options.annotate) if options.annotate else None
-    if not options.csv:
+    copies = reserve_copies([source.name for source in sources], options.annotate) if options.annotate else None
+    if options.csv:
+        _write_table(options, predictor, sources, copies)
+    else:
         tables = list(predictor.batches(sources, copies))
-        text = pd.concat(tables).astype(object).fillna("").to_string(index=False) if tables else "no photo found"
-        print(text)
-        return 0
+        print(pd.concat(tables).astype(object).fillna("").to_string(index=False) if tables else "no photo found")
+    return 0
+
+
+def _write_table(
+    options: argparse.Namespace, predictor: Predictor, sources: list[Source], copies: dict[Path, Path] | None
+) -> None:
+    """Writes the table a batch at a time, and resumes the table of an interrupted run."""
     settings = {
-        "photos": [os.path.abspath(place) for place in options.photos],
+        "photos": [os.path.abspath(path) for path in options.photos],
         "models": {task: trained.card["model_sha256"] for task, trained in predictor.models.trained.items()},
         "annotate": options.annotate and os.path.abspath(options.annotate),
         "fallback": options.fallback,
         "detector": predictor.detector,
     }
-    with open_table(options.csv, names, settings) as table:
+    with open_table(options.csv, [source.name for source in sources], settings) as table:
         if table.done:
             print(f"resuming {options.csv}: {table.done:,} of {len(sources):,} photos are done", file=sys.stderr)
         try:
@@ -91,12 +102,11 @@ def _predict_photos(options: argparse.Namespace) -> int:
                 table.add(batch)
         except KeyboardInterrupt as stop:
             if table.resumable:
-                stop.args = (f"stopped; {options.csv} holds the photos done so far, and the same command resumes it",)
+                stop.args = (f"stopped; {options.csv} has the photos done so far, and the same command resumes it",)
             raise
     counts = ", ".join(f"{count:,} {status}" for status, count in table.counts.most_common()) or "no photo found"
     summary = f"{len(sources):,} photos, {table.counts.total():,} rows ({counts}) written to {options.csv}"
-    print(summary, file=sys.stdout if table.resumable else sys.stderr)  # standard output may hold the table
-    return 0
+    print(summary, file=sys.stdout if table.resumable else sys.stderr)  # the table itself may go to standard output
 
 
 def _predict_videos(options: argparse.Namespace) -> int:

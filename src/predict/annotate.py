@@ -25,7 +25,7 @@ from src.predict.placement import COST_OWN_FACE, Box, Size, place
 class Text(NamedTuple):
     """A line of text for a face."""
 
-    number: int  # of the face; gives the colour
+    number: int  # number of the face, which determines the colour
     text: str
     font_size: int  # pixels
     box: Box  # rectangle of the background
@@ -84,22 +84,22 @@ def annotate(photo: npt.NDArray[np.uint8], rows: pd.DataFrame, legend: bool = Tr
 def layout(size: Size, rows: pd.DataFrame, legend: bool = True) -> Layout:
     """Computes the places of boxes, labels, numbers and the legend.
 
-    - A label lies inside the photo, beside its face, and covers no face and no other label.
+    - A label is inside the photo, beside its face, and covers no face and no other label.
     - If that is not possible for all faces, numbers replace all labels (with `legend`) or those without room (without it).
-    - A number lies beside its face or on a corner of its box, else where it covers least.
+    - A number is beside its face or on a corner of its box, otherwise where it covers the least.
 
     Args:
         size: Width and height of the photo.
         rows: The columns left, top, right, bottom (pixels; NA: no box), gender, age_group, age_years (NA: unknown) and, if
             known, status, face, person (of a video), age_interval_low, age_interval_high, gender_unsure, age_unsure.
-            `person`, else `face`, gives the number and the colour.
+            `person`, otherwise `face`, determines the number and the colour.
         legend: See `annotate`.
     """
     lines: dict[int, str] = {}
     boxes: dict[int, Box] = {}
     for index, row in enumerate(rows.to_dict("records"), start=1):
         number = int(next((row[name] for name in ("person", "face") if pd.notna(row.get(name))), index))
-        lines[number] = _line(row)
+        lines[number] = _label_text(row)
         if not any(pd.isna(row[side]) for side in BOX_COLUMNS):
             boxes[number] = _clip([float(row[side]) for side in BOX_COLUMNS], size)
     smallest = max(11, math.ceil(max(size) / 70))
@@ -114,7 +114,7 @@ def layout(size: Size, rows: pd.DataFrame, legend: bool = True) -> Layout:
         legends = (_legend(lines, size, smallest, below) for below in (True, False))
         canvas, entries = min(legends, key=lambda canvas_and_entries: max(canvas_and_entries[0]))
         return Layout(canvas, boxes, [], _numbers(boxes if len(lines) > 1 else {}, boxes, size, canvas, []), entries)
-    # `places` are those of the small labels. The others may lie on the corner of their face, or become numbers.
+    # `places` has the small labels that fit. The others cover a corner of their own face, or become numbers.
     missing = {number: label_sizes[number] for number in boxes if number not in places}
     places |= place(missing, boxes, size, list(places.values()), COST_OWN_FACE)
     numbers = _numbers(boxes.keys() - places.keys(), boxes, size, size, list(places.values()))
@@ -158,11 +158,12 @@ def _legend(lines: dict[int, str], size: Size, font_size: int, below: bool) -> t
     return canvas, entries
 
 
-def _line(row: dict) -> str:
+def _label_text(row: dict) -> str:
     """Returns one row's prediction as a line of text."""
-    prefix = {Status.NO_FACE: "no face found", Status.WHOLE_PHOTO: "whole photo: "}.get(row.get("status", ""), "")
-    if "person" in row:
-        prefix += f"person {row['person']}: "
+    status = row.get("status")
+    if status == Status.NO_FACE:
+        return "no face found"
+    prefix = f"person {row['person']}" if "person" in row else "whole photo" if status == Status.WHOLE_PHOTO else ""
     unsure = {task: "?" if row.get(f"{task}_unsure") is True else "" for task in ("gender", "age")}
     parts = [] if pd.isna(row["gender"]) else [row["gender"] + unsure["gender"]]
     if pd.notna(row["age_years"]) and pd.notna(row.get("age_interval_low")):
@@ -170,7 +171,7 @@ def _line(row: dict) -> str:
         parts.append(f"{row['age_years']:.0f}{unsure['age']} ({low:.0f}–{high:.0f})")
     elif pd.notna(row["age_group"]):
         parts.append(row["age_group"] + unsure["age"])
-    return (prefix + ", ".join(parts)).rstrip(": ") or "face"
+    return ": ".join(filter(None, (prefix, ", ".join(parts)))) or "face"
 
 
 def _clip(box: list[float], size: Size) -> Box:

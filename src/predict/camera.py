@@ -32,13 +32,12 @@ class NoCamera(OSError):
 
 
 @contextlib.contextmanager
-def open_camera(source: int | str = 0, timeout: float = TIMEOUT) -> Iterator[Iterator[Photo]]:
+def open_camera(source: int | str = 0) -> Iterator[Iterator[Photo]]:
     """Opens a camera.
 
     Args:
         source: Number of a camera of this machine; path of its device, such as /dev/video0; or address of a network camera,
             such as rtsp://192.168.1.20:554/stream1. An address may contain a user and a password.
-        timeout: Seconds to wait for a network camera and for each of its frames.
 
     Yields:
         The frames until the camera stops: uint8 (height, width, 3), RGB, 0-255. Each is the newest one; frames that arrive
@@ -51,15 +50,15 @@ def open_camera(source: int | str = 0, timeout: float = TIMEOUT) -> Iterator[Ite
     text = str(source).strip()
     address = ADDRESS.match(text)
     if not (address or text.isdecimal() or text.startswith("/dev/")):
-        places = "a number such as 0, a device such as /dev/video0, or an address (rtsp://, rtsps://, http://, https://)"
-        raise ValueError(f"a camera is {places}; got {text.partition('://')[0]!r}")  # the rest may contain a password
+        expected = "a number such as 0, a device such as /dev/video0, or an address (rtsp://, rtsps://, http://, https://)"
+        raise ValueError(f"a camera is {expected}; got {text.partition('://')[0]!r}")  # the rest may contain a password
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's messages would contain the password
     if address:
         scheme, host = address[1].lower(), address[2]
         name = f"at {scheme}://{host}"
-        reason = f"no stream within {timeout:g} seconds; check the address, the user and the password"
-        limit = round(1000 * timeout)
+        reason = f"no stream within {TIMEOUT:g} seconds; check the address, the user and the password"
+        limit = round(1000 * TIMEOUT)
         options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
         camera = cv2.VideoCapture(scheme + text[len(scheme) :], cv2.CAP_FFMPEG, options)
     else:
@@ -100,7 +99,7 @@ def _newest(camera: cv2.VideoCapture, first: Photo) -> Generator[Photo, None, No
 
 
 def annotate_frames(frames: Iterator[Photo], predictor: Predictor) -> Iterator[Photo]:
-    """Draws the predictions on each frame of `open_camera`. They are means over all detections so far, so they stabilise."""
+    """Draws the predictions on each frame of `open_camera`. They are means over all detections so far and thus stabilise."""
     tracker = MultiTracker(predictor.detector)
     for frame in frames:
         run_models(tracker.update(frame), frame, predictor.models)
@@ -129,8 +128,8 @@ def show(frames: Iterator[Photo], predictor: Predictor) -> None:
     label.pack()
     with contextlib.suppress(tkinter.TclError):  # the window is closed
         for view in annotate_frames(frames, predictor):
-            picture = ImageTk.PhotoImage(Image.fromarray(view))
-            label.configure(image=picture)
+            image = ImageTk.PhotoImage(Image.fromarray(view))
+            label.configure(image=image)
             window.update()
 
 

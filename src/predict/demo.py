@@ -12,7 +12,6 @@ import io
 import json
 import os
 import socket
-import sys
 import tempfile
 import threading
 from collections import Counter
@@ -34,14 +33,13 @@ from src.faces.detect import VIDEO_DETECTOR
 from src.faces.image_io import UnreadablePhoto, read_photo
 from src.predict import video
 from src.predict.annotate import annotate
-from src.predict.extract_faces import Status
-from src.predict.predictor import Predictor
+from src.predict.predictor import Predictor, summarise
 from src.processes import run_command
 
-MAX_MEGABYTES = 50  # of an upload
-MAX_PIXELS = 50_000_000  # of a photo
-MAX_SECONDS = 60  # of a video; the rest is left out
-SHOWN_SIDE = 1280  # pixels: the longest side of the annotated photo on the page
+MAX_MEGABYTES = 50  # maximum size of an upload
+MAX_PIXELS = 50_000_000  # maximum size of a photo
+MAX_SECONDS = 60  # processed part of a video
+SHOWN_SIDE = 1280  # pixels; longest side of the annotated photo on the page
 TITLE = "Age and gender from face photos"
 INTRODUCTION = (
     "The models estimate the apparent age and gender of a face, with their uncertainty. They do not tell who someone is, and "
@@ -109,11 +107,8 @@ def predict_photo(upload: str | None, predictor: Predictor) -> str:
             photo = read_photo(upload, MAX_PIXELS)
         except UnreadablePhoto as error:
             return _paragraph(f"This file could not be read: {error}.")
-        table = predictor.predict(photo, progress=False)
-    text = f"{len(table)} {'face was' if len(table) == 1 else 'faces were'} found."
-    if (table["status"] == Status.NO_FACE).all():
-        text = "No face was found. A larger, frontal and well-lit face is easier to detect."
-    return f'<div class="result">{_paragraph(text)}{_image(annotate(photo, table))}{_table(table)}</div>'
+        table = predictor.predict(photo, progress=False).assign(photo=Path(upload).name)
+    return f'<div class="result">{_paragraph(summarise(table))}{_image(annotate(photo, table))}{_table(table)}</div>'
 
 
 def predict_video(upload: str, predictor: Predictor) -> tuple[str | None, str]:
@@ -125,7 +120,7 @@ def predict_video(upload: str, predictor: Predictor) -> tuple[str | None, str]:
             video.annotate_video(upload, tracked.frames, target, progress=False, seconds=MAX_SECONDS)
         except video.UnreadableVideo:
             return None, _paragraph("This file could not be read: it is damaged or not a video in a supported format.")
-    table = tracked.people.rename(columns={"person": "face"})
+    table = tracked.people.rename(columns={"person": "face"})  # the column that `_table` shows
     return str(target), f'<div class="result">{_paragraph(tracked.summary.capitalize() + ".")}{_table(table)}</div>'
 
 
@@ -170,7 +165,7 @@ def page(predictor: Predictor) -> gr.Blocks:
             result = gr.HTML(elem_id="photo-result")
             photo.upload(lambda path: predict_photo(path, predictor), photo, result, api_name="photo", **queue)
         with gr.Tab("Camera"):
-            # With an image mode Gradio would pass on a copy and keep the upload.
+            # With an image mode, Gradio would pass a copy and keep the upload.
             camera = gr.Image(label="Camera", sources=["webcam"], type="filepath", image_mode=None, elem_id="camera")
             result = gr.HTML(elem_id="camera-result")
             camera.input(lambda path: predict_photo(path, predictor), camera, result, api_name="camera", **queue)
@@ -208,27 +203,23 @@ def application(predictor: Predictor) -> fastapi.FastAPI:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m src.predict.demo", description="A page to try the models in a browser.")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 admits other machines (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=7860, help="0 takes a free one (default: %(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 accepts other machines (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=7860, help="0 chooses a free one (default: %(default)s)")
     parser.add_argument("--gender-model", type=Path, default=MODELS / "gender", metavar="FOLDER")
     parser.add_argument("--age-model", type=Path, default=MODELS / "age", metavar="FOLDER")
     options = parser.parse_args()
-    try:
-        with (
-            tempfile.TemporaryDirectory(prefix="age-and-gender-") as folder,
-            socket.socket(type=socket.SOCK_STREAM) as listener,  # opened here, so that a port in use is a plain error
-        ):
-            os.environ["GRADIO_TEMP_DIR"] = folder
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((options.host, options.port))
-            app = application(Predictor(options.gender_model, options.age_model, detector=VIDEO_DETECTOR))
-            print(f"the page is at http://{options.host}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
-            uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
-    except (ValueError, OSError, OverflowError) as error:  # OverflowError: a port number that is too large
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:  # Ctrl-C, SIGTERM or SIGHUP ends the page, and the folder above is deleted
-        pass
+    if not 0 <= options.port < 2**16:
+        parser.error(f"--port must be from 0 to 65535, got {options.port}")
+    with (
+        tempfile.TemporaryDirectory(prefix="age-and-gender-") as folder,  # deleted when a signal ends the page
+        socket.socket(type=socket.SOCK_STREAM) as listener,  # opened here, so that a port in use is a plain error
+    ):
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((options.host, options.port))
+        app = application(Predictor(options.gender_model, options.age_model, detector=VIDEO_DETECTOR))
+        print(f"the page is at http://{options.host}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
     return 0
 
 

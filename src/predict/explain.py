@@ -6,6 +6,7 @@ Keras, which takes seconds.
 
 import itertools
 from dataclasses import replace
+from typing import NamedTuple
 
 import cv2
 import matplotlib
@@ -18,8 +19,17 @@ from src.keras_setup import keras, ops
 from src.models.model_folder import TrainedModel
 from src.predict.inference import sum_to_classes
 
+TINY = np.finfo(np.float32).tiny
 GREY = 128  # value of the square that hides a part of the face
 BATCH_FACES = 32  # partly hidden faces that are predicted together
+
+
+class OcclusionResult(NamedTuple):
+    """What `occlusion` finds."""
+
+    heat: npt.NDArray[np.float32]  # (size, size), 0-1; 1 is where the log odds of the classes fall most
+    probability: float  # of the classes if nothing is hidden
+    lowest: float  # of the classes if the most important place is hidden
 
 
 def predicted_class(trained: TrainedModel, face: npt.NDArray[np.uint8]) -> tuple[str, list[int]]:
@@ -69,8 +79,10 @@ def grad_cam(model: keras.Model, face: npt.NDArray[np.uint8], classes: list[int]
 
 def occlusion(
     model: keras.Model, face: npt.NDArray[np.uint8], classes: list[int], share: float = 0.2, steps: int = 14
-) -> npt.NDArray[np.float32]:
-    """Computes how much probability is lost if a grey square hides a part of the face.
+) -> OcclusionResult:
+    """Computes how far the log odds of the classes fall if a grey square hides a part of the face.
+
+    Log odds show what probabilities near 1 hide: these hardly move even if the network has far less support for the classes.
 
     Source: Zeiler and Fergus, "Visualizing and understanding convolutional networks", ECCV 2014.
 
@@ -80,9 +92,6 @@ def occlusion(
         classes: As for `grad_cam`.
         share: The side of the square, as a fraction of the face's side.
         steps: The number of squares along each side.
-
-    Returns:
-        The heat map, (size, size), 0-1; 1 is the largest loss.
     """
     size = face.shape[0]
     side = round(share * size)
@@ -90,10 +99,14 @@ def occlusion(
     hidden = np.repeat(face[None], steps * steps, axis=0)
     for image, (top, left) in zip(hidden, itertools.product(starts, starts)):
         image[max(0, top) : top + side, max(0, left) : left + side] = GREY
-    batches = np.array_split(hidden, -(-len(hidden) // BATCH_FACES))
-    remaining = np.concatenate([np.asarray(model(batch, training=False)) for batch in batches])[:, classes].sum(axis=1)
-    whole = np.asarray(model(face[None], training=False))[0, classes].sum()
-    return _full_size(np.maximum(whole - remaining, 0).reshape(steps, steps), size)
+    batches = [face[None], *np.array_split(hidden, -(-len(hidden) // BATCH_FACES))]
+    probability = np.concatenate([np.asarray(model(batch, training=False), float) for batch in batches])
+    chosen = probability[:, classes].sum(axis=1)
+    # The sum over the other classes is exact near 0, where 1 - chosen is rounded. `TINY` avoids the logarithm of zero.
+    others = np.delete(probability, classes, axis=1).sum(axis=1)
+    log_odds = np.log(np.maximum(chosen, TINY)) - np.log(np.maximum(others, TINY))
+    heat = _full_size(np.maximum(log_odds[0] - log_odds[1:], 0).reshape(steps, steps), size)
+    return OcclusionResult(heat, float(chosen[0]), float(chosen[1:].min()))
 
 
 def overlay(face: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
+from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,15 +29,19 @@ from src.faces.align import Alignment, Face
 from src.faces.detect import DEFAULT_DETECTOR, Photo
 from src.faces.image_io import PhotoFile, UnreadablePhoto, read_photo, read_scaled_photo
 
-NO_FALLBACK = "none"
-WHOLE_PHOTO = "whole-photo"
-FALLBACKS = (NO_FALLBACK, WHOLE_PHOTO)  # for a photo without a detected face
-PARALLEL_FROM = 8  # photos; fewer are done before worker processes have started
-NO_FACE_FOUND = "no face found"
+PARALLEL_FROM = 8  # photos; fewer are processed before worker processes have started
 QUEUED_PER_WORKER = 4  # photos; limits the memory
+_NO_FACE_FOUND = "no face found"
 
 
-class Status:
+class Fallback(StrEnum):
+    """What to predict for a photo without a detected face: nothing, or its central square as if it were a face."""
+
+    NONE = "none"
+    WHOLE_PHOTO = "whole-photo"
+
+
+class Status(StrEnum):
     """The values of the column `status` in the table of predictions."""
 
     OK = "ok"
@@ -53,14 +58,14 @@ class Source(NamedTuple):
 
 
 def detect_faces_in_photo(
-    source: Source, alignments: dict[str, Alignment], fallback: str = NO_FALLBACK, detector: str = DEFAULT_DETECTOR
+    source: Source, alignments: dict[str, Alignment], fallback: str = Fallback.NONE, detector: str = DEFAULT_DETECTOR
 ) -> list[dict]:
     """Detects and aligns the faces of one photo.
 
     Args:
         source: The photo.
         alignments: How to align the faces, by task.
-        fallback: "none", or "whole-photo" to use the central square of a photo without a detected face.
+        fallback: A value of `Fallback`.
         detector: The face detector; see `detect.detect`.
 
     Returns:
@@ -80,24 +85,24 @@ def detect_faces_in_photo(
         aligned = {alignment: align.align_face(pixels, face, alignment) for alignment in set(alignments.values())}
         rows.append({"photo": name, "status": Status.OK, "face": number, **_box_columns(box), "detection_score": face.score,
                      "aligned": {task: aligned[alignment] for task, alignment in alignments.items()}})  # fmt: skip
-    if rows or fallback == NO_FALLBACK:
-        return rows or [{"photo": name, "status": Status.NO_FACE, "message": NO_FACE_FOUND}]
+    if rows or fallback == Fallback.NONE:
+        return rows or [{"photo": name, "status": Status.NO_FACE, "message": _NO_FACE_FOUND}]
     box = (0, 0, width * scale, height * scale)
     return [{"photo": name, "status": Status.WHOLE_PHOTO, "face": 1, **_box_columns(box),
              "aligned": {task: align.whole_photo(pixels, alignment) for task, alignment in alignments.items()},
-             "message": f"{NO_FACE_FOUND}; the whole photo was used instead"}]  # fmt: skip
+             "message": f"{_NO_FACE_FOUND}; the whole photo was used instead"}]  # fmt: skip
 
 
 def _box_columns(box: Iterable[float]) -> dict[str, int]:
     return dict(zip(("left", "top", "right", "bottom"), map(round, box), strict=True))
 
 
-def first_with_face(paths: Iterable[Path], detector: str = DEFAULT_DETECTOR) -> tuple[Photo, list[Face]] | None:
+def first_with_face(paths: Iterable[Path]) -> tuple[Photo, list[Face]] | None:
     """Returns the first photo with a face, uint8 (height, width, 3), RGB, and its faces, largest first; None if none has."""
     for path in paths:
         with contextlib.suppress(UnreadablePhoto):
             photo = read_photo(path)
-            if faces := align.find_faces(photo, detector):
+            if faces := align.find_faces(photo):
                 return photo, faces
     return None
 
@@ -127,7 +132,7 @@ def detect_faces_in_photos(
             source, future = waiting.popleft()
             try:
                 yield future.result()
-            except BrokenProcessPool:  # this photo or another one crashed a worker: try this one again alone
+            except BrokenProcessPool:  # this photo or another one crashed a worker, so this one is tried again alone
                 try:
                     yield _submit(1, detect, source).result()
                 except BrokenProcessPool:
@@ -139,7 +144,7 @@ def detect_faces_in_photos(
 
 
 def worker_count(photos: int, workers: int = -1) -> int:
-    """Returns the number of processes for so many photos: `workers`, or one per core for -1.
+    """Returns the number of processes for a number of photos: `workers`, or one per core for -1.
 
     It is 1, this process alone, for a few photos and in processes that may not start others, such as those of Celery.
     """
@@ -169,7 +174,7 @@ def _initialise_worker(parent: int) -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     cv2.setNumThreads(1)  # each core has a worker
-    with contextlib.suppress(Exception):  # an error occurs again with the first photo, and is reported then
+    with contextlib.suppress(Exception):  # the error occurs again with the first photo and is reported there
         align.load_detectors()
 
 

@@ -30,14 +30,10 @@ BATCH_FACES = 16  # larger batches need more memory and, in ONNX Runtime, more t
 
 
 class Models(NamedTuple):
-    """The loaded models.
-
-    `networks` are the functions that run them, by the tasks that each predicts, such as `{("gender", "age"): function}`;
-    see `build_networks`.
-    """
+    """The loaded models."""
 
     trained: dict[str, TrainedModel]  # by task, "gender" and "age"
-    networks: dict[tuple[str, ...], Predict]
+    networks: dict[tuple[str, ...], Predict]  # the functions that run them, by task(s); see `build_networks`
 
     @property
     def alignments(self) -> dict[str, Alignment]:
@@ -92,11 +88,10 @@ def load_models(gender_model: str | Path | None = MODELS / "gender", age_model: 
 
 
 def build_networks(models: dict[str, TrainedModel]) -> dict[tuple[str, ...], Predict]:
-    """Returns the functions that run models.
+    """Returns the functions that run models, by the tasks that each predicts, such as ("gender", "age").
 
-    Models with the same alignment run together in ONNX Runtime, and share level one if it is the same. A model with layers
-    that only Keras knows runs in Keras. Models are given by task. A function is given by the tasks that it predicts, and maps
-    aligned faces, uint8 (n, size, size, 3), RGB, to probabilities by task.
+    Models with the same alignment run together in ONNX Runtime, and run level one only once if it is the same. A model that
+    ONNX Runtime cannot run runs in Keras. `models` are given by task.
     """
     networks: dict[tuple[str, ...], Predict] = {}
     by_alignment: dict[Alignment, dict[str, OnnxGraph]] = {}
@@ -109,7 +104,7 @@ def build_networks(models: dict[str, TrainedModel]) -> dict[tuple[str, ...], Pre
 
 
 def _run_in_keras(task: str, trained: TrainedModel) -> Predict:
-    model = trained.model  # loads it now, so that an error is one of the model folder
+    model = trained.model  # loaded now, so that an error occurs here and not during a prediction
     # Unlike a direct call, this method is compiled; unlike `predict`, it does not start a data pipeline.
     return lambda faces: {task: model.predict_on_batch(faces)}
 
@@ -129,12 +124,13 @@ def predict_faces(rows: list[dict], models: Models) -> pd.DataFrame:
         messages = filter(None, (row.get("message"), predicted["message"]))
         row |= predicted | {"message": "; ".join(messages) or None}
     table = pd.DataFrame(rows).reindex(columns=PREDICTION_COLUMNS)
+    table["status"] = table["status"].map(str)  # plain strings, not members of `Status`
     table["detection_score"] = table["detection_score"].astype(float).round(3)
     return table.astype(PREDICTION_TYPES)
 
 
 def sum_to_classes(probability: npt.ArrayLike, labels: Labels) -> tuple[tuple[str, ...], np.ndarray]:
-    """Sums single years to the eight age groups, in which predictions are reported; other classes stay as they are.
+    """Sums single years to the eight age groups in which predictions are reported; other classes stay unchanged.
 
     Args:
         probability: The probabilities of the model's classes, (n, classes).

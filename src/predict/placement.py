@@ -22,7 +22,7 @@ MAX_OWN_COVER = 0.1  # share of its own face's box that a label covers at most, 
 COST_NEAR_OTHER_FACE = 1  # nearer than half the label's height
 COST_OWN_CORNER = 10  # covers its own face, by no more than MAX_OWN_COVER
 COST_OWN_FACE = 100  # covers its own face by more than that
-COST_OTHER_FACE = 120  # covers another face; twice as much if the whole label lies on it
+COST_OTHER_FACE = 120  # covers another face; doubled if the whole label is on it
 COST_LABEL = 10**6  # covers another label
 
 
@@ -59,7 +59,7 @@ def _corners_near(box: Box, size: Size) -> npt.NDArray[np.int64]:
     width, height = size
 
     def slide(start: int, end: int, length: int, count: int) -> list[float]:
-        shared = min(length, end - start) // 2  # at least this much of the label lies along its face
+        shared = min(length, end - start) // 2  # at least this much of the label is along its face
         return [start, (start + end - length) // 2, end - length, *np.linspace(start + shared - length, end - shared, count)]
 
     corners = [

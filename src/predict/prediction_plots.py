@@ -40,7 +40,7 @@ def alignment_steps(pixels: Photo, face: Face, alignments: Mapping[str, Alignmen
     """
     left, top, right, bottom = face.box
     across, down = face.eyes[1] - face.eyes[0]
-    figure, panels = plt.subplots(1, 2 + len(alignments), figsize=(WIDTH, 3))
+    figure, panels = plt.subplots(1, 2 + len(alignments), figsize=(WIDTH, 3.2))
     figure.suptitle("From the photo to the input of each network", x=0.01, ha="left", fontsize=STYLE["axes.titlesize"])
     for axes in panels[:2]:
         axes.imshow(pixels)
@@ -56,7 +56,7 @@ def alignment_steps(pixels: Photo, face: Face, alignments: Mapping[str, Alignmen
         axes.imshow(align_face(pixels, face, alignment))
         axes.plot(*alignment.eyes.T, "o-", color=FACE_COLOURS[1])
         distance = alignment.eyes[1, 0] - alignment.eyes[0, 0]
-        axes.set_title(f"3 · input of {name}, {alignment.size} px\neyes {distance:.0f} px apart, level")
+        axes.set_title(f"3 · {name}: {alignment.size} px\neyes {distance:.0f} px apart, level")
     for axes in panels:
         axes.title.set_fontsize(9)
         axes.axis("off")
@@ -79,7 +79,7 @@ def compare_models(shares: pd.DataFrame, heading: str, middle: float | None = No
         bars = axes.barh(places, shares[name], height * 0.9, color=MODEL_COLOURS[name], label=name)
         axes.bar_label(bars, fmt="{:.0%}", padding=4)
     if middle is not None:
-        axes.axvline(middle, color=GREY, linestyle=":")
+        axes.axvline(middle, color=GREY, linestyle=":", zorder=0)
     axes.set(yticks=range(len(shares)), yticklabels=shares.index, ylim=(len(shares) - 0.4, -0.6), xlim=(0, 1.1), xticks=[])
     axes.tick_params(axis="y", length=0)
     axes.spines["bottom"].set_visible(False)
@@ -103,7 +103,9 @@ def years_with_intervals(faces: pd.DataFrame, heading: str) -> plt.Figure:
         years = faces[name][["age_years", "age_interval_low", "age_interval_high"]].astype(float)
         places = np.arange(len(faces)) + (0 if len(models) == 1 else 0.3 * (i - 0.5))
         colour = MODEL_COLOURS[name]
-        axes.hlines(places, years["age_interval_low"], years["age_interval_high"], color=colour, alpha=0.35, linewidth=3)
+        ends = years["age_interval_low"], years["age_interval_high"]
+        label = f"{name}, 90% interval" if ends[0].notna().any() else None
+        axes.hlines(places, *ends, color=colour, alpha=0.35, linewidth=3, label=label)
         axes.scatter(years["age_years"], places, 20, colour, label=name, marker="D" if name == "mine" else "o", zorder=3)
     axes.set(yticks=range(len(faces)), yticklabels=faces.index, ylim=(len(faces) - 0.4, -0.6), xlim=(0, 101), xlabel="years")
     axes.tick_params(axis="y", length=0, labelsize=8)
@@ -118,7 +120,7 @@ def agreement(mine: pd.Series, released: pd.Series, heading: str) -> plt.Figure:
     """Draws the ages in years that two models predict for the same faces against each other."""
     figure, axes = plt.subplots(figsize=(4.6, 4.6))
     axes.plot([0, 100], [0, 100], color=GREY, linestyle=":", label="same age")
-    axes.scatter(released.astype(float), mine.astype(float), 24, BLACK, alpha=0.6)
+    axes.scatter(released.astype(float), mine.astype(float), 24, GREY, alpha=0.9)
     axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="released model, years", ylabel="my model, years", title=heading)
     axes.grid()
     axes.legend()

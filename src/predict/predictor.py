@@ -24,11 +24,11 @@ from src.faces.detect import DEFAULT_DETECTOR, Photo, require_detector
 from src.faces.image_io import PhotoFile, list_photos, read_photo
 from src.files import atomic_write, write_text
 from src.predict.annotate import annotate as draw_predictions
-from src.predict.extract_faces import FALLBACKS, NO_FALLBACK, Source, Status, detect_faces_in_photos
+from src.predict.extract_faces import Fallback, Source, Status, detect_faces_in_photos
 from src.predict.inference import load_models, predict_faces
 
 BATCH_PHOTOS = 32  # photos whose faces are predicted together; limits the memory
-COPIES_LIST = ".annotated-copies.json"  # in a folder of annotated copies: the names of the files written by this package
+COPIES_LIST = ".annotated-copies.json"  # lists the files that this package wrote into a folder of annotated copies
 
 PhotoSource: TypeAlias = PhotoFile | Photo  # one photo; see `Predictor.predict`
 
@@ -46,7 +46,7 @@ class Predictor:
         self,
         gender_model: str | Path | None = MODELS / "gender",
         age_model: str | Path | None = MODELS / "age",
-        fallback: str = NO_FALLBACK,
+        fallback: str = Fallback.NONE,
         detector: str = DEFAULT_DETECTOR,
         workers: int = -1,
     ):
@@ -65,8 +65,8 @@ class Predictor:
         """
         if workers != -1 and workers < 1:
             raise ValueError(f"workers must be -1, for one per core, or at least 1, got {workers}")
-        if fallback not in FALLBACKS:
-            raise ValueError(f"fallback must be one of {', '.join(FALLBACKS)}, got {fallback!r}")
+        if fallback not in tuple(Fallback):
+            raise ValueError(f"fallback must be one of {', '.join(Fallback)}, got {fallback!r}")
         require_detector(detector)
         self.models = load_models(gender_model, age_model)
         self.fallback, self.detector, self.workers = fallback, detector, workers
@@ -89,7 +89,7 @@ class Predictor:
 
         Raises:
             ValueError: An array is not uint8 RGB, a name is empty, or a copy would replace another file. A photo that
-                cannot be read raises nothing: its row says what is wrong.
+                cannot be read raises no error: its row states the problem.
         """
         sources = list_sources(photos, annotate)
         copies = reserve_copies([source.name for source in sources], Path(annotate)) if annotate is not None else None
@@ -133,16 +133,18 @@ def predict(
 def list_sources(photos: PhotoSource | Iterable[PhotoSource], annotate: str | Path | None = None) -> list[Source]:
     """Lists and names the photos of `Predictor.predict`, with its arguments and errors.
 
-    Folders and patterns do not give the annotated copies in the folder `annotate`.
+    Folders and patterns exclude the annotated copies in the folder `annotate`.
     """
     if isinstance(photos, (str, Path, bytes, Image.Image, np.ndarray)) or not isinstance(photos, Iterable):
         photos = [photos]
-    own_copies = {Path(annotate, name).resolve() for name in _own_copies(Path(annotate))} if annotate is not None else set()
+    earlier_copies = set()
+    if annotate is not None:
+        earlier_copies = {Path(annotate, name).resolve() for name in _read_copies_list(Path(annotate))}
     sources: list[Source] = []
     for photo in photos:
         if isinstance(photo, (str, Path)):
-            given = Path(os.path.expanduser(photo))
-            paths = [path for path in list_photos([photo]) if path == given or path.resolve() not in own_copies]
+            named = Path(os.path.expanduser(photo))  # a copy that the caller names is a photo like any other
+            paths = [path for path in list_photos([photo]) if path == named or path.resolve() not in earlier_copies]
             sources += [Source(str(path), path) for path in paths]
         else:
             _check_photo(photo)
@@ -163,9 +165,9 @@ def _check_photo(photo: object) -> None:
 
 def summarise(table: pd.DataFrame) -> str:
     """Summarises a table of predictions in sentences: how many faces, which photos without a face, which unreadable."""
-    faces = table[table["status"] == Status.OK]
+    faces, photos = table[table["status"] == Status.OK], table["photo"].nunique()
     found = "1 face was found" if len(faces) == 1 else f"{len(faces)} faces were found"
-    lines = [f"{found} in {faces['photo'].nunique()} of {table['photo'].nunique()} photos."]
+    lines = [f"{found}." if photos == 1 else f"{found} in {faces['photo'].nunique()} of {photos} photos."]
     for row in table.assign(name=table["photo"].str.split(r"[\\/]").str[-1]).itertuples():
         if row.status == Status.NO_FACE:
             lines.append(f"{row.name}: no face was found. A larger, frontal and well-lit face is easier to detect.")
@@ -177,7 +179,7 @@ def summarise(table: pd.DataFrame) -> str:
 def reserve_copies(names: Iterable[str], folder: Path) -> dict[Path, Path]:
     """Chooses the file names of annotated copies in a folder, and writes them to `.annotated-copies.json` there.
 
-    The list lets a later call replace these copies and the tables of videos, but no other file.
+    This list allows a later call to replace these copies and the tables of videos, but no other file.
 
     Args:
         names: The photos or videos.
@@ -191,28 +193,29 @@ def reserve_copies(names: Iterable[str], folder: Path) -> dict[Path, Path]:
         OSError: The folder cannot be created or written.
     """
     paths = dict.fromkeys(map(Path, names))
-    originals, earlier = {path.resolve() for path in paths}, _own_copies(folder)
-    written, used = set(earlier), set()  # in lower case, because some file systems do not distinguish A.jpg from a.jpg
+    originals, earlier = {path.resolve() for path in paths}, _read_copies_list(folder)
+    listed = set(earlier)
+    used_names: set[str] = set()  # in lower case, because some file systems do not distinguish A.jpg from a.jpg
     copies = {}
     for path in paths:
         keeps_suffix = path.suffix.lower() in (".jpg", ".jpeg", ".png")
         suffix = ".mp4" if is_video(path) else path.suffix if keeps_suffix else path.suffix + ".jpg"
         candidates = (f"{path.stem}{'' if number == 1 else f'-{number}'}{suffix}" for number in itertools.count(1))
-        copy = folder / next(name for name in candidates if name.lower() not in used)
+        copy = folder / next(name for name in candidates if name.lower() not in used_names)
         tables = [copy.with_name(f"{copy.stem}-{table}.csv") for table in ("frames", "people")] if is_video(path) else []
         for file in (copy, *tables):
             if file.resolve() in originals or (file.exists() and file.name not in earlier):
                 raise ValueError(f"an annotated copy must not replace {file}: choose another folder than {folder}")
-            written.add(file.name)
-        used.add(copy.name.lower())
+            listed.add(file.name)
+        used_names.add(copy.name.lower())
         copies[path] = copy
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / COPIES_LIST, json.dumps(sorted(written)))
+    write_text(folder / COPIES_LIST, json.dumps(sorted(listed)))
     return copies
 
 
-def _own_copies(folder: Path) -> set[str]:
-    """Returns the names of the files in a folder that earlier calls have written."""
+def _read_copies_list(folder: Path) -> set[str]:
+    """Returns the names of the files that earlier calls have written into a folder; see `reserve_copies`."""
     try:
         return set(json.loads((folder / COPIES_LIST).read_text(encoding="utf-8")))
     except (OSError, ValueError):

@@ -50,9 +50,9 @@ class TableFile:
 def open_table(path: Path, photos: list[str], settings: dict) -> Iterator[TableFile]:
     """Opens a table for the rows of photos.
 
-    A finished table is replaced. An unfinished one is resumed if its settings are the same. The last photo may be incomplete,
-    so its rows are written again, as are all rows from the first photo that differs from `photos`. A hidden file beside an
-    unfinished table holds the settings.
+    A finished table is replaced. An unfinished one is resumed if its settings are the same; a hidden file beside it contains
+    them. Its last photo may be incomplete, so its rows are written again, as are all rows from the first photo that differs
+    from `photos`.
 
     Args:
         path: A file, a link to one, a pipe or a device.
@@ -83,7 +83,7 @@ def open_table(path: Path, photos: list[str], settings: dict) -> Iterator[TableF
         done, rows = _finished_photos(path, photos) if resume else (0, [])
         with atomic_write(path) as new, new.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([PREDICTION_COLUMNS, *rows])
-        write_text(settings_file, text)  # after the table, so that no older table is resumed
+        write_text(settings_file, text)  # after the table, so that an older table is not resumed
         with open(path, "ab", buffering=0) as file:
             counts = Counter(row[STATUS_COLUMN] for row in rows)
             yield TableFile(path, file, resumable=True, done=done, counts=counts)

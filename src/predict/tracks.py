@@ -1,8 +1,8 @@
 """Tracks people through the frames of a video: faces are detected at intervals and tracked in between.
 
 A track is one person. dlib's correlation tracker (Danelljan et al., "Accurate scale estimation for robust visual tracking",
-2014) carries a face from one detection to the next. dlib's face descriptor tells people apart who cross each other or come
-back.
+2014) follows a face from one detection to the next. dlib's face descriptor distinguishes people who cross each other, and
+recognises people who return.
 """
 
 import functools
@@ -21,14 +21,15 @@ from src.faces.landmark_file import packaged_file
 from src.predict.inference import FACE_TYPES, Models
 
 DETECTION_INTERVAL = 0.24  # seconds from one detection to the next
-EVERY_FRAME_BELOW = 15.0  # frames per second; a faster video is tracked in every second frame, and interpolated in between
+SKIP_FRAMES_FROM_FPS = 15.0  # frames per second from which every second frame is skipped, and boxes are interpolated
 MATCH_IOU = 0.2  # minimum intersection over union of a track and its detection
 CROSSING_IOU = 0.15  # minimum intersection over union of two people, one of whom may hide the other
-SAME_PERSON = 0.45  # maximum distance of two descriptors of one person; dlib says 0.6 for photos years apart
-MIN_CONFIDENCE = 6.0  # minimum peak-to-sidelobe ratio of the tracker; below it, the face is lost
+SAME_PERSON_DISTANCE = 0.45  # maximum distance of two descriptors of one person; dlib uses 0.6 for photos years apart
+MIN_TRACKER_CONFIDENCE = 6.0  # minimum peak-to-sidelobe ratio of the tracker; below it, the face is lost
 MAX_MISSED = 3  # consecutive detections without the person that end the tracking
 DESCRIPTOR_INTERVAL = 5  # detections from one stored descriptor to the next
-MIN_DETECTIONS = 2  # of a track; a pattern that resembles a face is rarely detected twice
+IDENTIFIED_AFTER = 5  # detections of a person after which no earlier person is searched
+MIN_DETECTIONS = 2  # minimum detections of a person; a pattern that resembles a face is rarely detected twice
 RECOGNITION_FILE = "dlib_face_recognition_resnet_model_v1.dat"
 _Descriptor: TypeAlias = npt.NDArray[np.float64]  # (128,)
 
@@ -49,8 +50,8 @@ class Track:
     @property
     def box(self) -> Box:
         """The present box of a person in sight."""
-        place = self.tracker.get_position()
-        return place.left(), place.top(), place.right(), place.bottom()
+        position = self.tracker.get_position()
+        return position.left(), position.top(), position.right(), position.bottom()
 
     def distance(self, other: _Descriptor) -> float:
         """Returns the distance of a descriptor from the nearest one of this person."""
@@ -67,7 +68,7 @@ class MultiTracker:
 
     def __init__(self, detector: str, fps: float = 25):
         self.detector = detector
-        self.step = 2 if fps >= EVERY_FRAME_BELOW else 1  # frames from one update of the trackers to the next
+        self.step = 2 if fps >= SKIP_FRAMES_FROM_FPS else 1  # frames from one update of the trackers to the next
         self.interval = self.step * max(1, round(DETECTION_INTERVAL * fps / self.step))  # frames between detections
         self.tracks: list[Track] = []
         self.frame = -1
@@ -88,7 +89,7 @@ class MultiTracker:
         for track in self.in_sight:
             confidence, (left, top, right, bottom) = track.tracker.update(frame), track.box
             inside = 0 <= left + right < 2 * frame.shape[1] and 0 <= top + bottom < 2 * frame.shape[0]
-            if confidence < MIN_CONFIDENCE or not inside:
+            if confidence < MIN_TRACKER_CONFIDENCE or not inside:
                 self._lose(track)
         detected = self._detect(frame) if self.frame % self.interval == 0 else []
         for track in self.in_sight:
@@ -105,8 +106,9 @@ class MultiTracker:
         return tracks
 
     def _detect(self, frame: Photo) -> list[tuple[Track, Face]]:
-        lowest = DETECTORS[self.detector].min_score
-        faces = [face for face in find_faces(frame, self.detector, video=True) if face.score >= lowest]
+        """Detects the faces in a frame and restarts the tracker of each."""
+        min_score = DETECTORS[self.detector].min_score
+        faces = [face for face in find_faces(frame, self.detector, video=True) if face.score >= min_score]
         tracks = self.in_sight
         matches = self._match(frame, tracks, faces)
         for i, track in enumerate(tracks):
@@ -124,11 +126,11 @@ class MultiTracker:
             track.missed, track.last_detection = 0, self.frame
             track.detections += 1
             if track.detections % DESCRIPTOR_INTERVAL == 0:
-                track.descriptors.append(descriptor(frame, face))
+                track.descriptors.append(_compute_descriptor(frame, face))
         return detected
 
     def _match(self, frame: Photo, tracks: list[Track], faces: list[Face]) -> dict[int, int]:
-        """Returns the index of the detected face for each track, by place and, where people cross, also by descriptor."""
+        """Returns the index of the detected face for each track, by position and, where people cross, also by descriptor."""
         if not tracks or not faces:
             return {}
         overlap = np.array([[intersection_over_union(track.box, face.box) for face in faces] for track in tracks])
@@ -136,37 +138,46 @@ class MultiTracker:
         for i, track in enumerate(tracks):
             if any(intersection_over_union(track.box, other.box) > CROSSING_IOU for other in tracks if other is not track):
                 for j in np.flatnonzero(overlap[i] >= MATCH_IOU):
-                    distance = track.distance(descriptor(frame, faces[j]))
+                    distance = track.distance(_compute_descriptor(frame, faces[j]))
                     cost[i, j] += 2 * distance
-                    if distance > SAME_PERSON:
+                    if distance > SAME_PERSON_DISTANCE:
                         overlap[i, j] = 0
         cost[overlap < MATCH_IOU] = 10
         return {int(i): int(j) for i, j in zip(*linear_sum_assignment(cost)) if overlap[i, j] >= MATCH_IOU}
 
-    def _assign_track(self, track: Track | None, frame: Photo, face: Face) -> Track:
-        """Returns the track of a face: that of the same person who was out of sight, the matched one, or a new one.
+    def _assign_track(self, matched: Track | None, frame: Photo, face: Face) -> Track:
+        """Returns the track of a face: that of an earlier person who is back, the matched one, or a new one.
 
         A matched track may turn out to be an earlier person once more of the face is visible than at first. The two are
         merged.
         """
-        own_frames = track.boxes.keys() if track else set()
-        out_of_sight = [other for other in self.tracks if not other.tracker and not other.boxes.keys() & own_frames]
-        if track and (not out_of_sight or track.detections >= DESCRIPTOR_INTERVAL):
-            return track
-        found = descriptor(frame, face)
-        earlier = min(out_of_sight, key=lambda other: other.distance(found), default=None)
-        if earlier is None or earlier.distance(found) >= SAME_PERSON:
-            if track is None:
-                track = Track(len(self.tracks) + 1, [found])
-                self.tracks.append(track)
-            return track
-        if track:
-            earlier.boxes.update(track.boxes)
-            earlier.descriptors += track.descriptors
-            earlier.detections += track.detections
-            earlier.add_probabilities(track.probabilities)
-            self.tracks.remove(track)
+        candidates = self._out_of_sight(matched)
+        if matched and (not candidates or matched.detections >= IDENTIFIED_AFTER):
+            return matched
+        found = _compute_descriptor(frame, face)
+        earlier = min(candidates, key=lambda track: track.distance(found), default=None)
+        if earlier and earlier.distance(found) < SAME_PERSON_DISTANCE:
+            return self._merge(earlier, matched) if matched else earlier
+        return matched or self._start_track(found)
+
+    def _out_of_sight(self, matched: Track | None) -> list[Track]:
+        """Returns the tracks of people out of sight, without people who were seen beside the matched track's person."""
+        own_frames = matched.boxes.keys() if matched else set()
+        return [track for track in self.tracks if not track.tracker and not track.boxes.keys() & own_frames]
+
+    def _merge(self, earlier: Track, track: Track) -> Track:
+        """Adds a track to the earlier one of the same person, and returns it."""
+        earlier.boxes.update(track.boxes)
+        earlier.descriptors += track.descriptors
+        earlier.detections += track.detections
+        earlier.add_probabilities(track.probabilities)
+        self.tracks.remove(track)
         return earlier
+
+    def _start_track(self, found: _Descriptor) -> Track:
+        track = Track(len(self.tracks) + 1, [found])
+        self.tracks.append(track)
+        return track
 
     def _lose(self, track: Track) -> None:
         """Marks a person as out of sight and drops the boxes after the last detection, which may be wrong."""
@@ -176,7 +187,9 @@ class MultiTracker:
 
 def run_models(detected: list[tuple[Track, Face]], frame: Photo, models: Models) -> None:
     """Runs the models on the faces detected in a frame, and adds the probabilities to their tracks."""
-    faces = [{task: align_face(frame, face, by) for task, by in models.alignments.items()} for _, face in detected]
+    faces = [
+        {task: align_face(frame, face, alignment) for task, alignment in models.alignments.items()} for _, face in detected
+    ]
     probabilities = models.probabilities(faces)
     for i, (track, _) in enumerate(detected):
         track.add_probabilities({task: values[i] for task, values in probabilities.items()})
@@ -196,7 +209,7 @@ def _recognition_model():
     return dlib.face_recognition_model_v1(str(packaged_file(RECOGNITION_FILE)))
 
 
-def descriptor(frame: Photo, face: Face) -> _Descriptor:
+def _compute_descriptor(frame: Photo, face: Face) -> _Descriptor:
     """Returns dlib's face descriptor, float64 (128,). Descriptors of one person are close to each other."""
     points = [dlib.point(round(x), round(y)) for x, y in face.landmarks]
     shape = dlib.full_object_detection(dlib.rectangle(*(round(edge) for edge in face.box)), points)

@@ -24,7 +24,7 @@ from src.predict.tracks import MultiTracker, predictions_table, run_models
 MAX_SIDE = 1920  # pixels; larger frames are scaled down
 MAX_FPS = 60  # frames per second; frames of faster videos are dropped
 DEFAULT_FPS = 25  # frames per second of a video that does not state its rate
-# FFmpeg detects the format by the content. The list leaves out playlists, such as HLS, which would make it read other files.
+# FFmpeg detects the format by the content. Playlists, such as HLS, are not allowed, because they make it read other files.
 FORMATS = "mov,matroska,webm,avi,mpeg,mpegts,asf,flv,gif,ogg,mpegvideo"
 PEOPLE_TYPES = {
     "person": "int64", "first_second": "float64", "last_second": "float64", "frames": "int64", "detections": "int64",
@@ -36,7 +36,7 @@ class UnreadableVideo(ValueError):
 
 
 class TrackedVideo(NamedTuple):
-    """The tables of a video. They have the same columns and types if nobody was tracked.
+    """The tables of a video. If nobody was tracked, they are empty, with the same columns and types.
 
     `frames` has one row per person and frame: frame (from 0), second, person (from 1), left, top, right, bottom (pixels) and
     the person's predictions. `people` has one row per person: person, first_second, last_second, frames and detections (their
@@ -50,7 +50,7 @@ class TrackedVideo(NamedTuple):
     def summary(self) -> str:
         """The number of people in a sentence."""
         if self.people.empty:
-            return "nobody was tracked: no face was found, or only in too few frames"
+            return "nobody was tracked: no face was found, or in too few frames"
         return f"{len(self.people)} {'person was' if len(self.people) == 1 else 'people were'} tracked"
 
 
@@ -60,7 +60,7 @@ def open_video(path: str | Path, seconds: float | None = None) -> Iterator[tuple
 
     Args:
         path: The video file.
-        seconds: How much is read at most; None for the whole video.
+        seconds: The number of seconds to read at most; None for the whole video.
 
     Yields:
         The properties of the video, with its `size` (width, height), `fps` and `duration` (seconds), and its frames: uint8
@@ -72,7 +72,7 @@ def open_video(path: str | Path, seconds: float | None = None) -> Iterator[tuple
     path = Path(path)
     if not path.is_file():
         raise UnreadableVideo(f"{path}: no such file")
-    with contextlib.closing(_reader(path)) as reader, _readable(path):
+    with contextlib.closing(_reader(path)) as reader, _readable(path):  # first only for the frame rate
         fps = min(next(reader)["fps"] or DEFAULT_FPS, MAX_FPS)  # the mean, since a phone records at a variable rate
     limit = [] if seconds is None else ["-t", str(seconds)]
     with contextlib.closing(_reader(path, "-r", str(fps), *limit)) as reader:
@@ -108,7 +108,7 @@ def track_people(path: str | Path, predictor: Predictor, progress: bool = True, 
         path: The video file.
         predictor: The loaded models and the detector; `detect.VIDEO_DETECTOR` is fast enough.
         progress: Whether to show a progress bar.
-        seconds: How much is read at most; None for the whole video.
+        seconds: The number of seconds to read at most; None for the whole video.
 
     Returns:
         Both tables.
@@ -126,9 +126,11 @@ def track_people(path: str | Path, predictor: Predictor, progress: bool = True, 
         raise UnreadableVideo(f"{path}: the video has no frames")
     tracks = tracker.finish()
     predictions = predictions_table(tracks, predictor.models)
-    spans = [(t.number, min(t.boxes) / fps, max(t.boxes) / fps, len(t.boxes), t.detections) for t in tracks]
+    spans = [
+        (track.number, min(track.boxes) / fps, max(track.boxes) / fps, len(track.boxes), track.detections) for track in tracks
+    ]
     people = pd.DataFrame(spans, columns=list(PEOPLE_TYPES)).astype(PEOPLE_TYPES).round(3)
-    boxes = [(number, track.number, *box) for track in tracks for number, box in track.boxes.items()]
+    boxes = [(frame_number, track.number, *box) for track in tracks for frame_number, box in track.boxes.items()]
     table = pd.DataFrame(boxes, columns=["frame", "person", *BOX_COLUMNS]).astype(float).round().astype("int64")
     table = table.sort_values(["frame", "person"], ignore_index=True)
     table.insert(1, "second", (table["frame"] / fps).round(3))
@@ -172,7 +174,7 @@ def process_video(path: str | Path, target: Path, predictor: Predictor, progress
     target.parent.mkdir(parents=True, exist_ok=True)
     tracked = track_people(path, predictor, progress)
     files = [target]
-    for name, table in zip(TrackedVideo._fields, tracked):
+    for name, table in {"frames": tracked.frames, "people": tracked.people}.items():
         files.append(target.with_name(f"{target.stem}-{name}.csv"))
         with atomic_write(files[-1]) as new:
             table.to_csv(new, index=False)

@@ -62,7 +62,8 @@ def test_reliability_worked_out_by_hand():
     table = calibration.reliability(probability, [0, 0, 0, 1], bins=5)
     assert list(table.columns) == ["confidence", "accuracy", "n"]
     np.testing.assert_allclose(table, [[0.55, 0.5, 2], [0.875, 0.5, 2]])  # 0.6 belongs to the range below it
-    assert calibration.expected_calibration_error(probability, [0, 0, 0, 1], bins=5) == pytest.approx((0.05 + 0.375) / 2)
+    gaps = (0.1, 0.85, 0.4, 0.5)  # of 15 ranges, each face has its own
+    assert calibration.expected_calibration_error(probability, [0, 0, 0, 1]) == pytest.approx(np.mean(gaps))
     assert calibration.reliability([[1.0, 0.0]], [0])["n"].tolist() == [1]
 
 
@@ -85,35 +86,36 @@ def test_years_add_up_to_groups():
 # --- age intervals ----------------------------------------------------------------------------------------------------
 
 
+def sure_of(years):
+    """The probabilities of one year for each face: their standard deviation is 0, so residuals are half the distance."""
+    return np.eye(YEARS)[years]
+
+
 def test_quantiles_worked_out_by_hand():
-    """Of 1,000 faces the ceil(1001 * 0.9) = 901st nearest, which is 45 years from the median of an even distribution."""
-    years = np.arange(50.0, 100.0).repeat(20)[::-1]
-    probability = EVEN.repeat(1000, axis=0)
-    assert calibration.fit_conformal_quantiles(probability, years, (0,)) == pytest.approx([45 / SPREAD])
-    assert calibration.fit_conformal_quantiles(probability, years, (0,), coverage=0.5) == pytest.approx([25 / SPREAD])
-    years_too = np.append(years, [np.nan, np.nan])
-    assert calibration.fit_conformal_quantiles(EVEN.repeat(1002, axis=0), years_too, (0,)) == pytest.approx([45 / SPREAD])
+    """Of 1,000 faces the ceil(1001 * 0.9) = 901st nearest, which is 45 years from its label."""
+    predicted, labels = np.arange(31, 81).repeat(20), np.full(1000, 80.0)
+    assert calibration.fit_conformal_quantiles(sure_of(predicted), labels)[-1] == 45 / 2
+    predicted, labels = np.append(predicted, [0, 0]), np.append(labels, [np.nan, np.nan])
+    assert calibration.fit_conformal_quantiles(sure_of(predicted), labels)[-1] == 45 / 2
     assert calibration.prediction_interval(EVEN, [23.5 / SPREAD], (0,)).tolist() == [[27, 73]]
 
 
 def test_a_quantile_from_few_faces_falls_far_short_of_its_promise_once_in_a_hundred_times():
-    """Distances spread evenly over 0-50 years: a quantile of q years covers the share q / 50 of new faces."""
-    rng, short = np.random.default_rng(5), []
+    """Distances spread evenly over 0-50 years: a quantile of d years covers the share (d + 1) / 51 of new faces."""
+    rng, short = np.random.default_rng(6), []
     for _ in range(1000):
-        years = rng.integers(50, 101, 80).astype(float)
-        (quantile,) = calibration.fit_conformal_quantiles(EVEN.repeat(80, axis=0), years, (0,))
-        short.append((quantile * SPREAD + 1) / 51 < 0.85)
+        quantile = calibration.fit_conformal_quantiles(sure_of(rng.integers(30, 81, 80)), np.full(80, 80.0))[-1]
+        short.append((2 * quantile + 1) / 51 < 0.85)
     assert 0 < np.mean(short) < 0.02
 
 
 def test_each_band_has_its_own_quantile_where_it_has_twenty_faces():
-    years = np.repeat([50, 53, 60, 110], [300, 10, 19, 20])  # 110 counts as 100, 50 years from the median
-    quantiles = calibration.fit_conformal_quantiles(EVEN.repeat(len(years), axis=0), years, (0, 52, 60, 70))
-    # Of all 349 the 315th nearest is 10 years away.
-    assert quantiles == pytest.approx([0, 10 / SPREAD, 10 / SPREAD, 50 / SPREAD])
-    assert calibration.fit_conformal_quantiles(EVEN[:0], [], (0, 20)) == (50.5, 50.5), (
-        "nothing is known, nothing is ruled out"
-    )
+    years = np.repeat([50, 45, 60, 110], [300, 10, 19, 20])  # 110 counts as 100, 50 years from the median
+    quantiles = calibration.fit_conformal_quantiles(EVEN.repeat(len(years), axis=0), years)
+    assert dict(zip(INTERVAL_BANDS, quantiles))[50] == 0 and quantiles[-1] == pytest.approx(50 / SPREAD)
+    few = [quantile for band, quantile in zip(INTERVAL_BANDS, quantiles) if band not in (50, 80)]
+    assert few == pytest.approx([10 / SPREAD] * 8), "of all 349, the 315th nearest is 10 years away"
+    assert calibration.fit_conformal_quantiles(EVEN[:0], []) == (50.5,) * 10, "nothing is known, nothing is ruled out"
 
 
 def test_intervals_worked_out_by_hand():
@@ -155,19 +157,17 @@ def test_nine_new_faces_in_ten_lie_in_their_interval_at_every_age(model):
     ages, probability = seen(20_000, 3, **model)
     quantiles = calibration.fit_conformal_quantiles(probability, ages)
     new_ages, new = seen(20_000, 4, **model)
-    overall, bands = covered(new_ages, calibration.prediction_interval(new, quantiles))
+    overall, bands = covered(new_ages, calibration.prediction_interval(new, quantiles, INTERVAL_BANDS))
     assert 0.88 < overall < 0.92 and bands.min() > 0.85, (overall, bands)
 
 
-def test_ages_and_bands_that_do_not_fit():
+def test_ages_that_do_not_fit():
     with pytest.raises(ValueError, match=r"shape \(n, 101\), one column per year, got \(2, 8\)"):
         calibration.fit_conformal_quantiles(np.full((2, 8), 1 / 8), [1, 2])
-    with pytest.raises(ValueError, match="years must be 1 ages of 0 or more"):
+    with pytest.raises(ValueError, match="labelled_years must be 1 ages of 0 or more"):
         calibration.fit_conformal_quantiles(EVEN, [20, 30])
     with pytest.raises(ValueError, match=r"ages of 0 or more, got \[-1.\]"):
         calibration.fit_conformal_quantiles(EVEN, [-1])
-    with pytest.raises(ValueError, match="bands must be rising whole years from 0 to 100, the first 0"):
-        calibration.fit_conformal_quantiles(EVEN, [20], (7, 13))
 
 
 # --- answering only where sure ----------------------------------------------------------------------------------------

@@ -47,5 +47,5 @@ def test_the_further_off_the_label_the_more_it_is_doubted():
 
 def test_probabilities_of_another_shape_are_refused():
     table = faces(gender=["male"], age_low=[3], age_high=[3])
-    with pytest.raises(ValueError, match=r"\(1, 2\) and \(1, 101\), got \(1, 2\), \(1, 8\)"):
+    with pytest.raises(ValueError, match=r"\(1, 2\) and \(1, 101\), got \(1, 2\) and \(1, 8\)"):
         label_doubts(table, np.ones((1, 2)) / 2, np.ones((1, 8)) / 8)

@@ -79,14 +79,11 @@ def test_the_released_models_can_be_exported(task, tmp_path):
 
 def test_what_cannot_be_exported_changes_nothing(saved, tmp_path, capsys):
     before = {path.name: path.read_bytes() for path in saved.iterdir()}
-    with pytest.raises(ValueError, match="holds other files than an export, such as model.keras"):
+    with pytest.raises(ValueError, match="contains files that are not of an export, such as model.keras"):
         export(saved, saved)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
     with pytest.raises(ModelFolderError, match="is not a model folder"):
         export(tmp_path, tmp_path / "exported")
-    assert main([str(tmp_path / "nowhere"), "--to", str(tmp_path / "new")]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and "is not a model folder" in error and error.count("\n") == 1
     with pytest.raises(SystemExit) as stop:
         main([str(saved), str(saved), "--to", str(tmp_path / "new")])
     assert stop.value.code == 2 and "different names, got gender, gender" in capsys.readouterr().err
@@ -99,7 +96,7 @@ def test_the_command_exports_whatever_the_users_backend_is(saved, tmp_path):
     command = [sys.executable, "-m", "src.models.export", str(saved), "--to", str(tmp_path / "exported")]
     subprocess.run(command, cwd=ROOT, env=env, check=True)
     assert sorted(path.name for path in (tmp_path / "exported" / "gender").iterdir()) == sorted(EXPORTED_FILES)
-    code = "import sys; import src.keras_setup; from src.models.export import main; sys.exit(main(sys.argv[1:]))"
+    code = "import src.keras_setup; import src.processes as p; from src.models.export import main; p.run_command(main)"
     command = [sys.executable, "-c", code, str(saved), "--to", str(tmp_path / "jax")]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("error: export requires Keras with TensorFlow, got jax")

@@ -17,6 +17,7 @@ from src.config import MODELS, ROOT
 from src.predict import predict
 from src.predict.__main__ import main
 from src.predict.inference import PREDICTION_COLUMNS
+from src.processes import run_command
 
 HEAD = astronaut()[0:260, 90:350]
 ODD_NAMES = ["a b.jpg", 'it\'s "quoted".jpg', "line\nbreak.jpg", "😀.jpg", "--help.jpg", "-x.jpg", ",.jpg"]
@@ -30,12 +31,10 @@ def save(path, pixels=None):
 
 def run(capfd, *arguments):
     """The exit status, standard output, and the lines of standard error without the progress bar."""
-    try:
-        status = main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        status = stop.code
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda: main([str(argument) for argument in arguments]))
     out, err = capfd.readouterr()
-    return status, out, [line for line in err.splitlines() if "predicting:" not in line and line.strip()]
+    return stop.value.code, out, [line for line in err.splitlines() if "predicting:" not in line and line.strip()]
 
 
 def read(path):
@@ -155,7 +154,7 @@ def test_ctrl_c_at_any_moment_leaves_a_valid_table_that_the_same_command_resumes
         wait_for_lines(process, target, count)
         os.killpg(process.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches every process of the command
         error = process.communicate()[1].decode()
-        assert process.returncode == 130 and f"{target} holds the photos done so far" in error, error
+        assert process.returncode == 130 and f"{target} has the photos done so far" in error, error
         rows.append(len(read(target)))
     assert rows[0] < rows[1] < rows[2] < 150
     assert run(capfd, folder, "--csv", target, "--detector", "hog")[0] == 0

@@ -48,7 +48,8 @@ def with_spot(place) -> np.ndarray:
 @pytest.mark.parametrize("mirrored", [False, True], ids=["plain", "with its mirror image"])
 def test_both_maps_find_the_place_that_the_model_uses(mirrored):
     model = spot_finder(mirrored)
-    for place, way in itertools.product([(28, 28), (100, 92)], [explain.grad_cam, explain.occlusion]):
+    ways = [explain.grad_cam, lambda *inputs: explain.occlusion(*inputs).heat]
+    for place, way in itertools.product([(28, 28), (100, 92)], ways):
         heat = way(model, with_spot(place), [1])
         assert heat.shape == (SIZE, SIZE) and heat.dtype == np.float32 and heat.min() == 0 and heat.max() == 1
         y, x = np.unravel_index(heat.argmax(), heat.shape)
@@ -59,10 +60,19 @@ def test_both_maps_find_the_place_that_the_model_uses(mirrored):
 
 def test_the_occlusion_map_is_not_shifted():
     place = (20, 110)  # near the edges, where a shift would show
-    heat = explain.occlusion(spot_finder(False), with_spot(place), [1])
+    heat = explain.occlusion(spot_finder(False), with_spot(place), [1]).heat
     rows, columns = np.nonzero(heat > 0.5)
     middle = np.average(np.column_stack([rows, columns]) + 0.5, axis=0, weights=heat[rows, columns])
     assert np.abs(middle - place).max() < 1.5
+
+
+def test_the_occlusion_map_of_a_certain_model_is_no_noise():
+    model, place = spot_finder(False), (28, 28)
+    weights, bias = model.get_layer("level_two").get_weights()
+    model.get_layer("level_two").set_weights([weights, bias + np.float32([-15, 15])])
+    result = explain.occlusion(model, with_spot(place), [1])
+    assert result.probability - result.lowest < 1e-6, "the probability does not show what matters"
+    assert np.hypot(*np.subtract(np.unravel_index(result.heat.argmax(), result.heat.shape), place)) < 16
 
 
 @pytest.mark.parametrize(
@@ -81,7 +91,8 @@ def test_the_projects_own_networks_have_a_last_convolution(first):
 def test_hiding_what_does_not_matter_costs_nothing():
     model = spot_finder(False)
     model.get_layer("level_two").set_weights([np.zeros((2048, 2), np.float32), np.zeros(2, np.float32)])
-    assert explain.occlusion(model, with_spot((64, 64)), [1]).max() == 0
+    result = explain.occlusion(model, with_spot((64, 64)), [1])
+    assert result.heat.max() == 0 and result.probability == result.lowest == 0.5
     assert explain.grad_cam(model, with_spot((64, 64)), [1]).max() == 0
 
 

@@ -42,7 +42,7 @@ def test_alignment_steps_end_in_the_input_of_each_model():
     alignments = {"mine": Alignment(64), "released": Alignment(32, 0.5)}
     figure = prediction_plots.alignment_steps(GREY, FACE, alignments)
     assert [axes.images[0].get_array().shape[0] for axes in figure.axes] == [90, 90, 64, 32]
-    assert "3 · input of released, 32 px\neyes 16 px apart, level" in texts(figure)
+    assert "3 · released: 32 px\neyes 16 px apart, level" in texts(figure)
 
 
 def test_models_stand_side_by_side():
@@ -58,6 +58,7 @@ def test_years_have_an_interval_only_where_there_is_one():
     released = pd.DataFrame([[30, 20, 45], [5, 2, 9]], columns=columns).astype("Int64")
     mine = released.assign(age_interval_low=pd.NA, age_interval_high=pd.NA).astype("Int64")
     axes = prediction_plots.years_with_intervals(pd.concat({"mine": mine, "released": released}, axis=1), "years").axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["mine", "released, 90% interval", "released"]
     lines, dots = axes.collections[2:]
     assert [segment[:, 0].tolist() for segment in lines.get_segments()] == [[20, 45], [2, 9]]
     assert dots.get_offsets()[:, 0].tolist() == [30, 5]
