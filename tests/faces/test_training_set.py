@@ -27,7 +27,7 @@ def test_faces_are_loaded_aligned_and_labelled(folder, tmp_path):
     found = load_training_set("utkface", folder, "age", AGE_GROUPS["four"], SMALL, tmp_path)
     assert found.table["path"].tolist() == ["30_1_0_2.jpg", "5_0_0_1.jpg", "6_0_0_4.png", "70_0_0_3.jpg"]
     assert found.labels.tolist() == found.table["label"].tolist() == [1, 0, 0, 3]
-    assert found.faces.dtype == np.uint8 and found.faces.shape == (5, 64, 64, 3), "the damaged picture keeps its row"
+    assert found.faces.dtype == np.uint8 and found.faces.shape == (5, 64, 64, 3), "the damaged image keeps its row"
     assert (found.faces[found.rows].std(axis=(1, 2, 3)) > 0).all()
     subject = found.table["subject"]
     assert subject[1:3].nunique() == 1 and subject[1:3].notna().all() and subject.isna().sum() == 2
