@@ -20,7 +20,9 @@ from src.models.multitask import add_task_heads, multitask_labels
 from src.models.residual import resize_images
 from src.models.train import TrainingSettings, fast_dtype
 
-TEACHER_INPUT_SIZE = 112  # pixels: height and width of the faces that SFace was trained on
+# Height and width in pixels to which each teacher scales the faces. SFace was trained on faces of 112 pixels whose eyes are 35
+# pixels apart. Aligned faces have this eye distance at 96 pixels.
+TEACHER_INPUT_SIZES = {"sface": 96, "faceres": 112}
 PIXEL_MEANS = (123.68, 116.779, 103.939)  # means of red, green and blue, which FaceRes subtracts
 # Typical standard deviation of a pooled feature over the faces of UTKFace. Features are divided by it, so that the new heads
 # of both teachers learn at the same rate.
@@ -32,21 +34,22 @@ FINETUNING_SETTINGS = replace(
 )  # fmt: skip
 
 
-def sface(dtype: str = "float32") -> keras.Model:
+def sface(size: int, dtype: str = "float32") -> keras.Model:
     """Builds SFace with its original weights, up to the features that `build_teacher` uses.
 
     Args:
+        size: Height and width of the faces in pixels. The original takes 112.
         dtype: Keras dtype policy, such as "mixed_bfloat16".
 
     Returns:
-        A trainable model from uint8 faces (batch, 112, 112, 3), RGB, 0-255, to the mean over the last map (batch, 1024).
+        A trainable model from uint8 faces (batch, size, size, 3), RGB, 0-255, to the mean over the last map (batch, 1024).
 
     Raises:
         FileNotFoundError: The package is not installed.
         ValueError: The file contains another network.
     """
     stages, last = read_sface(sface_file())
-    convolutions = mobilenet(TEACHER_INPUT_SIZE, stem_stride=1, prelu=True, scale=1 / 128, offset=-127.5 / 128, dtype=dtype)
+    convolutions = mobilenet(size, stem_stride=1, prelu=True, scale=1 / 128, offset=-127.5 / 128, dtype=dtype)
     normalise = Affine(dtype=dtype, name="normalise")
     pooled = layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(normalise(convolutions.output))
     _load(convolutions, stages)
@@ -54,9 +57,9 @@ def sface(dtype: str = "float32") -> keras.Model:
     return keras.Model(convolutions.input, pooled, name="sface")
 
 
-def faceres(dtype: str = "float32") -> keras.Model:
+def faceres(size: int, dtype: str = "float32") -> keras.Model:
     """Builds FaceRes with its original weights; arguments, result and errors are those of `sface`."""
-    convolutions = faceres_convolutions(TEACHER_INPUT_SIZE, dtype)
+    convolutions = faceres_convolutions(size, dtype)
     pooled = layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(convolutions.output)
     _load(convolutions, read_faceres(faceres_file()))
     return keras.Model(convolutions.input, pooled, name="faceres")
@@ -98,7 +101,7 @@ def build_teacher(name: str, size: int, dtype: str = "float32", seed: int = SEED
 
     Args:
         name: "sface" or "faceres".
-        size: Height and width of the faces in pixels; the network scales them to 112.
+        size: Height and width of the faces in pixels; the network scales them to `TEACHER_INPUT_SIZES`.
         dtype: Keras dtype policy, such as "mixed_bfloat16".
         seed: Seed of the heads' initial weights and of dropout.
 
@@ -111,12 +114,13 @@ def build_teacher(name: str, size: int, dtype: str = "float32", seed: int = SEED
     """
     if name not in FEATURE_DEVIATIONS:
         raise ValueError(f"expected a teacher named {' or '.join(FEATURE_DEVIATIONS)}, got {name!r}")
-    pretrained = sface(dtype) if name == "sface" else faceres(dtype)
+    network_size = TEACHER_INPUT_SIZES[name]
+    pretrained = (sface if name == "sface" else faceres)(network_size, dtype)
     features = layers.Rescaling(1 / FEATURE_DEVIATIONS[name], dtype=dtype, name="features")(pretrained.output)
     trunk = keras.Model(pretrained.input, features, name="trunk")
     x = face = keras.Input((size, size, 3), dtype="uint8", name="face")
-    if size != TEACHER_INPUT_SIZE:
-        resized = resize_images(ops.cast(face, "float32"), TEACHER_INPUT_SIZE)
+    if size != network_size:
+        resized = resize_images(ops.cast(face, "float32"), network_size)
         x = ops.cast(ops.round(resized), "uint8")  # the type that the pretrained network takes
     return add_task_heads(keras.Model(face, trunk(x), name="level_one"), dropout=0.3, seed=seed)
 

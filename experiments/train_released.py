@@ -20,7 +20,7 @@ import pandas as pd
 from experiments.teachers import (
     FEATURE_DEVIATIONS,
     FINETUNING_SETTINGS,
-    TEACHER_INPUT_SIZE,
+    TEACHER_INPUT_SIZES,
     faceres_convolutions,
     finetune,
     teacher_probabilities,
@@ -35,7 +35,7 @@ from src.processes import run_command
 DATASETS = ("utkface", "fairface", "allagefaces")
 TEACHERS = {
     "faceres": replace(FINETUNING_SETTINGS, epochs=10, learning_rate=3e-4),
-    "sface": replace(FINETUNING_SETTINGS, epochs=5, learning_rate=3e-4),
+    "sface": replace(FINETUNING_SETTINGS, epochs=4, learning_rate=3e-4),
 }
 STUDENT = replace(BASE_SETTINGS, epochs=20, batch_size=48, learning_rate=3e-4, weight_decay=1e-2)
 
@@ -67,7 +67,7 @@ def build_student(finetuned: keras.Model, size: int, dtype: str = "float32", see
     Returns:
         A model from uint8 faces (batch, size, size, 3), RGB, to float32 logits (batch, 103).
     """
-    convolutions = faceres_convolutions(size, dtype, network_size=TEACHER_INPUT_SIZE)
+    convolutions = faceres_convolutions(size, dtype, network_size=TEACHER_INPUT_SIZES["faceres"])
     pooled = layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(convolutions.output)
     features = layers.Rescaling(1 / FEATURE_DEVIATIONS["faceres"], dtype=dtype, name="features")(pooled)
     model = add_task_heads(keras.Model(convolutions.input, features, name="level_one"), seed=seed)

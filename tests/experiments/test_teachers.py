@@ -63,7 +63,7 @@ def test_sface_gives_what_onnx_runtime_gives(faces):
     session = onnxruntime.InferenceSession(original.SerializeToString(), options)
     channels_first = faces.transpose(0, 3, 1, 2).astype(np.float32)
     expected = np.concatenate([session.run(None, {"data": face[None]})[0] for face in channels_first]).mean(axis=(2, 3))
-    assert_close(teachers.sface().predict(faces, verbose=0), expected)
+    assert_close(teachers.sface(112).predict(faces, verbose=0), expected)
 
 
 def test_faceres_gives_what_tensorflow_js_gives(faces):
@@ -74,7 +74,7 @@ def test_faceres_gives_what_tensorflow_js_gives(faces):
     pixels = faces[..., ::-1].astype(np.float32) - np.float32([103.939, 116.779, 123.68])
     command = [node, str(RUN_TFJS), str(TFJS_MODULES.resolve()), str(file), "112"]
     done = subprocess.run(command, input=pixels.tobytes(), capture_output=True, check=True, timeout=300)
-    assert_close(teachers.faceres().predict(faces, verbose=0), np.array(json.loads(done.stdout)))
+    assert_close(teachers.faceres(112).predict(faces, verbose=0), np.array(json.loads(done.stdout)))
 
 
 @pytest.mark.parametrize("name", ["sface", "faceres"])
