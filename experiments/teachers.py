@@ -20,8 +20,8 @@ from src.models.multitask import add_task_heads, multitask_labels
 from src.models.residual import resize_images
 from src.models.train import TrainingSettings, fast_dtype
 
-# Height and width in pixels to which each teacher scales the faces. SFace was trained on faces of 112 pixels whose eyes are 35
-# pixels apart. Aligned faces have this eye distance at 96 pixels.
+# Height and width in pixels to which each teacher scales the faces. SFace was trained on faces of 112 pixels with an eye
+# distance of 35 pixels, which aligned faces have at a size of 96 pixels.
 TEACHER_INPUT_SIZES = {"sface": 96, "faceres": 112}
 PIXEL_MEANS = (123.68, 116.779, 103.939)  # means of red, green and blue, which FaceRes subtracts
 # Typical standard deviation of a pooled feature over the faces of UTKFace. Features are divided by it, so that the new heads
