@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common import parser, report
-from experiments.release import load_data
+from experiments.training_steps import load_data
 from src import data as datasets
 from src.config import AGE_GROUPS, CACHE, MODELS
 from src.data import table as tables

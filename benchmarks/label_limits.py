@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common import parser, report
-from experiments.release import load_data
+from experiments.training_steps import load_data
 from src.config import CACHE
 from src.data.table import exact_years
 from src.evaluation.metrics import Estimate, bootstrap_mean

@@ -38,8 +38,8 @@ from src.config import ROOT, SEED
 from src.faces.detect import VIDEO_DETECTOR
 from src.faces.image_io import read_photo
 from src.predict import video
-from src.predict.decode import predict_faces
-from src.predict.detection import Source, detect_faces_in_photo, start_workers
+from src.predict.extract_faces import Source, detect_faces_in_photo, start_workers
+from src.predict.inference import predict_faces
 from src.predict.predictor import Predictor
 from src.sample import scene
 

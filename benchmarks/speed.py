@@ -21,7 +21,7 @@ from src.config import MODELS, SEED
 from src.keras_setup import keras
 from src.models.export import export
 from src.models.model_folder import load_model
-from src.predict.decode import build_networks
+from src.predict.inference import build_networks
 
 import tensorflow as tf  # isort: skip  # after src.keras_setup, which silences its start
 

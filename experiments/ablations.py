@@ -23,8 +23,16 @@ from joblib import Parallel, delayed
 from scipy.special import softmax
 from tqdm.auto import tqdm
 
-from experiments.release import ALIGNMENT, METRICS, PreparedData, cached_array, load_data, log_epoch, predict_with_mirror
 from experiments.train_residual import FIRST_ROUND, STUDENT_SIZE, teacher_targets
+from experiments.training_steps import (
+    ALIGNMENT,
+    METRICS,
+    PreparedData,
+    cached_array,
+    load_data,
+    log_epoch,
+    predict_with_mirror,
+)
 from src.config import CACHE, SEED, YEARS
 from src.evaluation import metrics
 from src.evaluation.subgroups import Metric, face_scores

@@ -17,7 +17,7 @@ from experiments import results, train_residual
 from experiments.result_plots import group_titles, titled
 from experiments.results import describe_worst_group, format_result, markdown_table, read_results
 from src import config
-from src.data import NAMES
+from src.data import DATASETS
 from src.evaluation.metrics import Estimate
 from src.evaluation.subgroups import CALIBRATION_ERRORS, FEWEST_PER_GROUP, Grouping, Metric
 from src.files import atomic_write, write_text
@@ -84,7 +84,7 @@ def render(models: dict[str, TrainedModel], folder: str | Path = "", picture: Pa
 
     template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(TEMPLATE.read_text(encoding="utf-8"))
     text = template.render(
-        results=results, train_residual=train_residual, config=config, data_sets=NAMES[1:], fewest=FEWEST_PER_GROUP,
+        results=results, train_residual=train_residual, config=config, data_sets=DATASETS[1:], fewest=FEWEST_PER_GROUP,
         size=models["age"].alignment.size, history=history, others=others, speed=speed, rows=rows, layers=layers,
         counts=counts[["training", "validation", "test"]].map("{:,}".format).rename_axis("data set").reset_index(),
         comparison=results.comparison_table(results.compare_models(rows, plain, others)).rename_axis("model").reset_index(),

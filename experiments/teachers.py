@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from experiments.mobilenet import BLOCKS, mobilenet
-from experiments.release import AUGMENTED, PreparedData, cached_array, fit_multitask, predict_with_mirror
 from experiments.teacher_files import Weights, faceres_file, read_faceres, read_sface, sface_file
+from experiments.training_steps import AUGMENTED, PreparedData, cached_array, fit_multitask, predict_with_mirror
 from src.config import SEED
 from src.keras_setup import keras, layers, ops
 from src.models.multitask import add_task_heads, multitask_labels

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from experiments.release import AUGMENTED, PreparedData, fit_multitask, run_training, with_mirror_image
 from experiments.teachers import (
     FACE_SIZE,
     FEATURE_DEVIATIONS,
@@ -27,6 +26,7 @@ from experiments.teachers import (
     faceres_convolutions,
     teacher_probabilities,
 )
+from experiments.training_steps import AUGMENTED, PreparedData, fit_multitask, run_training, with_mirror_image
 from src.config import SEED
 from src.keras_setup import keras, layers
 from src.models.multitask import add_task_heads

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from experiments.dlib_descriptor import descriptor_network
-from experiments.release import (
+from experiments.training_steps import (
     ALIGNMENT,
     AUGMENTED,
     FIRST_DATASETS,

@@ -16,7 +16,7 @@ import papermill
 from nbclient.exceptions import DeadKernelError
 
 from src.config import MODELS, NOTEBOOKS, ROOT, RUNS, require_keras_backend
-from src.data import NAMES, resolve_folder
+from src.data import DATASETS, resolve_folder
 from src.files import write_text
 from src.processes import run_command
 
@@ -79,7 +79,7 @@ def _save_outputs(executed: Path, notebook: Path) -> None:
 def main() -> int:
     """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m src.run_notebooks", description="Runs the notebooks.")
-    parser.add_argument("--dataset", default="sample", choices=NAMES)
+    parser.add_argument("--dataset", default="sample", choices=DATASETS)
     parser.add_argument("--data", default="", help="the data set's folder (default: data/DATASET); see data/README.md")
     parser.add_argument("--notebooks", type=int, nargs="+", default=[], help="their numbers; by default all")
     parser.add_argument("--solutions", action="store_true", help="run the solutions of the exercises instead")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import release
+from experiments import training_steps
 from src.config import RESULTS
 from src.evaluation.calibration import INTERVAL_BANDS, Calibration
 from src.evaluation.subgroups import RESULT_COLUMNS, UTKFACE_RACES
@@ -54,14 +54,14 @@ def results() -> pd.DataFrame:
 def standins(tmp_path_factory):
     """Folders `gender`, `age` (untrained models of the released kind) and `results` (made-up files)."""
     folder = tmp_path_factory.mktemp("released")
-    joint = add_task_heads(residual_level_one(release.ALIGNMENT.size))
+    joint = add_task_heads(residual_level_one(training_steps.ALIGNMENT.size))
     calibration = {"gender": Calibration(0.75), "age": Calibration(0.4, INTERVAL_BANDS, (1.5,) * len(INTERVAL_BANDS))}
     table = pd.DataFrame({"dataset": ["utkface"] * 6 + ["fairface"] * 3})
     part = np.array(["train", "train", "train", "train", "validation", "test", "train", "validation", "test"], object)
-    models = {task: release.extract_task_model(joint, task) for task in calibration}
+    models = {task: training_steps.extract_task_model(joint, task) for task in calibration}
     trained_on = {"dataset": "utkface and fairface", "epochs": 7, "seed": 1}
-    data = release.PreparedData(table, None, None, part, None)
-    release.save_task_models(data, models, calibration, results(), trained_on, folder)
+    data = training_steps.PreparedData(table, None, None, part, None)
+    training_steps.save_task_models(data, models, calibration, results(), trained_on, folder)
     curves = [
         pd.DataFrame({"confidence": [0.3, 0.6, 0.95], "accuracy": [0.25, 0.5, 0.9], "n": [20, 20, 60]}).assign(**which)
         for which in ({"dataset": d, "task": t} for d in OF for t in ("gender", "age"))

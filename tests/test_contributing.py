@@ -46,7 +46,7 @@ from src.faces.align import Alignment
 from src.faces.prepare import prepare
 table, ledger = data.load("mine", sys.argv[1])
 prepared = prepare(table, sys.argv[1], Alignment(size=128), sys.argv[2], workers=1)
-print(data.NAMES[-1], *table["path"], *table["age_low"], *ledger["reason"], *prepared.alignment_source, sep="; ")
+print(data.DATASETS[-1], *table["path"], *table["age_low"], *ledger["reason"], *prepared.alignment_source, sep="; ")
 """
 
 

@@ -102,7 +102,7 @@ def test_many_photos_inside_a_worker_of_a_pool(tmp_path):
 def test_a_fork_does_not_wait_for_its_parents_workers(tmp_path):
     """For example a web server's worker, forked after the parent has detected faces."""
     code = (
-        "import os, sys; from pathlib import Path; from src.predict.detection import Source, detect_faces_in_photos\n"
+        "import os, sys; from pathlib import Path; from src.predict.extract_faces import Source, detect_faces_in_photos\n"
         "photos = [Source('nowhere.jpg', Path('nowhere.jpg'))] * 9\n"
         "detect = lambda: [row['message'] for rows in detect_faces_in_photos(photos, {}, 'none', 'hog', 2) for row in rows]\n"
         "first = detect(); child = os.fork()\n"

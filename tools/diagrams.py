@@ -68,10 +68,10 @@ PIPELINES = {
     "photo": Box((), "your photos\nand videos", _COLUMNS[0], _INFERENCE, GREY),
     "read": Box(("faces.image_io",), "any format,\nupright, RGB", _COLUMNS[1], _INFERENCE, ORANGE),
     "detect": Box(
-        ("predict.detection",), "every face is detected, and aligned\nas the model's card says; videos: tracked",
+        ("predict.extract_faces",), "every face is detected, and aligned\nas the model's card says; videos: tracked",
         _left, _INFERENCE, ORANGE, 2.88,
     ),
-    "predict": Box(("predict.decode",), "level one once,\nlevel two for\neach task", _COLUMNS[4], _INFERENCE, ORANGE),
+    "predict": Box(("predict.inference",), "level one once,\nlevel two for\neach task", _COLUMNS[4], _INFERENCE, ORANGE),
     "output": Box(("predict",), "tables and\nannotated copies", _COLUMNS[5], _INFERENCE, ORANGE),
 }  # fmt: skip
 _FLOWS = (("data set", "load", "table", "prepare", "train", "evaluate"), ("photo", "read", "detect", "predict", "output"))

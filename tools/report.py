@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import release, result_plots, results, train_residual
+from experiments import result_plots, results, train_residual, training_steps
 from experiments.result_plots import titled
 from experiments.results import ResultsMissingError, format_result, markdown_table, read_results
 from src import config, data
@@ -280,7 +280,7 @@ class Sections:
 def render(sections: Sections, template: Path = TEMPLATE) -> str:
     """Returns the report in Markdown."""
     jinja = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    modules = (calibration, config, duplicates, multitask, release, subgroups, train_residual)
+    modules = (calibration, config, duplicates, multitask, subgroups, train_residual, training_steps)
     names = {module.__name__.split(".")[-1]: module for module in modules} | sections.functions()
     text = jinja.from_string(template.read_text(encoding="utf-8")).render(names)
     return re.sub(r"\n{3,}", "\n\n", text).lstrip()

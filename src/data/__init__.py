@@ -15,16 +15,16 @@ LOADERS = {
     "fairface": "fairface",
     "allagefaces": "allagefaces",
 }
-NAMES = tuple(LOADERS)
+DATASETS = tuple(LOADERS)
 # The key in `config.AGE_GROUPS` of the age classes that suit each data set's labels; Adience's unless stated otherwise.
-AGE_GROUPS_OF = {name: "fairface" if name == "fairface" else "adience" for name in NAMES}
+AGE_GROUPS_OF = {name: "fairface" if name == "fairface" else "adience" for name in DATASETS}
 
 
 def resolve_folder(name: str, folder: str | Path = "") -> Path:
     """Returns the folder to load a data set from.
 
     Args:
-        name: One of `NAMES`.
+        name: One of `DATASETS`.
         folder: The data set's folder; "" is data/NAME, where `make data` puts it. The sample always has its own folder and
             is drawn first if necessary.
 
@@ -48,7 +48,7 @@ def load(name: str, folder: str | Path, **options) -> Loaded:
     """Loads a data set.
 
     Args:
-        name: One of `NAMES`.
+        name: One of `DATASETS`.
         folder: Folder of the unpacked data set.
         **options: Options of the data set's own `load`.
 
@@ -60,7 +60,7 @@ def load(name: str, folder: str | Path, **options) -> Loaded:
         FileNotFoundError: The folder, its label files or all of its images are missing.
     """
     if name not in LOADERS:
-        raise ValueError(f"data set must be one of {', '.join(NAMES)}, got {name!r}")
+        raise ValueError(f"data set must be one of {', '.join(DATASETS)}, got {name!r}")
     table, ledger = import_module(f"src.data.{LOADERS[name]}").load(folder, **options)
     if table.empty:
         counts = [f"{reason}: {count:,}" for reason, count in ledger["reason"].value_counts().items()]

@@ -277,7 +277,7 @@ def _cache_name(table: pd.DataFrame, folder: Path, settings: dict, stamps: np.nd
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m src.faces.prepare", description="Aligns a data set's faces.")
-    parser.add_argument("--dataset", default="sample", choices=data.NAMES)
+    parser.add_argument("--dataset", default="sample", choices=data.DATASETS)
     parser.add_argument("--data", default="", help="the data set's folder; see data/README.md")
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--size", type=int, default=Alignment().size, help="side in pixels (default: %(default)s)")

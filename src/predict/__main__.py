@@ -10,7 +10,7 @@ import pandas as pd
 
 from src.config import IMAGE_SUFFIXES, MODELS, RUNS, VIDEO_SUFFIXES
 from src.faces.detect import DEFAULT_DETECTOR, DETECTORS, VIDEO_DETECTOR
-from src.predict import detection
+from src.predict import extract_faces
 from src.predict.predictor import Predictor, is_video, list_sources, reserve_copies
 from src.predict.table_file import open_table
 from src.processes import run_command
@@ -44,7 +44,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     camera = "show a camera in a window: its number (default: 0), device path, or address (rtsp://…, http://…)"
     parser.add_argument("--camera", nargs="?", const="0", metavar="CAMERA", help=camera)
     fallback = "for a photo without a detected face: no prediction (default), or a prediction for its central square"
-    parser.add_argument("--fallback", choices=detection.FALLBACKS, default=detection.NO_FALLBACK, help=fallback)
+    parser.add_argument("--fallback", choices=extract_faces.FALLBACKS, default=extract_faces.NO_FALLBACK, help=fallback)
     detector = f"the face detector (default: {DEFAULT_DETECTOR}; for videos and cameras {VIDEO_DETECTOR})"
     parser.add_argument("--detector", choices=DETECTORS, help=detector)
     parser.add_argument("--gender-model", type=Path, default=MODELS / "gender", metavar="FOLDER")
@@ -65,9 +65,9 @@ def _path(name: str) -> Path:
 def _predict_photos(options: argparse.Namespace) -> int:
     """Prints the table of predictions, or writes it while it grows."""
     sources = list_sources(options.photos, options.annotate)
-    workers = detection.worker_count(len(sources))
+    workers = extract_faces.worker_count(len(sources))
     if workers > 1:
-        detection.start_workers(workers)  # they load the detector while this process loads the models
+        extract_faces.start_workers(workers)  # they load the detector while this process loads the models
     predictor = Predictor(options.gender_model, options.age_model, options.fallback, options.detector or DEFAULT_DETECTOR)
     names = [source.name for source in sources]
     copies = reserve_copies(names, options.annotate) if options.annotate else None

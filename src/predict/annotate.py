@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from src.config import FACE_COLOURS
 from src.data.table import BOX_COLUMNS
-from src.predict.detection import Status
+from src.predict.extract_faces import Status
 from src.predict.placement import COST_OWN_FACE, Box, Size, place
 
 

@@ -34,7 +34,7 @@ from src.faces.detect import VIDEO_DETECTOR
 from src.faces.image_io import UnreadablePhoto, read_photo
 from src.predict import video
 from src.predict.annotate import annotate
-from src.predict.detection import Status
+from src.predict.extract_faces import Status
 from src.predict.predictor import Predictor
 from src.processes import run_command
 

@@ -16,7 +16,7 @@ from src.evaluation.metrics import decode
 from src.faces.align import Alignment, Face, align_face
 from src.keras_setup import keras, ops
 from src.models.model_folder import TrainedModel
-from src.predict.decode import sum_to_classes
+from src.predict.inference import sum_to_classes
 
 GREY = 128  # value of the square that hides a part of the face
 BATCH_FACES = 32  # partly hidden faces that are predicted together

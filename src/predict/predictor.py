@@ -1,9 +1,9 @@
 """From photos to the table of predictions, in these steps:
 
 1. `list_sources` lists and names the photos.
-2. `detection.detect_faces_in_photos` reads them, detects the faces and aligns them as the models' cards say.
-3. `decode.Models.probabilities` runs the models on the aligned faces.
-4. `decode.Models.to_rows` turns the probabilities into the columns of the table.
+2. `extract_faces.detect_faces_in_photos` reads them, detects the faces and aligns them as the models' cards say.
+3. `inference.Models.probabilities` runs the models on the aligned faces.
+4. `inference.Models.to_rows` turns the probabilities into the columns of the table.
 5. `annotate.annotate` draws the predictions on copies of the photos, on request.
 """
 
@@ -24,8 +24,8 @@ from src.faces.detect import DEFAULT_DETECTOR, Photo, require_detector
 from src.faces.image_io import PhotoFile, list_photos, read_photo
 from src.files import atomic_write, write_text
 from src.predict.annotate import annotate as draw_predictions
-from src.predict.decode import load_models, predict_faces
-from src.predict.detection import FALLBACKS, NO_FALLBACK, Source, Status, detect_faces_in_photos
+from src.predict.extract_faces import FALLBACKS, NO_FALLBACK, Source, Status, detect_faces_in_photos
+from src.predict.inference import load_models, predict_faces
 
 BATCH_PHOTOS = 32  # photos whose faces are predicted together; limits the memory
 COPIES_LIST = ".annotated-copies.json"  # in a folder of annotated copies: the names of the files written by this package
@@ -85,7 +85,7 @@ class Predictor:
         Returns:
             The table of predictions: at least one row per photo, in the order given, and one row per face, largest first.
             A value that does not apply is NA. `docs/usage.md` describes the columns; their types are in
-            `decode.PREDICTION_TYPES`.
+            `inference.PREDICTION_TYPES`.
 
         Raises:
             ValueError: An array is not uint8 RGB, a name is empty, or a copy would replace another file. A photo that

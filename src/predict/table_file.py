@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from src.files import atomic_write, exclusive_lock, resolve_links, write_text
-from src.predict.decode import PREDICTION_COLUMNS
+from src.predict.inference import PREDICTION_COLUMNS
 
 HEADER = (",".join(PREDICTION_COLUMNS) + "\n").encode()
 PHOTO_COLUMN, STATUS_COLUMN, FACE_COLUMN = map(PREDICTION_COLUMNS.index, ("photo", "status", "face"))

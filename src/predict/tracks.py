@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from src.faces.align import Face, align_face, find_faces
 from src.faces.detect import DETECTORS, VIDEO_FIRST_SIDE, Box, Photo, intersection_over_union
 from src.faces.landmark_file import packaged_file
-from src.predict.decode import FACE_TYPES, Models
+from src.predict.inference import FACE_TYPES, Models
 
 DETECTION_INTERVAL = 0.24  # seconds from one detection to the next
 EVERY_FRAME_BELOW = 15.0  # frames per second; a faster video is tracked in every second frame, and interpolated in between

@@ -203,7 +203,7 @@ def test_the_command_says_in_one_line_what_to_do_by_hand(tmp_path):
 
 def test_the_address_list_names_every_real_data_set():
     listed = json.loads(ADDRESSES.read_text(encoding="utf-8"))
-    assert set(listed) == set(data.NAMES) - {"sample"}
+    assert set(listed) == set(data.DATASETS) - {"sample"}
     for entry in listed.values():
         assert entry["page"].startswith("https://")
         assert all(file.startswith("https://") for file in entry["files"]) or entry["by_hand"]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import ablations, release, train_residual
+from experiments import ablations, train_residual, training_steps
 from src.config import SEED, YEARS
 from src.keras_setup import keras
 from src.models.multitask import DESCRIPTOR_SIZE, LOGIT_COUNT, UNKNOWN, distillation_loss, multitask_loss
@@ -59,7 +59,7 @@ def test_differences_are_paired():
 
 @pytest.mark.slow
 def test_the_command_continues_its_file(pictures, tmp_path, capsys):
-    data, rng = release.load_data(pictures, tmp_path), np.random.default_rng(1)
+    data, rng = training_steps.load_data(pictures, tmp_path), np.random.default_rng(1)
     # Random targets stand in for the teacher, whose training takes long.
     name = hashlib.sha256(repr(replace(train_residual.TEACHER, seed=SEED)).encode()).hexdigest()[:8]
     np.save(data.folder / f"teacher-{name}.npy", rng.dirichlet(np.ones(LOGIT_COUNT), len(data.table)).astype(np.float32))

@@ -18,7 +18,7 @@ import pytest
 
 from experiments import teacher_files, teachers
 from experiments.mobilenet import BiasPReLU
-from experiments.release import PreparedData
+from experiments.training_steps import PreparedData
 from src.keras_setup import keras, layers, ops
 from src.sample.face_model import FaceModel
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import release, train_residual
+from experiments import train_residual, training_steps
 from src.config import AGE_GROUPS, GENDERS, YEARS
 from src.evaluation.subgroups import RESULT_COLUMNS, UTKFACE_RACES
 from src.keras_setup import keras
@@ -26,8 +26,8 @@ def runs(pictures, tmp_path_factory):
         for name in ("TEACHER", "FIRST_ROUND", "SECOND_ROUND"):
             short = dataclasses.replace(getattr(train_residual, name), epochs=1, batch_size=16)
             patch.setattr(train_residual, name, short)
-        patch.setattr(release, "MODELS", target / "models")
-        patch.setattr(release, "RESULTS", target / "results")
+        patch.setattr(training_steps, "MODELS", target / "models")
+        patch.setattr(training_steps, "RESULTS", target / "results")
         arguments = ["--data", str(pictures), "--runs", str(runs), "--seed", "3"]
         train_residual.main(arguments)
         assert not list(target.iterdir()), "only --release writes to models/ and docs/results/"
@@ -39,7 +39,7 @@ def runs(pictures, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(pictures, runs):
-    return release.load_data(pictures, runs[0])
+    return training_steps.load_data(pictures, runs[0])
 
 
 def written(runs):
@@ -58,7 +58,7 @@ def test_both_models_can_be_loaded_and_predict(runs, pictures, data):
     for folder, task, classes in zip(folders, ("gender", "age"), (2, YEARS)):
         trained = load_model(folder)
         assert trained.labels.task == task and trained.model.output_shape == (None, classes)
-        assert trained.alignment == release.ALIGNMENT and trained.calibration is not None
+        assert trained.alignment == training_steps.ALIGNMENT and trained.calibration is not None
         assert [layer.name for layer in trained.model.layers[1:]] == ["level_one", "level_two"]
         measures = {row["measure"] for row in trained.card["results"]}
         assert measures and all(("gender" in measure) == (task == "gender") for measure in measures)

@@ -26,7 +26,7 @@ from src.faces.detect import DEFAULT_DETECTOR, DETECTORS
 from src.faces.image_io import read_photo
 from src.faces.prepare import prepare
 from src.files import TEMPORARY_PREFIX
-from src.predict.detection import Source, detect_faces_in_photo
+from src.predict.extract_faces import Source, detect_faces_in_photo
 from src.sample import scene
 from src.sample.face_model import FaceModel
 from src.sample.person import new_person

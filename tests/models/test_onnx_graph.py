@@ -15,7 +15,7 @@ from src.models.model_folder import Labels
 from src.models.onnx_graph import UnsupportedModelError, compile_graphs, read_graph
 from src.models.residual import average_with_mirror_image, residual_level_one
 from src.models.two_level_cnn import level_two, two_level_cnn
-from src.predict.decode import build_networks
+from src.predict.inference import build_networks
 
 SIZE = 33  # odd, so that windows at the edge hold fewer pixels
 
@@ -187,7 +187,7 @@ def test_damaged_files(damage):
 def test_the_released_models_predict_without_keras():
     """Its import takes seconds; a command for one photo would take several times as long."""
     code = (
-        "import sys, numpy as np; from src.predict.decode import load_models\n"
+        "import sys, numpy as np; from src.predict.inference import load_models\n"
         "said = load_models().probabilities([dict.fromkeys(('gender', 'age'), np.zeros((128, 128, 3), np.uint8))] * 20)\n"
         "print(*(values.shape for values in said.values()), *{'keras', 'tensorflow', 'jax'} & set(sys.modules))"
     )

@@ -16,7 +16,7 @@ from skimage.data import astronaut
 from src.config import MODELS, ROOT
 from src.predict import predict
 from src.predict.__main__ import main
-from src.predict.decode import PREDICTION_COLUMNS
+from src.predict.inference import PREDICTION_COLUMNS
 
 HEAD = astronaut()[0:260, 90:350]
 ODD_NAMES = ["a b.jpg", 'it\'s "quoted".jpg', "line\nbreak.jpg", "😀.jpg", "--help.jpg", "-x.jpg", ",.jpg"]

@@ -14,8 +14,8 @@ from skimage.data import astronaut
 from src.config import MODELS
 from src.faces.image_io import LARGE_PHOTO
 from src.predict import Predictor, predict
-from src.predict.decode import PREDICTION_TYPES
-from src.predict.detection import PARALLEL_FROM, Source
+from src.predict.extract_faces import PARALLEL_FROM, Source
+from src.predict.inference import PREDICTION_TYPES
 from src.predict.predictor import BATCH_PHOTOS, summarise
 
 HEAD = astronaut()[0:260, 90:350]

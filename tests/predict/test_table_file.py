@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from src.predict.decode import PREDICTION_COLUMNS, PREDICTION_TYPES
+from src.predict.inference import PREDICTION_COLUMNS, PREDICTION_TYPES
 from src.predict.table_file import open_table
 
 ODD_NAMES = ["a b.jpg", 'it\'s "quoted".jpg', "line\nbreak.jpg", "😀.jpg", ",.jpg", "\r.jpg"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.release import extract_task_model
+from experiments.training_steps import extract_task_model
 from src import config
 from src.config import ROOT
 from src.models.multitask import add_task_heads

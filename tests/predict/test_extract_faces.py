@@ -14,7 +14,7 @@ from skimage.data import astronaut
 from src import processes
 from src.faces.align import Alignment
 from src.faces.detect import DEFAULT_DETECTOR, DETECTORS, detect
-from src.predict.detection import (
+from src.predict.extract_faces import (
     QUEUED_PER_WORKER,
     Source,
     detect_faces_in_photo,

@@ -10,7 +10,7 @@ from src.config import AGE_GROUPS
 from src.evaluation.calibration import Calibration, prediction_interval
 from src.faces.align import Alignment
 from src.models.model_folder import Labels, TrainedModel
-from src.predict.decode import Models, build_networks, load_models, predict_faces
+from src.predict.inference import Models, build_networks, load_models, predict_faces
 
 GROUPS = AGE_GROUPS["adience"]
 YEARS = tuple(range(101))
