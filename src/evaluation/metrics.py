@@ -170,6 +170,12 @@ def headline_metrics(task: str, truth, probability, years=None, centre_years=Non
     return _to_frame(estimates)
 
 
+def as_text(results: pd.DataFrame) -> pd.DataFrame:
+    """Returns a table to read, such as "91.3% (85.1–96.6, n = 183)", of a table with the fields of `Estimate` as columns."""
+    texts = [str(Estimate(*row)) for row in results[list(Estimate._fields)].itertuples(index=False)]
+    return pd.DataFrame({"value (95% interval)": texts}, index=results.index)
+
+
 def confusion_matrix(truth: npt.ArrayLike, probability: npt.ArrayLike, ordered: bool = False) -> npt.NDArray[np.int64]:
     """Returns counts of faces, int64 (classes, classes): rows are the true classes, columns the predicted ones."""
     from sklearn import metrics

@@ -184,46 +184,50 @@ def feature_maps(maps: Mapping[str, npt.NDArray], columns: int = 6, heading: str
 
 
 @styled
-def curves(history: pd.DataFrame, epochs: int | None = None) -> plt.Figure:
+def curves(history: pd.DataFrame, epochs: int | None = None, heading: str = "") -> plt.Figure:
     """Draws training and validation curves, and marks the epoch with the lowest validation loss.
 
     Args:
         history: One row an epoch, with `epoch`, `loss`, `val_loss` and other metrics, each also as `val_METRIC`.
         epochs: The number of epochs on the axis; by default those in the history.
+        heading: The title of the figure.
     """
     best = history.loc[history["val_loss"].fillna(np.inf).idxmin()]
     shown = {name: curve for name, curve in _CURVES.items() if name in history}
-    figure, panels = plt.subplots(1, len(shown), figsize=(WIDTH, 3.4))
+    figure, panels = plt.subplots(1, len(shown), figsize=(WIDTH, 3.4 + 0.3 * bool(heading)))
+    _heading(figure, heading)
     for axes, (name, (title, unit)) in zip(panels, shown.items()):
         for column, split in ((name, "train"), (f"val_{name}", "validation")):
             axes.plot(history["epoch"], history[column], color=SPLIT_COLOURS[split], marker="o", markersize=3, label=split)
         axes.plot(best["epoch"], best[f"val_{name}"], "o", color=SPLIT_COLOURS["validation"], markersize=9, fillstyle="none")
         axes.axvline(best["epoch"], color=GREY, linestyle=":", label=f"best epoch: {best['epoch']:.0f}")
         value = format_number(best[f"val_{name}"], unit) + "%" * (unit == Unit.SHARE)
-        axes.set_title(f"{title}\n{value} in validation", fontsize=10)
+        axes.set_title(f"{title}\nbest epoch: {value} in validation", fontsize=10)
         axes.set(xlabel="epoch", xlim=(0.5, max(epochs or 0, history["epoch"].max()) + 0.5))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
         axes.grid(axis="y")
         if unit == Unit.SHARE:
             axes.yaxis.set_major_formatter(PercentFormatter(1))
-    panels[0].legend()
+    panels[0].legend(frameon=True, facecolor="white", edgecolor="none", framealpha=1)  # hides the line of the best epoch
     return figure
 
 
-def live_curves(epochs: int) -> Callable[[pd.DataFrame], None]:
+def live_curves(epochs: int, heading: str = "") -> Callable[[pd.DataFrame], None]:
     """Shows a figure in the notebook that grows during training; pass the result to `train.fit` as `on_epoch`."""
     handle = display(display_id=True)
-    return lambda history: handle.update(curves(history, epochs)) if handle else None
+    return lambda history: handle.update(curves(history, epochs, heading)) if handle else None
 
 
 @styled
 def compare_runs(histories: Mapping[str, pd.DataFrame], column: str = "val_loss", heading: str = "") -> plt.Figure:
     """Draws one column of several training histories (see `curves`), a line for each run with its name."""
     figure, axes = plt.subplots(figsize=(WIDTH * 0.8, 3.2))
-    for (name, history), style, marker in zip(histories.items(), itertools.cycle(("-", "--", ":", "-.")), "osD^v<>"):
-        axes.plot(history["epoch"], history[column], style, color=BLACK, marker=marker, markersize=5, label=name)
+    looks = itertools.cycle(zip((BLACK, GREEN, PURPLE, BLUE), ("-", "--", ":", "-."), "osD^"))
+    for (name, history), (colour, style, marker) in zip(histories.items(), looks):
+        axes.plot(history["epoch"], history[column], style, color=colour, marker=marker, markersize=5, label=name)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-    axes.set(xlabel="epoch", title=heading)
+    metric = _CURVES[column.removeprefix("val_")][0].lower()
+    axes.set(xlabel="epoch", ylabel=f"{'validation' if column.startswith('val_') else 'training'} {metric}", title=heading)
     axes.grid(axis="y")
     axes.legend()
     return figure
@@ -294,7 +298,7 @@ def probabilities(face: npt.NDArray[np.uint8], probability: npt.NDArray, names: 
     left.axis("off")
     colours = [BLACK if row == predicted else LIGHT_GREY for row in range(len(names))]
     right.bar_label(right.barh(range(len(names)), probability, color=colours), fmt="{:.1%}", padding=4)
-    _rows_of_bars(right, names, 1.15)
+    _rows_of_bars(right, names, 1.2 * np.max(probability))
     right.set_title(f"Prediction: {names[predicted]}")
     return figure
 

@@ -91,6 +91,8 @@ def test_measures_print_with_their_units():
     assert str(metrics.Estimate(0.9134, 0.901, 0.9239, 2071)) == "91.3% (90.1–92.4, n = 2,071)"
     assert str(metrics.Estimate(5.123, 5, 5.25, 2071, "years")) == "5.12 years (5.00–5.25, n = 2,071)"
     assert str(metrics.Estimate(5.123, np.nan, np.nan, 1, "years")) == "5.12 years (n = 1)"
+    table = pd.DataFrame([metrics.Estimate(0.5, 0.25, 0.75, 8)], index=["accuracy"])
+    assert metrics.as_text(table).loc["accuracy"].tolist() == ["50.0% (25.0–75.0, n = 8)"]
     assert str(metrics.bootstrap_mean([])) == "– (n = 0)"
 
 

@@ -83,7 +83,7 @@ def test_runs_are_compared_by_one_line_each():
     history = pd.DataFrame({"epoch": [1, 2], "val_loss": [2.0, 1.0]})
     figure = plots.compare_runs({"a": history, "b": history * 2}, heading="Loss")
     assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[2, 1], [4, 2]]
-    assert {"a", "b", "Loss"} <= set(texts(figure))
+    assert {"a", "b", "Loss", "validation loss"} <= set(texts(figure))
 
 
 def test_gallery_shows_each_picture_under_its_title():
@@ -114,6 +114,7 @@ def test_curves_carry_the_history_and_mark_the_lowest_validation_loss():
     assert "best epoch: 2" in texts(figure)
     assert loss.get_xlim() == (0.5, 12.5)
     assert plots.curves(history).axes[0].get_xlim() == (0.5, 3.5)
+    assert "from scratch" in texts(plots.curves(history, heading="from scratch"))
     assert "best epoch: 1" in texts(plots.curves(history[:1]))
     assert "best epoch: 1" in texts(plots.curves(history[:1].assign(val_loss=np.nan)))  # training went wrong
 
@@ -133,6 +134,15 @@ def test_accuracy_by_draws_each_interval():
     drawn = [segment[:, 0].tolist() for segment in axes.collections[0].get_segments() if len(segment)]
     assert drawn == frame[["low", "high"]].dropna().to_numpy().tolist()
     assert {"75.0%   n = 8", "100.0%   n = 8", "n = 0"} <= set(texts(axes.figure))
+
+
+def test_probabilities_fill_the_panel_and_mark_the_prediction():
+    figure = plots.probabilities(np.zeros((8, 8, 3), np.uint8), np.array([0.2, 0.3, 0.5]), ["a", "b", "c"], 1)
+    right = figure.axes[1]
+    assert [bar.get_width() for bar in right.patches] == [0.2, 0.3, 0.5]
+    assert right.get_xlim()[1] < 0.7
+    assert [bar.get_facecolor() == right.patches[1].get_facecolor() for bar in right.patches] == [False, True, False]
+    assert {"Prediction: b", "50.0%"} <= set(texts(figure))
 
 
 def test_fold_scores_show_each_fold_and_the_spread():
@@ -263,7 +273,11 @@ def test_curves_of_the_multitask_training():
         history[name] = history[f"val_{name}"] = values
     figure = plots.curves(history)
     titles = [axes.get_title("left").removesuffix(" in validation") for axes in figure.axes]
-    assert titles == ["Loss\n1.00", "Gender accuracy\n80.0%", "Absolute error of the age, years\n8.00"]
+    assert [title.split("\nbest epoch: ") for title in titles] == [
+        ["Loss", "1.00"],
+        ["Gender accuracy", "80.0%"],
+        ["Absolute error of the age, years", "8.00"],
+    ]
 
 
 def test_unknown_data_sets_keep_their_names_as_titles():
