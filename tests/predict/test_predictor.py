@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from skimage.data import astronaut
 
 from src.config import MODELS
-from src.faces.image_io import LARGE_PHOTO
+from src.faces.image_io import REDUCE_ABOVE_PIXELS
 from src.predict import Predictor, predict
 from src.predict.extract_faces import PARALLEL_FROM, Source
 from src.predict.inference import PREDICTION_TYPES
@@ -334,7 +334,7 @@ def test_boxes_of_a_reduced_photo_are_in_its_own_pixels(predictor, tmp_path, suf
     small[300:560, 900:1160] = HEAD
     options = {"quality": 92} if suffix == "JPEG" else {"compress_level": 1}
     large = Image.fromarray(small).resize((8400, 6000), Image.Resampling.BICUBIC)
-    assert large.width * large.height > LARGE_PHOTO
+    assert large.width * large.height > REDUCE_ABOVE_PIXELS
     stored = content(large, suffix, **options)
     file = tmp_path / f"large.{suffix.lower()}"
     file.write_bytes(stored)
