@@ -37,7 +37,7 @@ TEACHERS = {
     "faceres": replace(FINETUNING_SETTINGS, epochs=10, learning_rate=3e-4),
     "sface": replace(FINETUNING_SETTINGS, epochs=4, learning_rate=3e-4),
 }
-STUDENT = replace(BASE_SETTINGS, epochs=20, batch_size=48, learning_rate=3e-4, weight_decay=1e-2)
+STUDENT = replace(BASE_SETTINGS, epochs=14, batch_size=48, learning_rate=3e-4, weight_decay=1e-2)
 
 
 def train(data: PreparedData, seed: int, runs: Path) -> tuple[keras.Model, pd.DataFrame]:
