@@ -154,7 +154,7 @@ def test_a_stored_copy_has_nearly_the_same_hash_and_another_person_has_not(kind,
 
 
 def test_labels_of_one_picture_are_compared_in_pairs_only(monkeypatch):
-    monkeypatch.setattr(label_limits, "FEWEST", 1)
+    monkeypatch.setattr(label_limits, "MIN_PAIRS", 1)
     rows = [("utkface", g, a, k) for g, a, k in (("male", 3, 0), ("female", 4, 0), ("male", 30, 1), ("male", 36, 1))]
     rows += [("utkface", "male", 50, 2), *[("utkface", g, 20, 3) for g in ("male", "female", "male")]]  # no pairs
     rows += [("fairface", "male", 20, 4), ("fairface", pd.NA, 20, 4)]  # a pair, but not of two genders

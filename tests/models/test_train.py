@@ -164,7 +164,7 @@ def test_the_faces_of_an_epoch_depend_on_seed_and_epoch_alone(task):
 
 
 def test_batches_for_several_devices(monkeypatch):
-    monkeypatch.setattr("src.models.train.devices", lambda: 4)
+    monkeypatch.setattr("src.models.train.device_count", lambda: 4)
     faces, labels = np.zeros((10, 8, 8, 3), np.uint8), np.arange(10)
     held = [FaceBatches(faces, np.arange(10), labels, 8)[i] for i in range(2)]
     assert [len(batch[0]) for batch in held] == [8, 4]
