@@ -42,9 +42,9 @@ found = {"history": history.to_dict("list"), "weights": [weights.tolist() for we
 with data_parallel():
     found["devices"] = device_count()
     if not hosts:
-        found["across"] = predict_probabilities(keras.models.clone_model(model), faces, rows, 16).shape
+        found["across"] = predict_probabilities(keras.models.clone_model(model), faces, rows).shape
 if not hosts:
-    found["probability"] = predict_probabilities(model, faces, rows, 16).tolist()
+    found["probability"] = predict_probabilities(model, faces, rows).tolist()
 print(json.dumps(found))
 """
 
