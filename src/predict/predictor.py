@@ -165,12 +165,15 @@ def _check_photo(photo: object) -> None:
 
 def summarise(table: pd.DataFrame) -> str:
     """Summarises a table of predictions in sentences: how many faces, which photos without a face, which unreadable."""
+    advice = "A larger, frontal and well-lit face is easier to detect."
+    if table["status"].tolist() == [Status.NO_FACE]:
+        return f"No face was found. {advice}"
     faces, photos = table[table["status"] == Status.OK], table["photo"].nunique()
     found = "1 face was found" if len(faces) == 1 else f"{len(faces)} faces were found"
     lines = [f"{found}." if photos == 1 else f"{found} in {faces['photo'].nunique()} of {photos} photos."]
     for row in table.assign(name=table["photo"].str.split(r"[\\/]").str[-1]).itertuples():
         if row.status == Status.NO_FACE:
-            lines.append(f"{row.name}: no face was found. A larger, frontal and well-lit face is easier to detect.")
+            lines.append(f"{row.name}: no face was found. {advice}")
         elif row.status == Status.UNREADABLE:
             lines.append(f"{row.name} could not be read: {row.message}.")
     return "\n".join(lines)

@@ -132,7 +132,7 @@ def test_what_cannot_be_answered_is_told_kindly(page, files, browser):
     browser.get(page[0])
     for name, said in (
         ("broken.jpg", "This file could not be read: damaged image"),
-        ("wall.png", "wall.png: no face was found. A larger, frontal"),
+        ("wall.png", "No face was found. A larger, frontal"),
         ("text.jpg", "not an image in a supported format"),
         ("large.png", "at most 50,000,000 pixels are supported, got 9,000 x 9,000"),
     ):
@@ -177,7 +177,7 @@ def test_twenty_uploads_at_once_are_all_answered(page, files):
     client = gradio_client.Client(page[0], verbose=False, httpx_kwargs={"timeout": None})
     before = kept(page[1])  # a video's annotated copy, which its browser may still load
     names = ["face.jpg", "wall.png", "broken.jpg", "text.jpg"] * 5
-    said = dict(zip(names, ["1 face was found", "no face was found", "could not be read", "not an image"]))
+    said = dict(zip(names, ["1 face was found", "No face was found", "could not be read", "not an image"]))
 
     def ask(name: str) -> str:
         return client.predict(gradio_client.handle_file(files / name), api_name="/photo")
