@@ -18,7 +18,6 @@ ADIENCE ?=
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
-# --no-compile saves a minute: Python compiles each module when it is first imported.
 # The environment is ready for exactly these requirements in exactly this place.
 READY := .venv/ready-$(shell (pwd; cat requirements.txt pyproject.toml) | cksum | cut -d' ' -f1)
 PY := .venv/bin/python
@@ -70,7 +69,7 @@ $(READY): requirements.txt pyproject.toml
 	@echo "setting up .venv (once, about two minutes)"
 	@$(PY) -c '' 2>/dev/null || $(PYTHON) -m venv --clear .venv
 	@rm -f .venv/ready-*
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 shape_predictor_68_face_landmarks.dat: $(READY)
