@@ -75,11 +75,13 @@ def make_plan(imdb_wiki: str = "", adience: str = "", seed: int = SEED, epochs: 
     if bool(imdb_wiki) != bool(adience):
         raise ValueError("expected the folders of IMDB-WIKI and Adience, got only one: give both, or none for the sample")
     is_sample = not imdb_wiki
-    folders = (draw.draw_sample() / "imdb_wiki", draw.draw_sample() / "adience") if is_sample else (imdb_wiki, adience)
+    if is_sample:
+        sample = draw.draw_sample()
+        imdb_wiki, adience = str(sample / "imdb_wiki"), str(sample / "adience")
     pretraining = TrainingSettings(epochs=epochs if is_sample else 20, seed=seed)
     finetuning = TrainingSettings(epochs=epochs if is_sample else 12, seed=seed, learning_rate=3e-4)
     alignment = Alignment(MIN_SIZE) if is_sample else Alignment()
-    return Plan(Path(folders[0]), Path(folders[1]), alignment, pretraining, finetuning, is_sample=is_sample)
+    return Plan(Path(imdb_wiki), Path(adience), alignment, pretraining, finetuning, is_sample=is_sample)
 
 
 def run(
