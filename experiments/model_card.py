@@ -12,7 +12,7 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
-from experiments import results, train_residual
+from experiments import results, teachers, train_released
 from experiments.plots import dataset_title, group_titles
 from experiments.results import describe_worst_group, format_result, markdown_table, read_results
 from src import config
@@ -20,11 +20,13 @@ from src.data import DATASETS
 from src.evaluation.metrics import Estimate
 from src.evaluation.subgroups import CALIBRATION_ERRORS, MIN_GROUP_SIZE, Grouping, Metric
 from src.files import atomic_write, write_text
+from src.models import multitask
 from src.models.model_folder import TrainedModel
 from src.processes import run_command
 
 DOCS = config.ROOT / "docs"
 TEMPLATE, TARGET, FIGURE = DOCS / "model_card.template.md", DOCS / "model_card.md", DOCS / "figures" / "failures.png"
+TRAINING_COMMIT = "COMMIT"  # the version of the code that trained the released models
 GROUP_COLUMNS = {  # metrics in the tables by group, and their short titles
     Metric.GENDER_ACCURACY: "gender",
     Metric.EIGHT_GROUPS_EXACT: "eight groups",
@@ -93,7 +95,8 @@ def render(models: dict[str, TrainedModel], folder: str | Path = "", figure: Pat
     compared = results.comparison_table(results.compare_models(rows, plain, others))
     template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(TEMPLATE.read_text(encoding="utf-8"))
     text = template.render(
-        results=results, train_residual=train_residual, config=config, data_sets=DATASETS[1:], fewest=MIN_GROUP_SIZE,
+        results=results, teachers=teachers, train_released=train_released, multitask=multitask, config=config,
+        training_commit=TRAINING_COMMIT, data_sets=DATASETS[1:], fewest=MIN_GROUP_SIZE,
         size=models["age"].alignment.size, history=history, others=others, speed=speed, rows=rows, layers=layers,
         counts=counts[["training", "validation", "test"]].map("{:,}".format).rename_axis("data set").reset_index(),
         comparison=compared.rename_axis("model").reset_index(), calibration_errors=calibration_errors,

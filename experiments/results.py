@@ -36,7 +36,7 @@ from src.models.train import predict_probabilities
 from src.models.two_level_cnn import layer_table
 from src.predict.inference import load_models
 
-_RELEASE_COMMAND = "`python -m experiments.train_residual --data FOLDER --release` writes it"
+_RELEASE_COMMAND = "`python -m experiments.train_released --data FOLDER --release` writes it"
 _INCLUDED = "it is part of the repository"
 _COMPARISON_COLUMNS = (
     "model", "utkface_gender", "utkface_mae", "utkface_8_exact", "utkface_8_one_off", "fairface_gender", "fairface_9",
@@ -235,13 +235,14 @@ def calibration_of(trained: TrainedModel) -> Calibration:
 
 
 def layer_summary(trained: TrainedModel) -> pd.DataFrame:
-    """Returns the model's layers with the columns level, layer, output (shape) and parameters; one row per residual block."""
+    """Returns the model's layers with the columns level, layer, output (shape) and parameters; one row per block."""
     table = pd.DataFrame(layer_table(trained.model), columns=["level", "layer", "output", "parameters"])
-    # Layers with a default name of Keras are added to the next named layer.
-    named = ~table["layer"].str.fullmatch(r"(conv2d|batch_normalization|re_lu|average_pooling2d|add)(_\d+)?")
-    step = named[::-1].cumsum()[::-1]
+    # A block of MobileNet is a depthwise convolution, which is added to the pointwise one after it, and two activations.
+    is_shown = ~table["layer"].str.fullmatch(r"depthwise_\d+|\w+_activation")
+    step = is_shown[::-1].cumsum()[::-1]
     table["parameters"] = table.groupby(step)["parameters"].transform("sum")
-    return table[named].reset_index(drop=True)
+    table["layer"] = table["layer"].str.replace("pointwise_", "block_")
+    return table[is_shown].reset_index(drop=True)
 
 
 class Evaluation(NamedTuple):

@@ -114,7 +114,9 @@ def _arrow(axes: plt.Axes, start: tuple[float, float], end: tuple[float, float],
     axes.annotate("", end, start, arrowprops=style)
 
 
-_STAGE_ENDS = re.compile(r"face|resize(_\d+)?|pooling.*|block_\d+|features|mean_of_both|dropout_\d+|probability")
+_STAGE_ENDS = re.compile(
+    r"face|resize(_\d+)?|pool.*|(stem|pointwise_\d+)_activation|features|mean_of_both|dropout_\d+|probability"
+)
 _FACE = "face"  # the stage of the input
 
 
@@ -131,16 +133,24 @@ def stages(model: keras.Model) -> list[Stage]:
     """Returns the steps of a two-level network, read from its layers. The first one is the input."""
     found: list[Stage] = []
     for level in (model.get_layer("level_one"), model.get_layer("level_two")):
-        current: list[keras.Operation] = []
+        groups: list[list[keras.Operation]] = [[]]
         for operation in _flatten(level):
-            current.append(operation)
+            groups[-1].append(operation)
             if _STAGE_ENDS.fullmatch(operation.name):
-                parameters = sum(layer.count_params() for layer in current if isinstance(layer, keras.Layer))
-                shape = tuple(operation.output.shape[1:])
-                if parameters or not found or shape != found[-1].shape:
-                    found.append(Stage(level.name, _describe(current), shape, parameters))
-                current = []
+                if len(groups) > 1 and _is_separable(groups[-1]) and groups[-2][-1].output.shape == operation.output.shape:
+                    block = groups.pop()
+                    groups[-1] += block  # blocks with maps of one size are one stage
+                groups.append([])
+        for operations in filter(None, groups):
+            parameters = sum(layer.count_params() for layer in operations if isinstance(layer, keras.Layer))
+            shape = tuple(operations[-1].output.shape[1:])
+            if parameters or not found or shape != found[-1].shape:
+                found.append(Stage(level.name, _describe(operations), shape, parameters))
     return found
+
+
+def _is_separable(operations: list[keras.Operation]) -> bool:
+    return any(isinstance(layer, layers.DepthwiseConv2D) for layer in operations)
 
 
 def _flatten(model: keras.Model) -> list[keras.Operation]:
@@ -151,11 +161,13 @@ def _flatten(model: keras.Model) -> list[keras.Operation]:
 
 def _describe(operations: list[keras.Operation]) -> str:
     last = operations[-1]
-    convolutions = [layer for layer in operations if isinstance(layer, layers.Conv2D) and layer.kernel_size != (1, 1)]
+    if _is_separable(operations):
+        count = sum(isinstance(layer, layers.DepthwiseConv2D) for layer in operations)
+        return f"{count} separable\nconv" if count > 1 else "separable\nconv"
+    convolutions = [layer for layer in operations if isinstance(layer, layers.Conv2D)]
     if convolutions:
-        side, several = convolutions[0].kernel_size[0], len(convolutions) > 1
-        end = "\n+ pooling" if isinstance(last, layers.MaxPooling2D) else "\n+ shortcut" if several else ""
-        return f"{'2 ' if several else ''}conv {side}×{side}{end}"
+        side = convolutions[0].kernel_size[0]
+        return f"conv {side}×{side}" + ("\n+ pooling" if isinstance(last, layers.MaxPooling2D) else "")
     if any(isinstance(layer, layers.Dense) for layer in operations):
         return "softmax" if last.name == "probability" else "dense"
     if isinstance(last, layers.InputLayer):

@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import plots as result_plots
-from experiments import results, train_residual, training_steps
+from experiments import results, teachers, train_released, training_steps
 from experiments.plots import dataset_title
 from experiments.results import ResultsMissingError, format_result, markdown_table, read_results
 from src import config, data
@@ -55,13 +55,17 @@ OPTIONAL_FILES = {  # with the command that writes each of them
     "ablations": "`python -m experiments.ablations DATA --csv docs/results/ablations.csv`",
     "label_limits": "`python -m benchmarks.label_limits FOLDER --csv docs/results/label_limits.csv`",
     "scale": "`python -m benchmarks.scale FOLDER --faces 100000 --csv docs/results/scale.csv --plot docs/figures/scale.png`",
-    "other_seed": "`python -m experiments.train_residual --data FOLDER --seed 2`, as its `results/released_results.csv`",
+    "other_seed": "`python -m experiments.train_released --data FOLDER --seed 2`, as its `results/released_results.csv`",
     "protocol": "`make protocol IMDB_WIKI=… ADIENCE=…`, as `runs/protocol/protocol.csv`",
 }
-_ONE_DATA_SET = ("only UTKFace", "only FairFace")  # variants of the ablations
-_ABLATION_METRICS = (
-    Metric.GENDER_ACCURACY, "gender accuracy of children", Metric.ABSOLUTE_ERROR, Metric.NINE_RANGES_EXACT,
-)  # fmt: skip
+# Variants of the ablations for the table of transfer between data sets.
+_CROSS_VARIANTS = ("original FaceRes, labels only", "without UTKFace", "without FairFace", "without All-Age-Faces")
+_ABLATION_METRICS = {  # with their short titles
+    Metric.GENDER_ACCURACY: "gender",
+    "gender accuracy of children": "children's gender",
+    Metric.ABSOLUTE_ERROR: "years off",
+    Metric.NINE_RANGES_EXACT: "nine ranges",
+}
 HEADLINE = {  # the rows of the table of results
     Metric.GENDER_ACCURACY: "gender",
     Metric.ABSOLUTE_ERROR: "age in years, mean absolute error",
@@ -109,9 +113,9 @@ class Sections:
         """Returns the public methods by name."""
         return {name: getattr(self, name) for name in vars(Sections) if not name.startswith("_")}
 
-    def value(self, dataset: str, measure: str) -> str:
-        """Returns a metric over all faces of a data set with its interval, in per cent, or in years without the unit."""
-        rows = self._overall.query("dataset == @dataset and measure == @measure")
+    def value(self, dataset: str, measure: str, by: str = Grouping.ALL, group: str = Grouping.ALL) -> str:
+        """Returns a metric over a group of a data set with its interval, in per cent, or in years without the unit."""
+        rows = self.results.query("dataset == @dataset and measure == @measure and by == @by and group == @group")
         if rows.empty:
             raise ResultsMissingError(f"released_results.csv has no {measure} of {dataset}: {_RELEASE}")
         return format_result(rows.iloc[0])
@@ -172,11 +176,11 @@ class Sections:
 
     def seeds(self) -> str:
         """Returns the released models' results beside those of a training with another seed."""
-        return self.optional("other_seed", lambda other: self._compare(other, ("as released", "another seed")))
+        return self._fitting("other_seed", lambda other: self._compare(other, ("as released", "another seed")))
 
     def from_photos(self) -> str:
         """Returns the released models' results from prepared faces beside those from photo files."""
-        return self.optional("held_out", lambda other: self._compare(other, ("prepared faces", "photo files")))
+        return self._fitting("held_out", lambda other: self._compare(other, ("prepared faces", "photo files")))
 
     def faceless(self) -> str:
         """Returns a sentence with the share of photo files in which no face was detected."""
@@ -187,15 +191,25 @@ class Sections:
             shares = ", ".join(f"{dataset_title(name)} {format_result(rows.loc[name])}" for name in names)
             return f"Photos on which no face was found: {shares}."
 
-        return self.optional("held_out", sentence)
+        return self._fitting("held_out", sentence)
+
+    def fits(self, name: str) -> bool:
+        """Whether a file of OPTIONAL_FILES is there and has results on each data set of the released models."""
+        file = self.folder / f"{name}.csv"
+        return file.is_file() and set(self.results["dataset"]) <= set(pd.read_csv(file)["dataset"])
+
+    def ablation_size(self) -> str:
+        """Returns the number of training faces and of epochs of the ablations."""
+        first = pd.read_csv(self.folder / "ablations.csv").iloc[0]
+        return f"{first['faces']:,} training faces for {first['epochs']} epochs"
 
     def ablations(self) -> str:
-        """Returns the variants of the training, except those on one data set."""
-        return self.optional("ablations", lambda rows: self._variants(rows[~rows["variant"].isin(_ONE_DATA_SET)]))
+        """Returns the variants of the training, except those without a data set."""
+        return self._fitting("ablations", lambda rows: self._variants(rows[~rows["variant"].isin(_CROSS_VARIANTS)]))
 
     def cross(self) -> str:
-        """Returns the variants that were trained on one data set."""
-        return self.optional("ablations", lambda rows: self._variants(rows[rows["variant"].isin(_ONE_DATA_SET)]))
+        """Returns the variants that were trained without a data set, and their baseline."""
+        return self._fitting("ablations", lambda rows: self._variants(rows[rows["variant"].isin(_CROSS_VARIANTS)]))
 
     def scale(self) -> str:
         """Returns the measurements of a large preparation, with their figure."""
@@ -218,15 +232,38 @@ class Sections:
         return self.optional("label_limits", by_band)
 
     def worst(self) -> list[str]:
-        """Returns a sentence about the worst age band and race for each important metric."""
-        age_metric = {"utkface": Metric.ABSOLUTE_ERROR, "fairface": Metric.NINE_RANGES_EXACT}
-        asked = [(name, measure) for name, age in age_metric.items() for measure in (Metric.GENDER_ACCURACY, age)]
-        groupings = (Grouping.AGE, Grouping.RACE)
-        return [results.describe_worst_group(self.results, *which, by) for which in asked for by in groupings]
+        """Returns a sentence about the worst age band and race for each data set and important metric."""
+        found = []
+        for name, rows in self.results.groupby("dataset", sort=False):
+            age = Metric.ABSOLUTE_ERROR if (rows["measure"] == Metric.ABSOLUTE_ERROR).any() else Metric.NINE_RANGES_EXACT
+            groupings = [by for by in (Grouping.AGE, Grouping.RACE) if (rows["by"] == by).any()]
+            metrics = (Metric.GENDER_ACCURACY, age)
+            found += [results.describe_worst_group(rows, name, metric, by) for metric in metrics for by in groupings]
+        return found
 
-    def worst_interval(self) -> str:
+    def worst_interval(self, dataset: str) -> str:
         """Returns a sentence about the age band with the worst coverage."""
-        return results.describe_worst_group(self.results, "utkface", Metric.INTERVAL_COVERAGE, Grouping.AGE)
+        return results.describe_worst_group(self.results, dataset, Metric.INTERVAL_COVERAGE, Grouping.AGE)
+
+    def worst_band(self, dataset: str, measure: str) -> str:
+        """Returns the age band with the worst value of a metric, such as "0–6 years, with 72.7% (66.1–79.5)"."""
+        row = subgroups.worst_group(self.results[self.results["dataset"] == dataset], measure, Grouping.AGE)
+        return f"{row['group'].replace('-', '–')} years, with {format_result(row)}"
+
+    def young_and_old(self) -> str:
+        """Returns the results of the two youngest and the two oldest age bands of each data set."""
+        exact = (Metric.EIGHT_GROUPS_EXACT, Metric.NINE_RANGES_EXACT)
+        titles = {Metric.GENDER_ACCURACY: "gender", **dict.fromkeys(exact, "age group"), Metric.ABSOLUTE_ERROR: "years off"}
+        rows = self.results[(self.results["by"] == Grouping.AGE) & self.results["measure"].isin(titles)]
+        table = []
+        for dataset, of_dataset in rows.groupby("dataset", sort=False):
+            bands = list(dict.fromkeys(of_dataset["group"]))
+            for band in dict.fromkeys([*bands[:2], *bands[-2:]]):
+                in_band = of_dataset[of_dataset["group"] == band]
+                cells = {titles[row["measure"]]: format_result(row) for _, row in in_band.iterrows()}
+                ages = band.replace("-", "–")
+                table.append({"data set": dataset_title(dataset), "ages": ages, "n": f"{in_band['n'].max():,}", **cells})
+        return markdown_table(pd.DataFrame(table))
 
     def calibration_errors(self) -> str:
         """Returns a sentence with the calibration error of each task and data set."""
@@ -253,9 +290,13 @@ class Sections:
     def optional(self, name: str, show: Callable[[pd.DataFrame], str] = markdown_table) -> str:
         """Returns a file of OPTIONAL_FILES as text, or a sentence that it is missing."""
         file = self.folder / f"{name}.csv"
-        if not file.is_file():
-            return f"*Not measured yet: `docs/results/{name}.csv` is missing; it comes from {OPTIONAL_FILES[name]}.*"
-        return show(pd.read_csv(file))
+        return show(pd.read_csv(file)) if file.is_file() else _not_measured(name, "is missing")
+
+    def _fitting(self, name: str, show: Callable[[pd.DataFrame], str]) -> str:
+        """Returns a file as `optional` does, or a sentence that it has no results on a data set of the released models."""
+        if (self.folder / f"{name}.csv").is_file() and not self.fits(name):
+            return _not_measured(name, "belongs to models that were trained on other data sets")
+        return self.optional(name, show)
 
     def _compare(self, other: pd.DataFrame, names: tuple[str, str]) -> str:
         """Returns the released models' results and others, one column each."""
@@ -267,6 +308,8 @@ class Sections:
 
     def _variants(self, rows: pd.DataFrame) -> str:
         """Each variant's values and, in brackets, their differences to the variant that it is compared with."""
+        if rows.empty:
+            return _not_measured("ablations", "has none of these variants")
         table: dict[tuple[str, str], dict[str, str]] = {}
         for row in rows[rows["measure"].isin(_ABLATION_METRICS)].to_dict("records"):
             text = format_number(row["value"], row["unit"])
@@ -274,14 +317,20 @@ class Sections:
                 text += f" ({format_number(row['difference'], row['unit'], '+')})".replace("-", "−")
             variant = row["variant"] if row["seed"] == config.SEED else f"{row['variant']}, seed {row['seed']}"
             against = row["against"] if pd.notna(row["against"]) else "–"
-            table.setdefault((variant, against), {})[f"{dataset_title(row['dataset'])} {row['measure']}"] = text
+            table.setdefault((variant, against), {})[
+                f"{dataset_title(row['dataset'])} {_ABLATION_METRICS[row['measure']]}"
+            ] = text
         return markdown_table(pd.DataFrame([{"variant": key[0], "against": key[1], **cells} for key, cells in table.items()]))
+
+
+def _not_measured(name: str, reason: str) -> str:
+    return f"*Not measured yet: `docs/results/{name}.csv` {reason}; it comes from {OPTIONAL_FILES[name]}.*"
 
 
 def render(sections: Sections, template: Path = TEMPLATE) -> str:
     """Returns the report in Markdown."""
     jinja = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    modules = (calibration, config, duplicates, multitask, subgroups, train_residual, training_steps)
+    modules = (calibration, config, duplicates, multitask, subgroups, teachers, train_released, training_steps)
     names = {module.__name__.split(".")[-1]: module for module in modules} | sections.functions()
     text = jinja.from_string(template.read_text(encoding="utf-8")).render(names)
     return re.sub(r"\n{3,}", "\n\n", text).lstrip()

@@ -39,10 +39,11 @@ def text(models, results):
 @pytest.mark.parametrize("file", [ROOT / "README.md", ROOT / "docs" / "report.md"], ids=lambda file: file.name)
 def test_the_committed_table_equals_the_result_files(file):
     whole = findings.read_results("released_results").query("by == 'all'")
+    datasets = list(whole["dataset"].unique())
     rows = [line for line in file.read_text(encoding="utf-8").split("\n") if line.startswith("|")]
     for row in whole[whole["measure"].isin(report.HEADLINE)].to_dict("records"):
         line = next(line for line in rows if line.startswith(f"| {report.HEADLINE[row['measure']]} |"))
-        cell = line.split("|")[2 if row["dataset"] == "utkface" else 3].replace("**", "").strip()
+        cell = line.split("|")[2 + datasets.index(row["dataset"])].replace("**", "").strip()
         assert cell == findings.format_result(row), line
 
 
@@ -57,14 +58,15 @@ def test_the_committed_report_is_what_the_command_writes():
 def test_its_figures_are_those_of_the_files(text):
     abstract = text.partition("## Problem")[0]
     assert "95.0% (93.1–96.9)" in abstract and "4.50 (4.41–4.59)" in abstract
-    assert "| gender | **95.0%** (93.1–96.9) | **95.0%** (93.1–96.9) |" in text
+    assert "| gender | **95.0%** (93.1–96.9) | **95.0%** (93.1–96.9) | **95.0%** (93.1–96.9) |" in text
     assert "| UTKFace | 4 | 1 | 1 |" in text
     training = text.partition("### Training\n")[2].partition("\n### ")[0]
-    assert all(re.search(rf"\b{figure}\b", training) for figure in ("5 faces", "7 epochs", "21 minutes"))
+    assert all(re.search(rf"\b{figure}\b", training) for figure in ("6 faces", "7 epochs", "21 minutes"))
     unsure = text.partition("### Calibration and unsure predictions\n")[2].partition("\n## ")[0]
     assert "75%" in unsure and "40%" in unsure
     assert "| Levi & Hassner 2015, CNN of 3 conv + 2 dense | 86.8 | 50.7 | 84.7 | – | strict |  |" in text
-    assert "worst for ages 0–6, 85.5%" in text
+    assert "worst for ages 0–6, 85.5%" in text and "lowest at 0–6 years, with 85.5% (83.8–87.2)" in " ".join(abstract.split())
+    assert "| FairFace | 0–6 | 100 | 85.5% (83.8–87.2) | 49.5% (48.5–50.5) | – |" in text
 
 
 def test_it_is_clean_markdown_whose_pictures_and_links_are_there(text):
@@ -123,21 +125,54 @@ def test_what_is_optional_is_said_in_a_line_or_shown(models, results, tmp_path, 
     for name in report.OPTIONAL_FILES:
         assert (f"`docs/results/{name}.csv` is missing" in text) == (not (results / f"{name}.csv").exists())
     shutil.copytree(results, tmp_path / "results")
-    columns = ["variant", "seed", "dataset", "measure", "value", "unit", "against", "difference"]
-    rows = [("as released", seed, "utkface", "gender accuracy", 0.9, "share", "", None) for seed in (1, 2)]
-    rows += [
-        ("no teacher", seed, "utkface", "gender accuracy", 0.88, "share", "as released", -0.01 * seed) for seed in (1, 2)
-    ]
-    rows += [("only FairFace", 1, "utkface", "absolute error", 6.5, "years", "no teacher", 0.9)]
-    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "results" / "ablations.csv", index=False)
+    sections = report.Sections(models, tmp_path / "results")
     pd.DataFrame({"task": ["gender"], "mean": ["86.8 ± 1.4"]}).to_csv(tmp_path / "results" / "protocol.csv", index=False)
-    words = report.Sections(models, tmp_path / "results")
-    assert "| as released | – | 90.0 |" in words.ablations()
-    assert "| no teacher | as released | 88.0 (−1.0) |" in words.ablations()
-    assert "| no teacher, seed 2 | as released | 88.0 (−2.0) |" in words.ablations()
-    assert "only FairFace" not in words.ablations()
-    assert "| only FairFace | no teacher | 6.50 (+0.90) |" in words.cross()
-    assert words.optional("protocol") == "| task | mean |\n| --- | --- |\n| gender | 86.8 ± 1.4 |"
+    assert sections.optional("protocol") == "| task | mean |\n| --- | --- |\n| gender | 86.8 ± 1.4 |"
+
+
+def write_ablations(folder, datasets):
+    columns = ["variant", "seed", "dataset", "measure", "value", "unit", "against", "difference", "faces", "epochs"]
+    size = (12147, 6)
+    rows = []
+    for dataset in datasets:
+        for seed in (1, 2):
+            rows.append(("as released", seed, dataset, "gender accuracy", 0.9, "share", "", None, *size))
+            rows.append(("no teacher", seed, dataset, "gender accuracy", 0.88, "share", "as released", -0.01 * seed, *size))
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "ablations.csv", index=False)
+    return columns, size
+
+
+def test_ablations_are_shown_as_far_as_they_are_measured(models, results, tmp_path):
+    folder = tmp_path / "results"
+    shutil.copytree(results, folder)
+    sections = report.Sections(models, folder)
+    columns, size = write_ablations(folder, ["utkface", "fairface", "allagefaces"])
+    table = sections.ablations()
+    assert "| as released | – | 90.0 | 90.0 | 90.0 |" in table
+    assert "| no teacher | as released | 88.0 (−1.0) |" in table
+    assert "| no teacher, seed 2 | as released | 88.0 (−2.0) |" in table
+    assert sections.ablation_size() == "12,147 training faces for 6 epochs"
+    assert sections.cross().startswith("*Not measured yet: `docs/results/ablations.csv` has none of these variants")
+    without = [
+        ("without FairFace", 1, "utkface", "absolute error", 6.5, "years", "original FaceRes, labels only", 0.9, *size)
+    ]
+    rows = pd.concat([pd.read_csv(folder / "ablations.csv"), pd.DataFrame(without, columns=columns)])
+    rows.to_csv(folder / "ablations.csv", index=False)
+    assert sections.ablations() == table
+    assert "| without FairFace | original FaceRes, labels only | 6.50 (+0.90) |" in sections.cross()
+    assert "{{" not in report.render(sections)
+
+
+def test_results_of_models_for_other_data_sets_are_not_shown(models, results, tmp_path):
+    folder = tmp_path / "results"
+    shutil.copytree(results, folder)
+    write_ablations(folder, ["utkface", "fairface"])
+    released = pd.read_csv(folder / "released_results.csv")
+    released[released["dataset"] != "allagefaces"].to_csv(folder / "other_seed.csv", index=False)
+    sections = report.Sections(models, folder)
+    for name, shown in {"ablations": sections.ablations(), "other_seed": sections.seeds()}.items():
+        assert shown.startswith(f"*Not measured yet: `docs/results/{name}.csv` belongs to models")
+    assert "| as released |" not in report.render(sections)
 
 
 def test_the_readme_without_its_marks_is_one_sentence():
