@@ -2,7 +2,7 @@
 
     python -m benchmarks.held_out DATA [--runs FOLDER] [--gender-model FOLDER] [--age-model FOLDER] [--csv FILE]
 
-DATA contains UTKFace/ and FairFace/. If it contains adience/, all of Adience is evaluated as well.
+DATA contains UTKFace/, FairFace/ and AllAgeFaces/. If it contains adience/, all of Adience is evaluated as well.
 The largest face of each photo counts, or the whole photo if no face is found.
 The metrics have 95% bootstrap intervals and the names of `docs/results/released_results.csv`.
 """
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common import parser, report
+from experiments.train_released import DATASETS
 from experiments.training_steps import load_data
 from src import data as datasets
 from src.config import AGE_GROUPS, CACHE, MODELS
@@ -28,7 +29,7 @@ def main() -> None:
     arguments.add_argument("--gender-model", type=Path, default=MODELS / "gender")
     arguments.add_argument("--age-model", type=Path, default=MODELS / "age")
     options = arguments.parse_args()
-    data = load_data(options.data, options.runs)
+    data = load_data(options.data, options.runs, DATASETS)
     photos_of = dict(list(data.table[data.split == "test"].groupby("dataset")))
     if (options.data / "adience").is_dir():
         photos = datasets.load("adience", options.data / "adience").table

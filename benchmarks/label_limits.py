@@ -2,8 +2,8 @@
 
     python -m benchmarks.label_limits FOLDER [--runs cache] [--csv FILE]
 
-FOLDER contains UTKFace/ and FairFace/. Only pairs of near-duplicates count, not larger groups. For each data set and band of
-ages, it measures the share of pairs with different genders, and the mean number of years between their ages.
+FOLDER contains UTKFace/, FairFace/ and AllAgeFaces/. Only pairs of near-duplicates count, not larger groups. For each data
+set and band of ages, it measures the share of pairs with different genders, and the mean number of years between their ages.
 """
 
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common import parser, report
+from experiments.train_released import DATASETS
 from experiments.training_steps import load_data
 from src.config import CACHE
 from src.data.table import exact_years
@@ -54,7 +55,7 @@ def main() -> None:
     arguments.add_argument("folder", type=Path)
     arguments.add_argument("--runs", type=Path, default=CACHE, help="folder for aligned faces (default: %(default)s)")
     options = arguments.parse_args()
-    data = load_data(options.folder, options.runs)
+    data = load_data(options.folder, options.runs, DATASETS)
     group = np.load(data.folder / "near_duplicates.npy")
     report(pd.DataFrame(agreement(data.table.assign(group=group)), columns=COLUMNS), options.csv)
 

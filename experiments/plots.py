@@ -11,12 +11,24 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from src.data import TITLES
 from src.evaluation.metrics import Unit, format_number
-from src.evaluation.plots import BLACK, GENDER_COLOURS, GREEN, GREY, PURPLE, SKY, VERMILLION, WIDTH, draw_estimates, styled
+from src.evaluation.plots import (
+    BLACK,
+    BLUE,
+    GENDER_COLOURS,
+    GREEN,
+    GREY,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    WIDTH,
+    draw_estimates,
+    styled,
+)
 from src.evaluation.subgroups import Grouping
 
 _GROUPING_COLOURS = {Grouping.ALL: BLACK, Grouping.AGE: GREEN, Grouping.RACE: PURPLE}  # genders have their own colours
 _MODEL_COLOURS = {"ours": VERMILLION, "plain": GREEN, "others": GREY}
-_LINES = (BLACK, GREEN, VERMILLION, SKY)
+_LINES = (BLACK, GREEN, VERMILLION, SKY, PURPLE, BLUE)
 
 
 def dataset_title(dataset: str) -> str:
@@ -52,6 +64,9 @@ def by_group(
     for axes, rows in zip(grid.flat, panels):
         _draw_groups(axes, rows, (target_values or {}).get(rows["measure"].iloc[0]))
         axes.set_ylim(tallest - 0.4, -0.8)
+        if len(panels) > 2:  # little room for each
+            axes.set_title(axes.get_title().replace(": ", ":\n"), fontsize=10)
+            axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
     return figure
 
 
@@ -68,7 +83,7 @@ def _draw_groups(axes: plt.Axes, rows: pd.DataFrame, target_value: float | None)
     axes.set_title(f"{dataset_title(first['dataset'])}: {first['measure']}", fontsize=10)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     if first["unit"] == Unit.SHARE:
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     else:
         axes.set_xlabel(first["unit"])
         axes.set_xlim(left=0)

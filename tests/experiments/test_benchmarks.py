@@ -33,16 +33,19 @@ def run(name, *arguments):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A folder with UTKFace/ and FairFace/ in the layouts of these data sets."""
+    """A folder with UTKFace/, FairFace/ and AllAgeFaces/ in the layouts of these data sets."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "FairFace" / "train").mkdir(parents=True)
     (folder / "UTKFace").mkdir()
-    images = synthetic_photos(2 * FACES, (200, 200), 110)
+    (folder / "AllAgeFaces").mkdir()
+    images = synthetic_photos(3 * FACES, (200, 200), 110)
     years = AGE_GROUPS["fairface"].years
     labels = []
     for i, image in enumerate(images[:FACES]):
         write_jpeg(folder / "UTKFace" / f"{5 + i}_{i % 2}_{i % 5}_2017{i:013d}.jpg.chip.jpg", image)
-    for i, image in enumerate(images[FACES:]):
+    for i, image in enumerate(images[2 * FACES :]):
+        write_jpeg(folder / "AllAgeFaces" / f"{7350 + i:05d}A{5 + i:02d}.jpg", image)
+    for i, image in enumerate(images[FACES : 2 * FACES]):
         write_jpeg(folder / "FairFace" / "train" / f"{i}.jpg", image)
         low, high = years[i % len(years)]
         age = "more than 70" if high == 100 else f"{low}-{high}"

@@ -40,9 +40,10 @@ def test_the_committed_card_is_what_the_command_writes():
 
 def test_its_figures_are_those_of_the_files(text):
     flat = " ".join(text.split())
-    assert "95.0% (93.1–96.9, n = 1,000) of UTKFace's" in flat
+    assert "95.0% (93.1–96.9, n = 1,000) of the test faces of UTKFace, 95.0%" in flat
     assert "| 0–6 years | 100 | 85.5% (83.8–87.2) |" in text
     assert "| UTKFace | 4 | 1 | 1 |" in text
+    assert f"commit {model_card.TRAINING_COMMIT}." in text
     assert "| LiteRT | 7.0 | 7.3 | 7.0 | 7.3 | 12.8 |" in text
     assert "UTKFace, gender accuracy: worst for ages 0–6, 85.5%" in flat
     assert "FairFace, nine ranges exact: worst for faces labelled White" in flat
