@@ -62,15 +62,12 @@ def by_group(
     size = (WIDTH * (1 if len(panels) > 1 else 0.65), 0.9 + 0.21 * tallest)
     figure, grid = plt.subplots(1, len(panels), figsize=size, squeeze=False)
     for axes, rows in zip(grid.flat, panels):
-        _draw_groups(axes, rows, (target_values or {}).get(rows["measure"].iloc[0]))
+        _draw_groups(axes, rows, (target_values or {}).get(rows["measure"].iloc[0]), is_narrow=len(panels) > 2)
         axes.set_ylim(tallest - 0.4, -0.8)
-        if len(panels) > 2:  # little room for each
-            axes.set_title(axes.get_title().replace(": ", ":\n"), fontsize=10)
-            axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
     return figure
 
 
-def _draw_groups(axes: plt.Axes, rows: pd.DataFrame, target_value: float | None) -> None:
+def _draw_groups(axes: plt.Axes, rows: pd.DataFrame, target_value: float | None, is_narrow: bool) -> None:
     first = rows.iloc[0]
     places = np.arange(len(rows)) + 0.6 * (rows["by"] != rows["by"].shift()).cumsum().sub(1)  # a gap before each grouping
     for value in rows["value"][rows["by"] == Grouping.ALL] if target_value is None else [target_value]:
@@ -80,8 +77,9 @@ def _draw_groups(axes: plt.Axes, rows: pd.DataFrame, target_value: float | None)
         axes.text(1.02, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color="#444444")
     axes.set_yticks(places, group_titles(rows).mask(rows["by"] == Grouping.ALL, "all faces"), fontsize=9)
     axes.spines["left"].set_visible(False)
-    axes.set_title(f"{dataset_title(first['dataset'])}: {first['measure']}", fontsize=10)
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    gap = "\n" if is_narrow else " "
+    axes.set_title(f"{dataset_title(first['dataset'])}:{gap}{first['measure']}", fontsize=10)
+    axes.xaxis.set_major_locator(MaxNLocator(4 if is_narrow else 5, steps=[1, 2, 5, 10]))
     if first["unit"] == Unit.SHARE:
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     else:

@@ -62,7 +62,7 @@ OPTIONAL_FILES = {  # with the command that writes each of them
 _CROSS_VARIANTS = ("original FaceRes, labels only", "without UTKFace", "without FairFace", "without All-Age-Faces")
 _ABLATION_METRICS = {  # with their short titles
     Metric.GENDER_ACCURACY: "gender",
-    "gender accuracy of children": "children's gender",
+    "gender accuracy of children": "children",
     Metric.ABSOLUTE_ERROR: "years off",
     Metric.NINE_RANGES_EXACT: "nine ranges",
 }
@@ -307,20 +307,24 @@ class Sections:
         return markdown_table(both.assign(dataset=both["dataset"].map(dataset_title)).rename(columns=_COLUMN_TITLES))
 
     def _variants(self, rows: pd.DataFrame) -> str:
-        """Each variant's values and, in brackets, their differences to the variant that it is compared with."""
+        """Each variant's values and, in brackets, their differences to its baseline if this is one of the rows.
+
+        With several baselines, a column names them.
+        """
         if rows.empty:
             return _not_measured("ablations", "has none of these variants")
-        table: dict[tuple[str, str], dict[str, str]] = {}
+        baselines = set(rows["against"].dropna()) & set(rows["variant"])
+        table: dict[str, dict[str, str]] = {}
         for row in rows[rows["measure"].isin(_ABLATION_METRICS)].to_dict("records"):
             text = format_number(row["value"], row["unit"])
-            if pd.notna(row["difference"]):
-                text += f" ({format_number(row['difference'], row['unit'], '+')})".replace("-", "−")
             variant = row["variant"] if row["seed"] == config.SEED else f"{row['variant']}, seed {row['seed']}"
-            against = row["against"] if pd.notna(row["against"]) else "–"
-            table.setdefault((variant, against), {})[
-                f"{dataset_title(row['dataset'])} {_ABLATION_METRICS[row['measure']]}"
-            ] = text
-        return markdown_table(pd.DataFrame([{"variant": key[0], "against": key[1], **cells} for key, cells in table.items()]))
+            cells = table.setdefault(variant, {"variant": variant})
+            if len(baselines) > 1:
+                cells["against"] = row["against"] if row["against"] in baselines else "–"
+            if pd.notna(row["difference"]) and row["against"] in baselines:
+                text += f" ({format_number(row['difference'], row['unit'], '+')})".replace("-", "−")
+            cells[f"{dataset_title(row['dataset'])} {_ABLATION_METRICS[row['measure']]}"] = text
+        return markdown_table(pd.DataFrame(list(table.values())))
 
 
 def _not_measured(name: str, reason: str) -> str:

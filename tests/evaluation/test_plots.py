@@ -230,9 +230,9 @@ def group_results():
 def test_by_group_draws_a_panel_for_each_data_set_and_measure():
     figure = result_plots.by_group(group_results(), ["gender accuracy", "absolute error"], {"absolute error": 4.0})
     assert [axes.get_title("left") for axes in figure.axes] == [
-        "UTKFace: gender accuracy",
-        "FairFace: gender accuracy",
-        "UTKFace: absolute error",
+        "UTKFace:\ngender accuracy",
+        "FairFace:\ngender accuracy",
+        "UTKFace:\nabsolute error",
     ]
     first, _, error = figure.axes
     lines, dots = first.collections
