@@ -58,8 +58,9 @@ OPTIONAL_FILES = {  # with the command that writes each of them
     "other_seed": "`python -m experiments.train_released --data FOLDER --seed 2`, as its `results/released_results.csv`",
     "protocol": "`make protocol IMDB_WIKI=… ADIENCE=…`, as `runs/protocol/protocol.csv`",
 }
-# Variants of the ablations for the table of transfer between data sets.
-_CROSS_VARIANTS = ("original FaceRes, labels only", "without UTKFace", "without FairFace", "without All-Age-Faces")
+# Variants of the ablations for the table of transfer between data sets, and their baseline.
+_ONE_SET_LESS = ("without UTKFace", "without FairFace", "without All-Age-Faces")
+_ALL_SETS = "original FaceRes, labels only"
 _ABLATION_METRICS = {  # with their short titles
     Metric.GENDER_ACCURACY: "gender",
     "gender accuracy of children": "children",
@@ -205,11 +206,12 @@ class Sections:
 
     def ablations(self) -> str:
         """Returns the variants of the training, except those without a data set."""
-        return self._fitting("ablations", lambda rows: self._variants(rows[~rows["variant"].isin(_CROSS_VARIANTS)]))
+        return self._fitting("ablations", lambda rows: self._variants(rows[~rows["variant"].isin(_ONE_SET_LESS)]))
 
     def cross(self) -> str:
         """Returns the variants that were trained without a data set, and their baseline."""
-        return self._fitting("ablations", lambda rows: self._variants(rows[rows["variant"].isin(_CROSS_VARIANTS)]))
+        shown = (_ALL_SETS, *_ONE_SET_LESS)
+        return self._fitting("ablations", lambda rows: self._variants(rows[rows["variant"].isin(shown)]))
 
     def scale(self) -> str:
         """Returns the measurements of a large preparation, with their figure."""
@@ -309,21 +311,20 @@ class Sections:
     def _variants(self, rows: pd.DataFrame) -> str:
         """Each variant's values and, in brackets, their differences to its baseline if this is one of the rows.
 
-        With several baselines, a column names them.
+        The name of a variant is followed by that of its baseline, unless it is the first row.
         """
         if rows.empty:
             return _not_measured("ablations", "has none of these variants")
-        baselines = set(rows["against"].dropna()) & set(rows["variant"])
+        first, known = rows["variant"].iloc[0], set(rows["variant"])
         table: dict[str, dict[str, str]] = {}
         for row in rows[rows["measure"].isin(_ABLATION_METRICS)].to_dict("records"):
             text = format_number(row["value"], row["unit"])
             variant = row["variant"] if row["seed"] == config.SEED else f"{row['variant']}, seed {row['seed']}"
-            cells = table.setdefault(variant, {"variant": variant})
-            if len(baselines) > 1:
-                cells["against"] = row["against"] if row["against"] in baselines else "–"
-            if pd.notna(row["difference"]) and row["against"] in baselines:
+            if row["against"] in known:
                 text += f" ({format_number(row['difference'], row['unit'], '+')})".replace("-", "−")
-            cells[f"{dataset_title(row['dataset'])} {_ABLATION_METRICS[row['measure']]}"] = text
+                variant += f" *(against {row['against']})*" if row["against"] != first else ""
+            title = f"{dataset_title(row['dataset'])} {_ABLATION_METRICS[row['measure']]}"
+            table.setdefault(variant, {"variant": variant})[title] = text
         return markdown_table(pd.DataFrame(list(table.values())))
 
 
