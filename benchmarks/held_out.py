@@ -2,7 +2,7 @@
 
     python -m benchmarks.held_out DATA [--runs FOLDER] [--gender-model FOLDER] [--age-model FOLDER] [--csv FILE]
 
-DATA contains UTKFace/ and FairFace/. If it contains adience/, all of Adience is evaluated as well.
+DATA contains UTKFace/, FairFace/ and AllAgeFaces/. If it contains adience/, all of Adience is evaluated as well.
 The largest face of each photo counts, or the whole photo if no face is found.
 The metrics have 95% bootstrap intervals and the names of `docs/results/released_results.csv`.
 """

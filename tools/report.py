@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments import plots as result_plots
-from experiments import results, train_residual, training_steps
+from experiments import results, train_released, training_steps
 from experiments.plots import dataset_title
 from experiments.results import ResultsMissingError, format_result, markdown_table, read_results
 from src import config, data
@@ -55,7 +55,7 @@ OPTIONAL_FILES = {  # with the command that writes each of them
     "ablations": "`python -m experiments.ablations DATA --csv docs/results/ablations.csv`",
     "label_limits": "`python -m benchmarks.label_limits FOLDER --csv docs/results/label_limits.csv`",
     "scale": "`python -m benchmarks.scale FOLDER --faces 100000 --csv docs/results/scale.csv --plot docs/figures/scale.png`",
-    "other_seed": "`python -m experiments.train_residual --data FOLDER --seed 2`, as its `results/released_results.csv`",
+    "other_seed": "`python -m experiments.train_released --data FOLDER --seed 2`, as its `results/released_results.csv`",
     "protocol": "`make protocol IMDB_WIKI=… ADIENCE=…`, as `runs/protocol/protocol.csv`",
 }
 _ONE_DATA_SET = ("only UTKFace", "only FairFace")  # variants of the ablations
@@ -281,7 +281,7 @@ class Sections:
 def render(sections: Sections, template: Path = TEMPLATE) -> str:
     """Returns the report in Markdown."""
     jinja = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    modules = (calibration, config, duplicates, multitask, subgroups, train_residual, training_steps)
+    modules = (calibration, config, duplicates, multitask, subgroups, train_released, training_steps)
     names = {module.__name__.split(".")[-1]: module for module in modules} | sections.functions()
     text = jinja.from_string(template.read_text(encoding="utf-8")).render(names)
     return re.sub(r"\n{3,}", "\n\n", text).lstrip()
