@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import train_released, training_steps
+from experiments import training_steps
 from src.config import RESULTS
 from src.evaluation.calibration import INTERVAL_BANDS, Calibration
 from src.evaluation.subgroups import RESULT_COLUMNS, UTKFACE_RACES
+from src.models.multitask import add_task_heads
+from src.models.residual import residual_level_one
 
 MEASURES = {
     "gender accuracy": (0.95, "share"),
@@ -52,7 +54,7 @@ def results() -> pd.DataFrame:
 def standins(tmp_path_factory):
     """Folders `gender`, `age` (untrained models of the released kind) and `results` (made-up files)."""
     folder = tmp_path_factory.mktemp("released")
-    joint = training_steps.with_mirror_image(train_released.build_student(training_steps.ALIGNMENT.size))
+    joint = add_task_heads(residual_level_one(training_steps.ALIGNMENT.size))
     calibration = {"gender": Calibration(0.75), "age": Calibration(0.4, INTERVAL_BANDS, (1.5,) * len(INTERVAL_BANDS))}
     table = pd.DataFrame({"dataset": ["utkface"] * 6 + ["fairface"] * 3})
     part = np.array(["train", "train", "train", "train", "validation", "test", "train", "validation", "test"], object)

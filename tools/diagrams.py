@@ -114,9 +114,7 @@ def _arrow(axes: plt.Axes, start: tuple[float, float], end: tuple[float, float],
     axes.annotate("", end, start, arrowprops=style)
 
 
-_STAGE_ENDS = re.compile(
-    r"face|resize(_\d+)?|pooling.*|(stem|pointwise_\d+)_activation|features|mean_of_both|dropout_\d+|probability"
-)
+_STAGE_ENDS = re.compile(r"face|resize(_\d+)?|pooling.*|block_\d+|features|mean_of_both|dropout_\d+|probability")
 _FACE = "face"  # the stage of the input
 
 
@@ -131,28 +129,18 @@ class Stage(NamedTuple):
 
 def stages(model: keras.Model) -> list[Stage]:
     """Returns the steps of a two-level network, read from its layers. The first one is the input."""
-    found: list[tuple[str, list[keras.Operation]]] = []
+    found: list[Stage] = []
     for level in (model.get_layer("level_one"), model.get_layer("level_two")):
         current: list[keras.Operation] = []
         for operation in _flatten(level):
             current.append(operation)
             if _STAGE_ENDS.fullmatch(operation.name):
-                same_shape = bool(found) and operation.output.shape == found[-1][1][-1].output.shape
-                if same_shape and _count_blocks(current):
-                    found[-1][1].extend(current)
-                elif not same_shape or _count_parameters(current):
-                    found.append((level.name, current))
+                parameters = sum(layer.count_params() for layer in current if isinstance(layer, keras.Layer))
+                shape = tuple(operation.output.shape[1:])
+                if parameters or not found or shape != found[-1].shape:
+                    found.append(Stage(level.name, _describe(current), shape, parameters))
                 current = []
-    return [Stage(level, _describe(x), tuple(x[-1].output.shape[1:]), _count_parameters(x)) for level, x in found]
-
-
-def _count_parameters(operations: list[keras.Operation]) -> int:
-    return sum(layer.count_params() for layer in operations if isinstance(layer, keras.Layer))
-
-
-def _count_blocks(operations: list[keras.Operation]) -> int:
-    """Counts the blocks of MobileNet: a depthwise convolution, then a convolution of single pixels."""
-    return sum(isinstance(layer, layers.DepthwiseConv2D) for layer in operations)
+    return found
 
 
 def _flatten(model: keras.Model) -> list[keras.Operation]:
@@ -162,19 +150,17 @@ def _flatten(model: keras.Model) -> list[keras.Operation]:
 
 
 def _describe(operations: list[keras.Operation]) -> str:
-    last, blocks = operations[-1], _count_blocks(operations)
-    if blocks:
-        return f"{blocks} block{'s'[: blocks > 1]} of\n3×3 and 1×1"
-    sides = [layer.kernel_size[0] for layer in operations if isinstance(layer, layers.Conv2D)]
-    if sides:
-        return f"conv {sides[0]}×{sides[0]}" + ("\n+ pooling" if isinstance(last, layers.MaxPooling2D) else "")
+    last = operations[-1]
+    convolutions = [layer for layer in operations if isinstance(layer, layers.Conv2D) and layer.kernel_size != (1, 1)]
+    if convolutions:
+        side, several = convolutions[0].kernel_size[0], len(convolutions) > 1
+        end = "\n+ pooling" if isinstance(last, layers.MaxPooling2D) else "\n+ shortcut" if several else ""
+        return f"{'2 ' if several else ''}conv {side}×{side}{end}"
     if any(isinstance(layer, layers.Dense) for layer in operations):
         return "softmax" if last.name == "probability" else "dense"
     if isinstance(last, layers.InputLayer):
         return _FACE
-    if last.name.startswith("resize"):
-        return "scaled"
-    return "averaged" if any(isinstance(layer, layers.GlobalAveragePooling2D) for layer in operations) else "flat"
+    return "scaled" if last.name.startswith("resize") else "averaged" if "global" in str(type(last)).lower() else "flat"
 
 
 @styled

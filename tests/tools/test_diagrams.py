@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.train_released import build_student
-from experiments.training_steps import extract_task_model, with_mirror_image
+from experiments.training_steps import extract_task_model
 from src import config
 from src.config import ROOT
 from src.models.model_folder import ModelFolderError
+from src.models.multitask import add_task_heads
+from src.models.residual import average_with_mirror_image, residual_level_one
 from src.models.two_level_cnn import two_level_cnn
 from tools import diagrams
 
@@ -40,13 +41,14 @@ def test_stages_are_those_of_the_plain_network():
 
 
 def test_stages_of_a_released_model_and_their_figure():
-    model = extract_task_model(with_mirror_image(build_student(128)), "age")
+    first = average_with_mirror_image(residual_level_one(128, network_size=96))
+    model = extract_task_model(add_task_heads(first), "age")
     stages = diagrams.stages(model)
     assert sum(stage.parameters for stage in stages) == model.count_params()
-    assert [stage.shape for stage in stages[:2]] == [(128, 128, 3), (112, 112, 3)] and stages[-1].shape == (101,)
-    assert [int(stage.text.split()[0]) for stage in stages if "block" in stage.text] == [1, 2, 2, 6, 2]
+    assert [stage.shape for stage in stages[:2]] == [(128, 128, 3), (96, 96, 3)] and stages[-1].shape == (101,)
+    assert sum("2 conv 3×3" in stage.text for stage in stages) == 7
     said = words(diagrams.networks({"one": model}, np.zeros((8, 8, 3), np.uint8)))
-    assert f"{model.count_params():,} parameters" in said and "4×4×1024" in said and "mirror image" in said
+    assert f"{model.count_params():,} parameters" in said and "3×3×256" in said and "mirror image" in said
 
 
 @pytest.mark.slow
