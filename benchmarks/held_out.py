@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common import parser, report
-from experiments.train_released import DATASETS
 from experiments.training_steps import load_data
 from src import data as datasets
 from src.config import AGE_GROUPS, CACHE, MODELS
@@ -29,7 +28,7 @@ def main() -> None:
     arguments.add_argument("--gender-model", type=Path, default=MODELS / "gender")
     arguments.add_argument("--age-model", type=Path, default=MODELS / "age")
     options = arguments.parse_args()
-    data = load_data(options.data, options.runs, DATASETS)
+    data = load_data(options.data, options.runs)
     photos_of = dict(list(data.table[data.split == "test"].groupby("dataset")))
     if (options.data / "adience").is_dir():
         photos = datasets.load("adience", options.data / "adience").table

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common import parser, report
-from experiments.train_released import DATASETS
 from experiments.training_steps import load_data
 from src.config import CACHE
 from src.data.table import exact_years
@@ -55,7 +54,7 @@ def main() -> None:
     arguments.add_argument("folder", type=Path)
     arguments.add_argument("--runs", type=Path, default=CACHE, help="folder for aligned faces (default: %(default)s)")
     options = arguments.parse_args()
-    data = load_data(options.folder, options.runs, DATASETS)
+    data = load_data(options.folder, options.runs)
     group = np.load(data.folder / "near_duplicates.npy")
     report(pd.DataFrame(agreement(data.table.assign(group=group)), columns=COLUMNS), options.csv)
 

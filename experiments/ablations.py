@@ -1,17 +1,16 @@
 """Ablations of the released models' training: short trainings that differ in one choice.
 
-    python -m experiments.ablations DATA [--runs FOLDER] [--seeds 1 2] [--only NAME ...] [--csv FILE] [--faces N]
+    python -m experiments.ablations DATA [--runs FOLDER] [--seeds 1 2] [--only NAME ...] [--csv FILE] [--faces N] [--epochs N]
 
-DATA contains UTKFace/ and FairFace/. Aligned faces and predictions of the teacher are shared with `train_residual` in --runs.
-Every variant is trained on the same quarter of the training faces and evaluated on validation faces, which also select its
-best epoch. Test faces are not used. Results and paired differences to the variant's baseline have 95% bootstrap intervals
-over faces. Several seeds show how much trainings differ by chance. Trainings that are in the CSV file are not repeated. The
-teacher always uses faces that are aligned by the eyes.
+DATA contains UTKFace/, FairFace/ and AllAgeFaces/. Aligned faces, fine-tuned teachers and their predictions are shared with
+`train_released` in --runs. Every variant is trained on the same quarter of the training faces and evaluated on validation
+faces, which also select its best epoch. Test faces are not used. Results and paired differences to the variant's baseline
+have 95% bootstrap intervals over faces. Several seeds show how much trainings differ by chance. Trainings that are in the
+CSV file are not repeated. The teachers always use faces that are aligned by the eyes.
 """
 
 import argparse
 import hashlib
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,34 +21,16 @@ import pandas as pd
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
-from experiments.train_residual import FIRST_ROUND, STUDENT_SIZE, teacher_targets
-from experiments.training_steps import (
-    ALIGNMENT,
-    METRICS,
-    PreparedData,
-    cached_array,
-    load_data,
-    log_epoch,
-    predict_tasks,
-    predict_with_mirror,
-)
-from src.config import CACHE, SEED, YEARS
+from experiments import train_released, training_steps
+from experiments.teachers import TEACHER_INPUT_SIZES, build_teacher, finetune
+from src.config import CACHE, SEED
 from src.evaluation import metrics
 from src.evaluation.subgroups import Metric, face_scores
 from src.faces import align
 from src.faces.image_io import read_photo
 from src.files import write_text
-from src.keras_setup import keras, ops
-from src.models.multitask import (
-    LABEL_COUNT,
-    LOGIT_COUNT,
-    TEACHER_WEIGHT,
-    UNKNOWN,
-    add_task_heads,
-    distillation_loss,
-    multitask_labels,
-    multitask_loss,
-)
+from src.keras_setup import keras
+from src.models.multitask import add_task_heads, distillation_loss, multitask_labels, multitask_loss
 from src.models.residual import residual_level_one
 from src.models.train import fast_dtype, fit
 from src.models.two_level_cnn import level_one
@@ -57,10 +38,10 @@ from src.processes import run_command
 
 CHILD = 12  # years: the highest age of a child
 CHILDREN = "gender accuracy of children"  # a metric that only this module has
-SOFT_EDGE = 1.5  # years: standard deviation of the ends of a softened age range
-RELEASED, NO_TEACHER = "as released", "no teacher"
-NO_DEGRADATION = dict.fromkeys(("grayscale_probability", "downscale_probability", "random_erasing_probability"), 0.0)
-NO_GEOMETRY_OR_BRIGHTNESS = dict.fromkeys(("rotation", "zoom", "shift", "brightness"), 0.0)
+YOUNG, OLD = 10, 60  # years: the faces of people below or above are rare
+LABEL_ERROR = 1.5  # years
+PIXEL_DEVIATION = 64  # typical standard deviation of a pixel of a face
+FROM_SCRATCH = {"learning_rate": 1e-3}  # settings of networks that start from random weights
 DIFFERENCE_COLUMNS = ("difference", "difference_low", "difference_high")  # to the baseline with the same seed
 COLUMNS = (
     "variant", "seed", "dataset", "measure", *metrics.Estimate._fields, "seconds", "against", *DIFFERENCE_COLUMNS,
@@ -68,179 +49,177 @@ COLUMNS = (
 )  # fmt: skip
 
 
-@keras.saving.register_keras_serializable("age_and_gender_ablations")
-def probabilities_loss(labels, outputs):
-    """`distillation_loss` without the descriptor: labels (n, 234), outputs (n, 103)."""
-    return distillation_loss(labels, outputs)
-
-
-@keras.saving.register_keras_serializable("age_and_gender_ablations")
-def descriptor_loss(labels, outputs):
-    """`distillation_loss` without the teacher's probabilities: labels (n, 234), outputs (n, 231)."""
-    error = ops.mean(ops.square(outputs[:, LOGIT_COUNT:] - labels[:, LABEL_COUNT + LOGIT_COUNT :]), axis=1)
-    return multitask_loss(labels, outputs) + error
-
-
-@keras.saving.register_keras_serializable("age_and_gender_ablations")
-def soft_ends_loss(labels, outputs):
-    """`multitask_loss` with Gaussian ends of age ranges: labels (n, 3 or more), outputs (n, 103)."""
-    low, high = labels[:, 1:2], labels[:, 2:3]
-    years = ops.arange(YEARS, dtype="float32")[None]
-    outside = ops.maximum(ops.maximum(low - years, years - high), 0.0)
-    within = ops.log_softmax(outputs[:, 2:LOGIT_COUNT], axis=1) - 0.5 * ops.square(outside / SOFT_EDGE)
-    age_loss = ops.where(low > UNKNOWN, -ops.logsumexp(within, axis=1, keepdims=True), 0.0)[:, 0]
-    return multitask_loss(_without_age(labels), outputs) + age_loss
-
-
-@keras.saving.register_keras_serializable("age_and_gender_ablations")
-def children_loss(labels, outputs):
-    """`distillation_loss` with three times the weight on children's gender labels: labels (n, 234), outputs (n, 231)."""
-    is_child = ops.logical_and(labels[:, 2] > UNKNOWN, labels[:, 2] <= CHILD)
-    gender_loss = multitask_loss(_without_age(labels), outputs)
-    return distillation_loss(labels, outputs) + 2 * (1 - TEACHER_WEIGHT) * ops.where(is_child, gender_loss, 0.0)
-
-
-def _without_age(labels):
-    """Returns gender labels with unknown ages, tensor (n, 3)."""
-    return ops.concatenate([labels[:, :1], ops.full_like(labels[:, 1:3], UNKNOWN)], axis=1)
-
-
 @dataclass(frozen=True)
 class Variant:
     """How a training differs from the released one."""
 
-    baseline: str = RELEASED  # the variant that it differs from in one choice
-    loss: Callable = distillation_loss
-    has_descriptor: bool = True  # whether the network also learns to imitate dlib's descriptor
-    hidden_labels: str = ""  # labels that are hidden: "gender", "age", or "ranges" of age
-    only_dataset: str = ""  # the only data set to train on
+    baseline: str = "as released"  # the variant that it differs from in one choice
+    teacher: str = "both"  # "both", the name of one, or "" to learn from the labels alone
+    start: str = "fine-tuned"  # weights of FaceRes, or "original" ones; see `_build_network` for the others
     settings: dict = field(default_factory=dict)  # fields of `TrainingSettings`
-    is_plain: bool = False  # the level one of notebooks 1 and 2 instead of the residual one
-    alignment: str = "eyes"  # see `_aligned_faces`
+    constant_error: bool = False  # whether the error of age labels is `LABEL_ERROR` at every age
+    repeat_rare_ages: bool = False  # whether training faces of the young and of the old appear twice in an epoch
+    hidden: tuple[str, ...] = ()  # columns of labels that are hidden
+    without: str = ""  # the data set that is left out of the training
+    alignment: str = "eyes"  # or the whole "photo", or aligned faces that are filtered: "gamma" or "denoised"
     with_mirror: bool = False  # the baseline's network, averaged over each face and its mirror image
 
 
-_ON_LABELS = Variant(NO_TEACHER, multitask_loss, has_descriptor=False)
-# Baselines come before the variants that are compared with them.
+_NO_AUGMENTATION = dict.fromkeys(
+    ("rotation", "zoom", "shift", "brightness", "grayscale_probability", "downscale_probability",
+     "random_erasing_probability"), 0.0,
+)  # fmt: skip
+_ORIGINAL = "original FaceRes, labels only"
+_ON_LABELS = Variant(_ORIGINAL, teacher="", start="original")
+# Baselines come before the variants that are compared with them. Fine-tuned weights have seen all labels of all data sets, so
+# variants without some of these start from the original ones.
 VARIANTS = {
-    RELEASED: Variant(baseline=""),
-    NO_TEACHER: Variant(loss=multitask_loss, has_descriptor=False),
+    "as released": Variant(baseline=""),
+    "no teacher": Variant(teacher=""),
+    "teacher FaceRes alone": Variant(teacher="faceres"),
+    "teacher SFace alone": Variant(teacher="sface"),
+    "random start": Variant(start="random", settings=FROM_SCRATCH),
+    "residual level one": Variant("random start", start="residual", settings=FROM_SCRATCH),
+    "plain level one": Variant("random start", start="plain", settings=FROM_SCRATCH),
+    "label error of 1.5 years at every age": Variant(constant_error=True),
+    "young and old faces twice": Variant(repeat_rare_ages=True),
     "mirrored predictions averaged": Variant(with_mirror=True),
-    "no alignment": Variant(alignment="whole"),
-    "alignment on 68 landmarks": Variant(alignment="shape"),
+    "no alignment": Variant(alignment="photo"),
     "adaptive gamma": Variant(alignment="gamma"),
     "denoised": Variant(alignment="denoised"),
-    "teacher without descriptor": Variant(loss=probabilities_loss, has_descriptor=False),
-    "teacher without probabilities": Variant(loss=descriptor_loss),
-    "children's gender weighted": Variant(loss=children_loss),
-    "no grayscale, downscaling, erasing": Variant(settings=NO_DEGRADATION),
-    "no augmentation but mirror": Variant(settings=NO_DEGRADATION | NO_GEOMETRY_OR_BRIGHTNESS),
-    "gender alone": replace(_ON_LABELS, hidden_labels="age"),
-    "age alone": replace(_ON_LABELS, hidden_labels="gender"),
-    "only UTKFace": replace(_ON_LABELS, only_dataset="utkface"),
-    "only FairFace": replace(_ON_LABELS, only_dataset="fairface"),
-    "exact ages only": replace(_ON_LABELS, hidden_labels="ranges"),
-    "ranges with soft ends": replace(_ON_LABELS, loss=soft_ends_loss),
-    "plain level one": Variant(is_plain=True),
+    "no augmentation but mirror": Variant(settings=_NO_AUGMENTATION),
+    _ORIGINAL: replace(_ON_LABELS, baseline="no teacher"),
+    "gender alone": replace(_ON_LABELS, hidden=("age_low", "age_high")),
+    "age alone": replace(_ON_LABELS, hidden=("gender",)),
+    "without UTKFace": replace(_ON_LABELS, without="utkface"),
+    "without FairFace": replace(_ON_LABELS, without="fairface"),
+    "without All-Age-Faces": replace(_ON_LABELS, without="allagefaces"),
 }
 
 
-class _Setup(NamedTuple):
-    """The faces that all variants use. Row i of table, labels, split and paths belongs to data.faces[rows[i]]."""
+@keras.saving.register_keras_serializable("age_and_gender_ablations")
+def constant_error_loss(labels, logits):
+    """`distillation_loss` with the same error of age labels at every age."""
+    return distillation_loss(labels, logits, LABEL_ERROR)
 
-    data: PreparedData
+
+class _Setup(NamedTuple):
+    """The faces that all variants use. Row i of table and split belongs to row rows[i] of data."""
+
+    data: training_steps.PreparedData
     rows: np.ndarray  # int (m,)
-    table: pd.DataFrame
-    labels: np.ndarray  # float32 (m, 234), from `multitask_labels`
+    table: pd.DataFrame  # of m faces, with a column `is_child`
     split: np.ndarray  # "train" or "validation" (m,)
-    paths: list[Path]
+    source: Path  # contains the data sets
+    runs: Path
     folder: Path  # contains training states, faces and scores
     epochs: int
 
 
-def _prepare_setup(folder: Path, runs: Path, count: int | None, epochs: int) -> _Setup:
-    """Chooses `count` training faces (None: a quarter) and at most as many validation faces at random, with all labels."""
-    data = load_data(folder, runs)
-    targets = teacher_targets(data, runs)
-    rng = np.random.default_rng(SEED)
+def _prepare_setup(source: Path, runs: Path, count: int | None, epochs: int) -> _Setup:
+    """Chooses `count` training faces (None: a quarter) and at most as many validation faces at random."""
+    data, rng = training_steps.load_data(source, runs), np.random.default_rng(SEED)
     training, validation = (rng.permutation(np.flatnonzero(data.split == name)) for name in ("train", "validation"))
     count = count or len(training) // 4
     rows = np.sort(np.concatenate([training[:count], validation[:count]]))
     table = data.table.iloc[rows].reset_index(drop=True)
-    cache = runs / "ablations" / hashlib.sha256("\n".join(table["path"]).encode()).hexdigest()[:12]
-    cache.mkdir(parents=True, exist_ok=True)
-    labels, paths = multitask_labels(table, targets[rows]), [folder / path for path in table["path"]]
-    return _Setup(data, rows, table, labels, data.split[rows], paths, cache, epochs)
+    table["is_child"] = table["age_high"].le(CHILD).fillna(False)
+    folder = runs / "ablations" / hashlib.sha256("\n".join(table["path"]).encode()).hexdigest()[:12]
+    return _Setup(data, rows, table, data.split[rows], source, runs, folder, epochs)
 
 
 def _evaluate_variant(name: str, seed: int, setup: _Setup) -> pd.DataFrame:
     """Trains a variant and evaluates it on the validation faces, whose scores are saved for later comparisons."""
-    variant = VARIANTS[name]
-    model, seconds, faces, rows = _train_variant(RELEASED if variant.with_mirror else name, seed, setup)
-    validation = setup.split == "validation"
-    predict = predict_with_mirror if variant.with_mirror else predict_tasks
-    probability = predict(model, faces, rows[validation])
-    table = setup.table[validation].reset_index(drop=True)
-    scores = _score_faces(table, probability[:, :2], probability[:, 2:])
-    task_of = {metric: "gender" if metric == CHILDREN else Metric(metric).task for _, metric in scores}
-    scores = scores[[column for column in scores if task_of[column[1]] != variant.hidden_labels]]
-    prefix = f"face-scores-{setup.epochs}-{seed}-"
-    scores.to_csv(setup.folder / f"{prefix}{name}.csv", index=False)
-    baseline = setup.folder / f"{prefix}{variant.baseline}.csv"
-    baseline_scores = pd.read_csv(baseline, header=[0, 1]) if variant.baseline and baseline.exists() else None
+    variant, is_validation = VARIANTS[name], setup.split == "validation"
+    table, faces = setup.table.copy(), _aligned_faces(variant.alignment, setup)
+    table.loc[:, list(variant.hidden)] = pd.NA
+    model, seconds = _train(VARIANTS[variant.baseline] if variant.with_mirror else variant, seed, setup, table, faces)
+    predict = training_steps.predict_with_mirror if variant.with_mirror else training_steps.predict_tasks
+    table = table[is_validation].reset_index(drop=True)
+    scores = _score_faces(table, predict(model, faces, np.flatnonzero(is_validation)))
+    file, baseline = (setup.folder / f"scores-{setup.epochs}-{seed}-{which}.csv" for which in (name, variant.baseline))
+    scores.to_csv(file, index=False)
+    baseline_scores = pd.read_csv(baseline, header=[0, 1]) if baseline.exists() else None
     results = summarise_scores(scores, baseline_scores, table["subject"].to_numpy(object))
     return results.assign(variant=name, seed=seed, seconds=seconds, against=variant.baseline)
 
 
-def _train_variant(name: str, seed: int, setup: _Setup) -> tuple[keras.Model, float, np.ndarray, np.ndarray]:
-    """Trains a variant; returns the network, the training time in seconds, an array of faces, and the setup's rows of it."""
-    variant, faces, rows = VARIANTS[name], setup.data.faces, setup.rows
-    if variant.alignment != "eyes":
-        faces, rows = _aligned_faces(variant.alignment, setup), np.arange(len(setup.rows))
-    build = level_one if variant.is_plain else partial(residual_level_one, network_size=STUDENT_SIZE)
-    model = add_task_heads(build(ALIGNMENT.size, dtype=fast_dtype(), seed=seed), variant.has_descriptor, seed=seed)
-    settings = replace(FIRST_ROUND, epochs=setup.epochs, seed=seed, **variant.settings)
-    is_used = setup.table["dataset"].eq(variant.only_dataset or setup.table["dataset"]).to_numpy(bool)
+def _train(variant: Variant, seed: int, setup: _Setup, table: pd.DataFrame, faces: np.ndarray) -> tuple[keras.Model, float]:
+    """Trains a variant on faces with the labels in `table`; returns the network and the training time in seconds."""
+    targets, loss = None, multitask_loss
+    if variant.teacher:
+        names = train_released.TEACHERS if variant.teacher == "both" else [variant.teacher]
+        targets = train_released.teacher_targets(setup.data, setup.runs, names)[setup.rows]
+        loss = constant_error_loss if variant.constant_error else distillation_loss
+    rows = np.flatnonzero(table["dataset"] != variant.without)
+    if variant.repeat_rare_ages:
+        is_rare = (table["age_high"].lt(YOUNG) | table["age_low"].gt(OLD)).fillna(False).to_numpy(bool)
+        rows = np.append(rows, np.flatnonzero(is_rare & (setup.split == "train")))
+    settings = replace(train_released.STUDENT, epochs=setup.epochs, seed=seed, **variant.settings)
     model, history = fit(
-        model, faces, rows, hide_labels(setup.labels, variant.hidden_labels), np.where(is_used, setup.split, "test"),
-        settings, on_epoch=log_epoch, checkpoint_folder=setup.folder / "training", loss=variant.loss, metrics=METRICS,
+        _build_network(variant.start, seed, setup), faces, rows, multitask_labels(table, targets)[rows], setup.split[rows],
+        settings, training_steps.log_epoch, setup.folder / "training", loss, training_steps.METRICS,
     )  # fmt: skip
-    return model, float(history["seconds"].sum()), faces, rows
+    return model, float(history["seconds"].sum())
 
 
-def hide_labels(labels: np.ndarray, what: str) -> np.ndarray:
-    """Returns a copy of the labels in which those of "gender", "age" or "ranges" of age are unknown; "" hides none."""
-    labels = labels.copy()
-    if what == "gender":
-        labels[:, 0] = UNKNOWN
-    elif what:
-        labels[(labels[:, 1] < labels[:, 2]) | (what == "age"), 1:3] = UNKNOWN
-    return labels
+def _build_network(start: str, seed: int, setup: _Setup) -> keras.Model:
+    """Builds the student with the start's weights. "residual" and "plain" have another level one, with random weights."""
+    size, dtype = training_steps.ALIGNMENT.size, fast_dtype()
+    if start in ("plain", "residual"):
+        build = level_one if start == "plain" else partial(residual_level_one, network_size=TEACHER_INPUT_SIZES["faceres"])
+        return add_task_heads(build(size, dtype=dtype, seed=seed), seed=seed)
+    student = train_released.build_student(size, dtype, seed)
+    if start == "original":
+        student.set_weights(build_teacher("faceres", size, seed=seed).get_weights())
+    elif start == "fine-tuned":
+        settings = train_released.TEACHERS["faceres"]
+        student.set_weights(finetune("faceres", setup.data, settings, setup.runs).get_weights())
+    else:
+        # Keras's initial depthwise kernels are so small that all features would be constant. Source: He et al., "Delving deep
+        # into rectifiers", ICCV 2015; the first layer takes unscaled pixels.
+        rng = np.random.default_rng(seed)
+        for layer in student.get_layer("level_one").layers:
+            if layer.weights:
+                kernel, bias = layer.get_weights()
+                deviation = np.sqrt(2 * len(bias) / kernel.size) / (PIXEL_DEVIATION if layer.name == "stem" else 1)
+                layer.set_weights([rng.normal(0, deviation, kernel.shape), bias])
+    return student
 
 
-def _score_faces(table: pd.DataFrame, gender: np.ndarray, age: np.ndarray) -> pd.DataFrame:
+def _aligned_faces(alignment: str, setup: _Setup) -> np.ndarray:
+    """Returns the setup's faces in an alignment, uint8 (m, 128, 128, 3), from a cache; see `Variant.alignment`."""
+
+    def compute() -> np.ndarray:
+        eyes = setup.data.faces[setup.rows]
+        if alignment == "eyes":
+            return eyes
+        inputs = [setup.source / path for path in setup.table["path"]] if alignment == "photo" else eyes
+        step = {"photo": _scale_photo, "gamma": align.adaptive_gamma, "denoised": align.denoise}[alignment]
+        progress = tqdm(inputs, alignment, mininterval=5, unit=" faces")
+        return np.stack(Parallel(n_jobs=-1)(delayed(step)(one) for one in progress))
+
+    return training_steps.cached_array(setup.folder / f"{alignment}.npy", compute)
+
+
+def _scale_photo(path: Path) -> np.ndarray:
+    return align.whole_photo(read_photo(path), training_steps.ALIGNMENT)
+
+
+def _score_faces(table: pd.DataFrame, probability: np.ndarray) -> pd.DataFrame:
     """Scores faces: one row per face, one column per (dataset, metric); NaN where a face has no label for the metric."""
     scores: dict[tuple[str, str], pd.Series] = {}
     for name, faces in table.groupby("dataset", sort=False):
-        for metric, rows, values, _ in face_scores(faces, gender[faces.index], age[faces.index]):
+        for metric, rows, values, _ in face_scores(faces, probability[faces.index, :2], probability[faces.index, 2:]):
             if len(rows) and metric != Metric.WITHIN_FIVE_YEARS:
                 scores[name, metric.value] = pd.Series(values, faces.index[rows])
-        correct = scores[name, Metric.GENDER_ACCURACY.value]
-        scores[name, CHILDREN] = correct.where(faces["age_high"].le(CHILD).fillna(False))
+                if metric == Metric.GENDER_ACCURACY:
+                    scores[name, CHILDREN] = scores[name, metric.value].where(faces["is_child"])
     return pd.DataFrame(scores, index=table.index)
 
 
 def summarise_scores(scores: pd.DataFrame, baseline: pd.DataFrame | None, subjects: np.ndarray) -> pd.DataFrame:
-    """Returns the mean of each score and its mean difference to the baseline, with their intervals.
-
-    Args:
-        scores: One row per face, one column per (dataset, metric).
-        baseline: The scores of the same faces by the baseline; without them (None) the differences are NaN.
-        subjects: The person in each image (n,).
-
-    Returns:
-        One row per column, with dataset, measure, the fields of `Estimate` and `DIFFERENCE_COLUMNS`.
-    """
+    """Returns the mean of each score, and its mean difference to the baseline's score of the same face (NaN without one)."""
     rows = []
     for dataset, measure in scores:
         column = scores[dataset, measure]
@@ -257,92 +236,16 @@ def summarise_scores(scores: pd.DataFrame, baseline: pd.DataFrame | None, subjec
     return pd.DataFrame(rows)
 
 
-def _aligned_faces(alignment: str, setup: _Setup) -> np.ndarray:
-    """Returns the setup's faces in another alignment, uint8 (m, 128, 128, 3), from a cache.
-
-    Alignments: "whole" is the whole photo, "shape" fits all 68 landmarks best, and "gamma" and "denoised" filter the faces
-    that are aligned by the eyes.
-    """
-
-    def compute() -> np.ndarray:
-        eyes = (np.asarray(setup.data.faces[row]) for row in setup.rows)
-        if alignment == "whole":
-            found = _parallel(_whole, alignment, setup.paths)
-        elif alignment == "shape":
-            points = np.array(list(_parallel(_landmarks, "landmarks", setup.paths, setup.data.alignment_source[setup.rows])))
-            shape = _mean_shape(points[setup.split == "train"])
-            found = _parallel(_align_to_shape, alignment, setup.paths, points, [shape] * len(points), eyes)
-        else:
-            filter_face = {"gamma": align.adaptive_gamma, "denoised": align.denoise}[alignment]
-            found = _parallel(filter_face, alignment, eyes)
-        return np.stack(list(found))
-
-    return cached_array(setup.folder / f"{alignment}.npy", compute)
-
-
-def _parallel(function: Callable, title: str, *columns) -> Iterator:
-    """Yields the function's results for each row of the columns, in their order."""
-    results = Parallel(n_jobs=-1, return_as="generator")(delayed(function)(*row) for row in zip(*columns))
-    return iter(tqdm(results, title, mininterval=5, unit=" faces"))
-
-
-def _whole(path: Path) -> np.ndarray:
-    return align.whole_photo(read_photo(path), ALIGNMENT)
-
-
-def _landmarks(path: Path, alignment_source: str) -> np.ndarray:
-    """Returns the 68 landmarks in the photo as complex numbers x + iy, NaN where the face was aligned without them."""
-    if alignment_source != "landmarks":
-        return np.full(68, np.nan, complex)
-    photo = read_photo(path)
-    face = align.choose_face(align.find_faces(photo), None, photo.shape)
-    assert face is not None, f"{path} has landmarks in the cache"
-    return face.landmarks @ (1, 1j)
-
-
-def _mean_shape(points: np.ndarray) -> np.ndarray:
-    """Returns the mean of complex landmarks (m, 68) after alignment by the eyes, in the aligned face: complex (68,)."""
-    points = points[np.isfinite(points).all(axis=1)]
-    left_eye, right_eye = (points[:, eye].mean(axis=1, keepdims=True) for eye in align.EYES)
-    left_target, right_target = ALIGNMENT.eyes @ (1, 1j)
-    scale = (right_target - left_target) / (right_eye - left_eye)
-    return (left_target + (points - left_eye) * scale).mean(axis=0)
-
-
-def _align_to_shape(path: Path, points: np.ndarray, shape: np.ndarray, by_eyes: np.ndarray) -> np.ndarray:
-    """Aligns a face by the similarity from its landmarks (68,) to the mean shape (68,); without landmarks, by the eyes."""
-    if not np.isfinite(points).all():
-        return by_eyes
-    centred = points - points.mean()
-    rotation = np.vdot(centred, shape - shape.mean()) / np.vdot(centred, centred)
-    # The mean shape has the alignment's eye positions, so aligning by the fitted shape applies the fit.
-    fitted = points.mean() + (shape - shape.mean()) / rotation
-    return align.align(read_photo(path), np.column_stack([fitted.real, fitted.imag]), ALIGNMENT)
-
-
-def _summary_table(results: pd.DataFrame) -> pd.DataFrame:
-    """Returns the results as text: one row per variant and seed, one column per metric, with the difference in brackets."""
-
-    def text(row) -> str:
-        difference = "" if pd.isna(row["difference"]) else f" ({metrics.format_number(row['difference'], row['unit'], '+')})"
-        return metrics.format_number(row["value"], row["unit"]) + difference
-
-    return results.assign(text=results.apply(text, axis=1)).pivot_table(
-        "text", ["variant", "seed"], ["dataset", "measure"], "first", fill_value="", sort=False
-    )
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--runs", type=Path, default=CACHE, help="folder for intermediate results (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[SEED], help="one training each (default: %(default)s)")
-    parser.add_argument(
-        "--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME", help="; ".join(VARIANTS)
-    )
+    names = "; ".join(VARIANTS)
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME", help=names)
     parser.add_argument("--csv", type=Path, help="file of results, to which rows are added (default: in --runs)")
     parser.add_argument("--faces", type=int, help="training faces, and at most as many to evaluate on (default: a quarter)")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=3)
     options = parser.parse_args(arguments)
     setup = _prepare_setup(options.data, options.runs, options.faces, options.epochs)
     size = {"faces": int((setup.split == "train").sum()), "epochs": options.epochs}
@@ -359,7 +262,8 @@ def main(arguments: list[str] | None = None) -> None:
                 results = pd.concat([results, rows], ignore_index=True) if len(results) else rows
                 write_text(csv, results.round(5).to_csv(index=False, lineterminator="\n"))
                 keras.backend.clear_session()
-    print(f"shares in per cent, errors in years, (difference to the baseline)\n{_summary_table(results).to_string()}")
+    overall = results.pivot_table(["value", "difference"], ["variant", "seed"], ["dataset", "measure"], sort=False)
+    print(overall.round(3).to_string())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Reads the weights of two pretrained face networks, the teachers of the next release, from files of other packages.
+"""Reads the weights of two pretrained face networks, the teachers of `train_released`, from files of other packages.
 
 | network | package | file |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""The teachers of the next release (`train_released`): two pretrained face networks, fine-tuned for gender and age.
+"""The teachers of `train_released`: two pretrained face networks, fine-tuned for gender and age.
 
 `sface` and `faceres` rebuild the networks in Keras with their original weights, `build_teacher` adds heads for both tasks,
 and `finetune` trains them. `requirements-training.txt` says how to get the weights.

@@ -1,20 +1,24 @@
-"""Trains the models of the next release on UTKFace, FairFace and All-Age-Faces.
+"""Trains the released models on UTKFace, FairFace and All-Age-Faces.
 
     python -m experiments.train_released --data FOLDER [--seed 1] [--runs cache] [--release]
 
-FOLDER contains UTKFace/, FairFace/ and AllAgeFaces/. `train_residual` trained the models that are in `models/` now.
+FOLDER contains UTKFace/, FairFace/ and AllAgeFaces/.
 
 1. Two teachers, pretrained face networks, are fine-tuned for both tasks, always with the seed of `config`.
-2. The student, a small network with the weights of the fine-tuned FaceRes, learns from the labels and the teachers' mean.
+2. The student, a small network with the weights of the fine-tuned FaceRes, learns from the labels and, with the same
+   weight, from the mean of the teachers' predictions.
 
 Intermediate results are kept in --runs, and the same command resumes there. Without --release, the models go to
 released-SEED/ in --runs. `requirements-training.txt` says how to get the pretrained networks.
 """
 
+import argparse
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from experiments.teachers import (
@@ -25,58 +29,83 @@ from experiments.teachers import (
     finetune,
     teacher_probabilities,
 )
-from experiments.training_steps import BASE_SETTINGS, PreparedData, fit_multitask, run_training, with_mirror_image
-from src.config import SEED
+from experiments.training_steps import (
+    BASE_SETTINGS,
+    PreparedData,
+    fit_multitask,
+    load_data,
+    with_mirror_image,
+    write_release,
+)
+from src.config import CACHE, MODELS, RESULTS, SEED
 from src.keras_setup import keras, layers
 from src.models.multitask import add_task_heads
 from src.models.train import fast_dtype
 from src.processes import run_command
 
-DATASETS = ("utkface", "fairface", "allagefaces")
 TEACHERS = {
     "faceres": replace(FINETUNING_SETTINGS, epochs=10, learning_rate=3e-4),
     "sface": replace(FINETUNING_SETTINGS, epochs=4, learning_rate=3e-4),
 }
+STUDENT_START = "faceres"  # the teacher from whose weights the student starts
 STUDENT = replace(BASE_SETTINGS, epochs=14, batch_size=48, learning_rate=3e-4, weight_decay=1e-2)
 
 
 def train(data: PreparedData, seed: int, runs: Path) -> tuple[keras.Model, pd.DataFrame]:
-    """Trains the teachers and the student; see `run_training`.
+    """Trains the teachers and the student.
 
-    Labels and teachers have the same weight. The result averages the features of each face and of its mirror image.
+    Args:
+        data: The faces.
+        seed: Seed of the student's training.
+        runs: Folder for the states of the trainings.
+
+    Returns:
+        The student, which averages the features of each face and of its mirror image, and the history of its training.
     """
-    each = [teacher_probabilities(name, data, settings, runs) for name, settings in TEACHERS.items()]
-    targets = np.mean(each, axis=0, dtype=np.float32)
-    finetuned = finetune("faceres", data, TEACHERS["faceres"], runs)  # loads the training of the first step
-    model = build_student(finetuned, data.faces.shape[1], fast_dtype(), seed)
+    model = build_student(data.faces.shape[1], fast_dtype(), seed)
+    model.set_weights(finetune(STUDENT_START, data, TEACHERS[STUDENT_START], runs).get_weights())
+    targets = teacher_targets(data, runs, TEACHERS)
     model, history = fit_multitask(model, data, replace(STUDENT, seed=seed), runs, targets)
     return with_mirror_image(model), history
 
 
-def build_student(finetuned: keras.Model, size: int, dtype: str = "float32", seed: int = SEED) -> keras.Model:
-    """Builds the network to release, which starts with the weights of the fine-tuned FaceRes.
+def teacher_targets(data: PreparedData, runs: Path, names: Iterable[str]) -> npt.NDArray[np.float32]:
+    """Returns the mean of some teachers' predictions for every face, float32 (n, 103); see `teacher_probabilities`."""
+    return np.mean([teacher_probabilities(name, data, TEACHERS[name], runs) for name in names], axis=0, dtype=np.float32)
 
-    It has the layers of the teacher, but without nested models, and scales the faces itself.
+
+def build_student(size: int, dtype: str = "float32", seed: int = SEED) -> keras.Model:
+    """Builds the network to release, with random weights.
+
+    It takes the weights of the teacher FaceRes, but it has no nested models and scales the faces itself.
 
     Args:
-        finetuned: The teacher FaceRes after its training.
         size: Height and width of the aligned faces in pixels.
         dtype: Keras dtype policy, such as "mixed_bfloat16".
-        seed: Seed of dropout.
+        seed: Seed of the heads' initial weights and of dropout.
 
     Returns:
         A model from uint8 faces (batch, size, size, 3), RGB, to float32 logits (batch, 103).
     """
-    convolutions = faceres_convolutions(size, dtype, network_size=TEACHER_INPUT_SIZES["faceres"])
+    convolutions = faceres_convolutions(size, dtype, network_size=TEACHER_INPUT_SIZES[STUDENT_START])
     pooled = layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(convolutions.output)
-    features = layers.Rescaling(1 / FEATURE_DEVIATIONS["faceres"], dtype=dtype, name="features")(pooled)
-    model = add_task_heads(keras.Model(convolutions.input, features, name="level_one"), seed=seed)
-    model.set_weights(finetuned.get_weights())
-    return model
+    features = layers.Rescaling(1 / FEATURE_DEVIATIONS[STUDENT_START], dtype=dtype, name="features")(pooled)
+    return add_task_heads(keras.Model(convolutions.input, features, name="level_one"), seed=seed)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    run_training(arguments, __doc__, DATASETS, train)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder that contains the data sets")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--runs", type=Path, default=CACHE, help="folder for intermediate results, about 10 GB")
+    parser.add_argument("--release", action="store_true", help="write to models/ and docs/results/ instead of --runs")
+    options = parser.parse_args(arguments)
+    data = load_data(options.data, options.runs)
+    print(pd.crosstab(data.table["dataset"], data.split))
+    model, history = train(data, options.seed, options.runs)
+    target = options.runs / f"released-{options.seed}"
+    models, results = (MODELS, RESULTS) if options.release else (target, target / "results")
+    write_release(data, options.data, model, history, options.seed, models, results)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""The steps that `train_residual` and `train_released` share: from data sets to model folders and result files.
+"""The steps of `train_released` before and after the training: from data sets to model folders and result files.
 
-`run_training` is their command: it aligns and splits the data sets, trains, calibrates on the validation faces, evaluates on
-the test faces, and writes the models and the result files. `data` is always the result of `load_data`, `folder` contains a
-folder for each data set, and `runs` is the folder for intermediate results.
+`load_data` aligns and splits the data sets, and `fit_multitask` trains a network for both tasks. `write_release` calibrates
+it on the validation faces, evaluates it on the test faces, and writes the models and the result files. `data` is always the
+result of `load_data`, `folder` contains a folder for each data set, and `runs` is the folder for intermediate results.
 """
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +15,7 @@ import pandas as pd
 from scipy.special import log_softmax, softmax
 
 from src import data as datasets
-from src.config import AGE_GROUPS, CACHE, GENDERS, MODELS, RESULTS, SEED, YEARS
+from src.config import AGE_GROUPS, CACHE, GENDERS, YEARS
 from src.data.table import exact_years, split, split_key, task_labels
 from src.evaluation.calibration import (
     INTERVAL_BANDS,
@@ -38,8 +37,9 @@ from src.models.model_folder import Labels, save_model
 from src.models.residual import average_with_mirror_image
 from src.models.train import TrainingSettings, fit, predict_probabilities
 
-# Adding data sets does not change the split of these, so both releases are tested on the same faces of them.
-FIRST_DATASETS = ("utkface", "fairface")
+DATASETS = ("utkface", "fairface", "allagefaces")
+# The data sets of release 1.0. The third does not change their split, so all releases are tested on the same faces of them.
+_FIRST_DATASETS = DATASETS[:2]
 ALIGNMENT = Alignment(size=128, eye_distance=0.36, eye_height=0.35)
 BASE_SETTINGS = TrainingSettings(
     batch_size=64, rotation=12, zoom=0.15, shift=0.05, brightness=0.3,
@@ -68,28 +68,27 @@ class PreparedData(NamedTuple):
     folder: Path
 
 
-def load_data(folder: Path, runs: Path = CACHE, names: tuple[str, ...] = FIRST_DATASETS) -> PreparedData:
-    """Loads data sets, aligns their faces, and splits them so that near-duplicates stay together.
+def load_data(folder: Path, runs: Path = CACHE) -> PreparedData:
+    """Loads `DATASETS`, aligns their faces, and splits them so that near-duplicates stay together.
 
     Args:
-        folder: Contains the folders UTKFace, FairFace and AllAgeFaces, or those of them that are loaded.
+        folder: Contains the folders UTKFace, FairFace and AllAgeFaces.
         runs: Cache for the aligned faces.
-        names: The data sets, those of `FIRST_DATASETS` first.
 
     Raises:
         ValueError: A data set cannot be read or prepared.
         OSError: A folder is missing, or the cache cannot be written.
     """
-    table = pd.concat([datasets.load(name, folder).table for name in names], ignore_index=True)
+    table = pd.concat([datasets.load(name, folder).table for name in DATASETS], ignore_index=True)
     prepared = prepare(table, folder, ALIGNMENT, runs)
     group = cached_array(prepared.folder / "near_duplicates.npy", lambda: near_duplicates(prepared.faces))
-    is_later = ~table["dataset"].isin(FIRST_DATASETS).to_numpy()
-    first = duplicates_as_subjects(table[~is_later], group[~is_later])
-    # A face of a later data set takes the split key of its near-duplicates in the first data sets, if there are any.
-    key_by_group = pd.Series(split_key(first)).groupby(group[~is_later]).first()
-    later_groups = pd.Series(group[is_later], table.index[is_later])
-    later = table[is_later].assign(subject=later_groups.map(key_by_group).astype("string"))
-    table = pd.concat([first, duplicates_as_subjects(later, group[is_later])]) if is_later.any() else first
+    is_first = table["dataset"].isin(_FIRST_DATASETS).to_numpy()
+    first = duplicates_as_subjects(table[is_first], group[is_first])
+    # A face of the third data set takes the split key of its near-duplicates in the first two, if there are any.
+    key_by_group = pd.Series(split_key(first)).groupby(group[is_first]).first()
+    third_groups = pd.Series(group[~is_first], table.index[~is_first])
+    third = table[~is_first].assign(subject=third_groups.map(key_by_group).astype("string"))
+    table = pd.concat([first, duplicates_as_subjects(third, group[~is_first])])
     splits = np.where(prepared.reason == "", split(table), "none")
     return PreparedData(table, prepared.faces, prepared.alignment_source, splits, prepared.folder)
 
@@ -122,7 +121,7 @@ def predict_with_mirror(model: keras.Model, faces: np.ndarray, rows: np.ndarray)
 def predict_tasks(model: keras.Model, faces: np.ndarray, rows: np.ndarray) -> npt.NDArray[np.float32]:
     """Returns the probabilities for each face as `predict_with_mirror` does, but without the mirror image."""
     logits = predict_probabilities(model, faces, rows)
-    return np.hstack([softmax(logits[:, :2], axis=1), softmax(logits[:, 2 : multitask.LOGIT_COUNT], axis=1)])
+    return np.hstack([softmax(logits[:, :2], axis=1), softmax(logits[:, 2:], axis=1)])
 
 
 def log_epoch(history: pd.DataFrame) -> None:
@@ -140,7 +139,7 @@ def fit_multitask(
         data: Its training and validation faces are used.
         settings: How to train.
         runs: The states of the training are kept in its folder `training`.
-        targets: A teacher's targets, float32 (n, 103 + m); see `multitask_labels`. None trains on the labels alone.
+        targets: A teacher's targets, float32 (n, 103); see `multitask_labels`. None trains on the labels alone.
 
     Returns:
         The model of the epoch with the lowest validation loss, in float32, and the history, one row per epoch.
@@ -152,14 +151,9 @@ def fit_multitask(
     )  # fmt: skip
 
 
-def with_mirror_image(model: keras.Model, descriptor: bool = False) -> keras.Model:
-    """Returns a copy of a network that averages the features of each face and of its mirror image.
-
-    Args:
-        model: A network from `multitask.add_task_heads`.
-        descriptor: Whether it has the output for a descriptor.
-    """
-    averaged = multitask.add_task_heads(average_with_mirror_image(model.get_layer("level_one")), descriptor=descriptor)
+def with_mirror_image(model: keras.Model) -> keras.Model:
+    """Returns a copy of a network for both tasks that averages the features of each face and of its mirror image."""
+    averaged = multitask.add_task_heads(average_with_mirror_image(model.get_layer("level_one")))
     averaged.set_weights(model.get_weights())
     return averaged
 
@@ -189,7 +183,7 @@ def _calibrate(data: PreparedData, model: keras.Model) -> tuple[dict[str, keras.
     rows = np.flatnonzero(data.split == "validation")
     table = data.table.iloc[rows].reset_index(drop=True)
     logits = predict_probabilities(model, data.faces, rows)
-    gender, age = log_softmax(logits[:, :2], axis=1), log_softmax(logits[:, 2 : multitask.LOGIT_COUNT], axis=1)
+    gender, age = log_softmax(logits[:, :2], axis=1), log_softmax(logits[:, 2:], axis=1)
     ranges = AGE_GROUPS["fairface"]
     years = np.arange(YEARS)
     gender_labels = task_labels(table, "gender").table["label"]
@@ -242,41 +236,20 @@ def save_task_models(
         save_model(target / task, model, labels[task], ALIGNMENT, trained_on, rows, calibration[task])
 
 
-def run_training(
-    arguments: list[str] | None,
-    description: str | None,
-    names: tuple[str, ...],
-    train: Callable[[PreparedData, int, Path], tuple[keras.Model, pd.DataFrame]],
-) -> None:
-    """Runs the command of a training, from the data sets to the model folders.
-
-    Args:
-        arguments: The command line; None takes the process's own.
-        description: Text of --help.
-        names: The data sets.
-        train: A function from the data, the seed and `runs` to a trained network for both tasks and its history.
-
-    Raises:
-        ValueError, OSError: See `load_data`.
-    """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder that contains the data sets")
-    parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--runs", type=Path, default=CACHE, help="folder for intermediate results, about 10 GB")
-    parser.add_argument("--release", action="store_true", help="write to models/ and docs/results/ instead of --runs")
-    options = parser.parse_args(arguments)
-    data = load_data(options.data, options.runs, names)
-    print(pd.crosstab(data.table["dataset"], data.split))
-    model, history = train(data, options.seed, options.runs)
-    target = options.runs / f"released-{options.seed}"
-    models, results = (MODELS, RESULTS) if options.release else (target, target / "results")
-    _write_release(data, options.data, model, history, options.seed, models, results)
-
-
-def _write_release(
+def write_release(
     data: PreparedData, folder: Path, model: keras.Model, history: pd.DataFrame, seed: int, models: Path, results: Path
 ) -> None:
-    """Calibrates and evaluates a network; writes `gender` and `age` into `models`, `released_*.csv` into `results`."""
+    """Calibrates and evaluates a trained network, and writes the models and the result files.
+
+    Args:
+        data: Its validation faces calibrate, its test faces evaluate.
+        folder: Contains the data sets, with their labels of race.
+        model: A network for both tasks, from `multitask.add_task_heads`.
+        history: One row per epoch of its training.
+        seed: Seed of its training.
+        models: Gets the folders `gender` and `age`.
+        results: Gets the files `released_*.csv`.
+    """
     classifiers, calibration = _calibrate(data, model)
     tables = _evaluate_test_faces(data, folder, classifiers, calibration) | {"history": history}
     *names, last = data.table["dataset"].unique()

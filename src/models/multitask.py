@@ -1,7 +1,7 @@
 """One network for gender and age: its output layers, its labels and its losses.
 
-The network returns logits: two for gender (female, male), 101 for the years of age from 0 to 100 and, in distillation, a
-128-value copy of dlib's face descriptor. A face whose label is unknown adds nothing to the loss of that label.
+The network returns logits: two for gender (female, male) and 101 for the years of age from 0 to 100. A face whose label is
+unknown adds nothing to the loss of that label.
 """
 
 from typing import Any, NamedTuple
@@ -14,8 +14,6 @@ from src.config import GENDERS, SEED, YEARS
 from src.data.table import encode_gender
 from src.keras_setup import keras, layers, ops
 
-LOGIT_COUNT = len(GENDERS) + YEARS
-DESCRIPTOR_SIZE = 128  # values of dlib's face descriptor
 LABEL_COUNT = 3  # columns of `multitask_labels` before the targets of a teacher
 UNKNOWN = -1.0  # marks an unknown label
 GENDER_WEIGHT = 3.0  # weight of the gender loss; the age loss is about ten times as large
@@ -34,7 +32,6 @@ class LabelColumns(NamedTuple):
     first_year: Any  # (n, 1): the first year of the age
     last_year: Any  # (n, 1): the last year, inclusive; equal to the first one for an exact age
     teacher: Any  # (n, 103): the teacher's probabilities of the genders and years
-    features: Any  # (n, m): features to imitate
 
 
 def multitask_labels(table: pd.DataFrame, targets: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
@@ -42,11 +39,10 @@ def multitask_labels(table: pd.DataFrame, targets: npt.ArrayLike | None = None) 
 
     Args:
         table: Table of faces.
-        targets: A teacher's targets for `distillation_loss`, floats (n, 103 + m): the probabilities of the genders and years,
-            then m features to imitate, such as the 128 standardised numbers of a face descriptor.
+        targets: A teacher's targets for `distillation_loss`, floats (n, 103): the probabilities of the genders and years.
 
     Returns:
-        float32 (n, 3) or, with targets, (n, 106 + m), with the columns of `LabelColumns` side by side. Unknown labels are
+        float32 (n, 3) or, with targets, (n, 106), with the columns of `LabelColumns` side by side. Unknown labels are
         `UNKNOWN`. Ages above 100 count as 100.
     """
     gender = encode_gender(table["gender"])
@@ -56,17 +52,11 @@ def multitask_labels(table: pd.DataFrame, targets: npt.ArrayLike | None = None) 
 
 
 def split_columns(labels) -> LabelColumns:
-    """Names the columns of labels, a tensor (n, 3 or more). Without targets, `teacher` and `features` have no column."""
-    return LabelColumns(
-        labels[:, :1],
-        labels[:, 1:2],
-        labels[:, 2:LABEL_COUNT],
-        labels[:, LABEL_COUNT : LABEL_COUNT + LOGIT_COUNT],
-        labels[:, LABEL_COUNT + LOGIT_COUNT :],
-    )
+    """Names the columns of labels, a tensor (n, 3 or 106). Without targets, `teacher` has no column."""
+    return LabelColumns(labels[:, :1], labels[:, 1:2], labels[:, 2:LABEL_COUNT], labels[:, LABEL_COUNT:])
 
 
-def _age_loss(low, high, log_probability):
+def _age_loss(low, high, log_probability, label_error: float | None):
     """Returns the negative log-likelihood (n, 1) of ages from the years `low` to `high` (n, 1).
 
     An age range costs the logarithm of the summed probability of its years. An exact age costs the cross-entropy to a
@@ -76,19 +66,20 @@ def _age_loss(low, high, log_probability):
     years = ops.arange(YEARS, dtype="float32")[None]
     inside = ops.logical_and(years >= low, years <= high)
     range_loss = -ops.logsumexp(ops.where(inside, log_probability, -1e9), axis=1, keepdims=True)
-    error = ops.clip(LABEL_ERROR_SHARE * low, MIN_LABEL_ERROR, MAX_LABEL_ERROR)
+    error = label_error or ops.clip(LABEL_ERROR_SHARE * low, MIN_LABEL_ERROR, MAX_LABEL_ERROR)
     gaussian = ops.softmax(-0.5 * ops.square((years - low) / error), axis=1)
     exact_loss = -ops.sum(gaussian * log_probability, axis=1, keepdims=True)
     return ops.where(low == high, exact_loss, range_loss)
 
 
 @keras.saving.register_keras_serializable("age_and_gender")
-def multitask_loss(labels, logits):
+def multitask_loss(labels, logits, label_error: float | None = None):
     """Returns the negative log-likelihood of gender and age.
 
     Args:
-        labels: Tensor (n, 3 or more); see `multitask_labels`.
-        logits: Tensor (n, 103 or more).
+        labels: Tensor (n, 3 or 106); see `multitask_labels`.
+        logits: Tensor (n, 103).
+        label_error: Standard deviation of exact ages in years; None makes it depend on the age.
 
     Returns:
         Tensor (n,).
@@ -97,36 +88,34 @@ def multitask_loss(labels, logits):
     gender_log, years_log = _log_probabilities(logits)
     gender_loss = -ops.where(gender > 0.5, gender_log[:, 1:], gender_log[:, :1])
     gender_loss = ops.where(gender > UNKNOWN, gender_loss, 0.0)
-    age_loss = ops.where(first_year > UNKNOWN, _age_loss(first_year, last_year, years_log), 0.0)
+    age_loss = ops.where(first_year > UNKNOWN, _age_loss(first_year, last_year, years_log, label_error), 0.0)
     return (GENDER_WEIGHT * gender_loss + age_loss)[:, 0]
 
 
 @keras.saving.register_keras_serializable("age_and_gender")
-def distillation_loss(labels, logits):
-    """Returns `multitask_loss`, averaged with the cross-entropy to a teacher's probabilities, plus the error of features.
+def distillation_loss(labels, logits, label_error: float | None = None):
+    """Returns `multitask_loss`, averaged with the cross-entropy to a teacher's probabilities.
 
     Source: Hinton et al., "Distilling the knowledge in a neural network", 2015, with temperature 1.
 
     Args:
-        labels: Tensor (n, 106 + m) with a teacher's targets; see `multitask_labels`.
-        logits: Tensor (n, 103), or (n, 103 + m) with m features, whose mean squared error is added.
+        labels: Tensor (n, 106) with a teacher's targets; see `multitask_labels`.
+        logits: Tensor (n, 103).
+        label_error: See `multitask_loss`.
 
     Returns:
         Tensor (n,).
     """
-    *_, teacher, features = split_columns(labels)
+    teacher = split_columns(labels).teacher
     gender_log, years_log = _log_probabilities(logits)
     gender_loss = -ops.sum(teacher[:, :2] * gender_log, axis=1)
     teacher_loss = GENDER_WEIGHT * gender_loss - ops.sum(teacher[:, 2:] * years_log, axis=1)
-    loss = (1 - TEACHER_WEIGHT) * multitask_loss(labels, logits) + TEACHER_WEIGHT * teacher_loss
-    if logits.shape[1] > LOGIT_COUNT:
-        loss += ops.mean(ops.square(logits[:, LOGIT_COUNT:] - features), axis=1)
-    return loss
+    return (1 - TEACHER_WEIGHT) * multitask_loss(labels, logits, label_error) + TEACHER_WEIGHT * teacher_loss
 
 
 def _log_probabilities(logits):
     """Returns the log-probabilities of the genders (n, 2) and of the years (n, 101)."""
-    return ops.log_softmax(logits[:, :2], axis=1), ops.log_softmax(logits[:, 2:LOGIT_COUNT], axis=1)
+    return ops.log_softmax(logits[:, :2], axis=1), ops.log_softmax(logits[:, 2:], axis=1)
 
 
 @keras.saving.register_keras_serializable("age_and_gender")
@@ -163,23 +152,21 @@ def _weight(known, sample_weight):
     return known if sample_weight is None else known * sample_weight
 
 
-def add_task_heads(level_one: keras.Model, descriptor: bool = False, dropout: float = 0.2, seed: int = SEED) -> keras.Model:
+def add_task_heads(level_one: keras.Model, dropout: float = 0.2, seed: int = SEED) -> keras.Model:
     """Adds a linear output layer (head) for each task to a level one.
 
     Args:
         level_one: From uint8 faces (batch, size, size, 3), RGB, 0-255, to features (batch, n).
-        descriptor: Whether to add a head that imitates a face descriptor.
         dropout: Share of the features that training drops.
         seed: Seed of the initial weights and of dropout.
 
     Returns:
-        A model from uint8 faces to float32 logits (batch, 103), or (batch, 231) with a descriptor.
+        A model from uint8 faces to float32 logits (batch, 103).
     """
     face = keras.Input(level_one.input_shape[1:], dtype="uint8", name="face")
     x = layers.Dropout(dropout, seed=seed, name="dropout")(level_one(face))
-    sizes = {"gender": len(GENDERS), "age": YEARS} | ({"descriptor": DESCRIPTOR_SIZE} if descriptor else {})
     heads = [
         layers.Dense(size, kernel_initializer=keras.initializers.GlorotUniform(seed + i), dtype="float32", name=name)(x)
-        for i, (name, size) in enumerate(sizes.items())
+        for i, (name, size) in enumerate({"gender": len(GENDERS), "age": YEARS}.items())
     ]
     return keras.Model(face, layers.Concatenate(dtype="float32", name="logits")(heads), name="multitask")

@@ -1,50 +1,39 @@
-"""Ablations: their losses, their paired differences, and the command on synthetic faces."""
+"""Ablations: their paired differences, their networks, and the command on synthetic faces."""
 
-import hashlib
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import ablations, train_residual, training_steps
-from src.config import SEED, YEARS
+from experiments import ablations, train_released
+from src.config import YEARS
 from src.keras_setup import keras
-from src.models.multitask import DESCRIPTOR_SIZE, LOGIT_COUNT, UNKNOWN, distillation_loss, multitask_loss
+from src.models.multitask import distillation_loss
 
 
-@pytest.fixture(scope="module")
-def batch():
-    """Labels of an adult man, a girl, and a face with an age range only, with a teacher's targets; and logits."""
+def test_baselines_come_first():
+    names = list(ablations.VARIANTS)
+    for name, variant in ablations.VARIANTS.items():
+        assert name == "as released" or names.index(variant.baseline) < names.index(name)
+
+
+def test_the_constant_error_changes_the_loss_of_exact_ages_only():
     rng = np.random.default_rng(1)
-    labels = [[1, 40, 40], [0, 5, 5], [UNKNOWN, 20, 29]]
-    targets = np.hstack(
-        [rng.dirichlet(np.ones(2), 3), rng.dirichlet(np.ones(YEARS), 3), rng.normal(size=(3, DESCRIPTOR_SIZE))]
+    targets = np.hstack([rng.dirichlet(np.ones(2), 3), rng.dirichlet(np.ones(YEARS), 3)])
+    labels = np.float32(np.hstack([[[1, 40, 40], [0, 10, 10], [-1, 20, 29]], targets]))  # 10 years: an error of 1.5 anyway
+    logits = np.float32(rng.normal(size=(3, 2 + YEARS)))
+    changed, unchanged = (
+        keras.ops.convert_to_numpy(loss(labels, logits)) for loss in (ablations.constant_error_loss, distillation_loss)
     )
-    return np.float32(np.hstack([labels, targets])), np.float32(rng.normal(size=(3, LOGIT_COUNT + DESCRIPTOR_SIZE)))
+    assert np.isclose(changed, unchanged, atol=1e-5).tolist() == [False, True, True]
 
 
-def value(loss, labels, outputs):
-    return keras.ops.convert_to_numpy(loss(labels, outputs))
-
-
-def test_losses_differ_in_what_they_are_named_after(batch):
-    labels, outputs = batch
-    whole, no_teacher = value(distillation_loss, labels, outputs), value(multitask_loss, labels, outputs)
-    imitation = value(ablations.descriptor_loss, labels, outputs) - no_teacher
-    assert (imitation > 0).all()
-    assert np.allclose(value(ablations.probabilities_loss, labels, outputs[:, :LOGIT_COUNT]) + imitation, whole, atol=1e-4)
-    assert (value(ablations.children_loss, labels, outputs) > whole + 1e-3).tolist() == [False, True, False]
-    soft = value(ablations.soft_ends_loss, labels, outputs)
-    assert soft[2] < no_teacher[2], "years beside the range count a little"
-
-
-def test_hidden_labels_are_unknown(batch):
-    labels = batch[0]
-    assert (ablations.hide_labels(labels, "gender")[:, 0] == UNKNOWN).all()
-    assert (ablations.hide_labels(labels, "age")[:, 1:3] == UNKNOWN).all()
-    assert (ablations.hide_labels(labels, "ranges")[:, 1] == UNKNOWN).tolist() == [False, False, True]
-    assert np.array_equal(ablations.hide_labels(labels, ""), labels)
+def test_random_weights_distinguish_faces():
+    faces = np.random.default_rng(1).integers(0, 256, (4, 128, 128, 3), np.uint8)
+    faces[:2] //= 2
+    features = ablations._build_network("random", 1, None).get_layer("level_one").predict(faces, verbose=0)
+    assert np.isfinite(features).all() and 0.1 < np.abs(features).mean() < 10 and features.std(axis=0).mean() > 0.01
 
 
 def test_differences_are_paired():
@@ -58,20 +47,27 @@ def test_differences_are_paired():
 
 
 @pytest.mark.slow
-def test_the_command_continues_its_file(pictures, tmp_path, capsys):
-    data, rng = training_steps.load_data(pictures, tmp_path), np.random.default_rng(1)
-    # Random targets stand in for the teacher, whose training takes long.
-    name = hashlib.sha256(repr(replace(train_residual.TEACHER, seed=SEED)).encode()).hexdigest()[:8]
-    np.save(data.folder / f"teacher-{name}.npy", rng.dirichlet(np.ones(LOGIT_COUNT), len(data.table)).astype(np.float32))
-    np.save(data.folder / "descriptors.npy", rng.standard_normal((len(data.table), DESCRIPTOR_SIZE)).astype(np.float32))
+def test_the_command_continues_its_file(pictures, untrained_faceres, tmp_path, monkeypatch, capsys):
+    teacher = replace(train_released.TEACHERS["faceres"], epochs=1, batch_size=16)
+    monkeypatch.setattr(train_released, "TEACHERS", {"faceres": teacher})
     csv = tmp_path / "ablations.csv"
-    arguments = [str(pictures), "--runs", str(tmp_path), "--epochs", "1", "--faces", "64", "--csv", str(csv), "--only"]
-    ablations.main([*arguments, "adaptive gamma", "alignment on 68 landmarks"])
+    arguments = [str(pictures), "--runs", str(tmp_path), "--epochs", "1", "--faces", "100", "--csv", str(csv), "--only"]
+    ablations.main([*arguments, "no alignment", "gender alone"])
     first = pd.read_csv(csv)
-    assert set(first["variant"]) == {"as released", "adaptive gamma", "alignment on 68 landmarks"}
-    ablations.main([*arguments, "mirrored predictions averaged", "adaptive gamma"])
+    assert first["variant"].unique().tolist() == [
+        "as released",
+        "no alignment",
+        "original FaceRes, labels only",
+        "gender alone",
+    ]
+    assert set(first["dataset"]) == {"utkface", "fairface", "allagefaces"}
+    assert not first[first["variant"] == "gender alone"]["measure"].str.contains("error|exact").any()
+    ablations.main(
+        [*arguments, "mirrored predictions averaged", "young and old faces twice", "no alignment", "without UTKFace"]
+    )
     table = pd.read_csv(csv)
     pd.testing.assert_frame_equal(table[: len(first)], first)
-    assert set(table["variant"][len(first) :]) == {"mirrored predictions averaged"}
-    assert table["difference"].isna().tolist() == table["against"].isna().tolist()
-    assert "adaptive gamma" in capsys.readouterr().out
+    added = table[len(first) :]
+    assert set(added["variant"]) == {"young and old faces twice", "mirrored predictions averaged", "without UTKFace"}
+    assert added["difference"].notna().all() and (added["faces"] == 100).all()
+    assert "young and old faces twice" in capsys.readouterr().out

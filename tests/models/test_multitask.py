@@ -8,8 +8,6 @@ from src.config import YEARS
 from src.keras_setup import keras, layers, ops
 from src.models import multitask, train
 from src.models.multitask import (
-    DESCRIPTOR_SIZE,
-    LOGIT_COUNT,
     AbsoluteError,
     GenderAccuracy,
     distillation_loss,
@@ -21,13 +19,13 @@ NOTHING_KNOWN = (-1, -1, -1)
 SIZE = 32
 
 
-def outputs(years, male=0.5, descriptor=None):
-    """Logits of one face, float32 (1, 103 or 231): the probabilities of some years, which may not add up to 1."""
+def outputs(years, male=0.5):
+    """Logits of one face, float32 (1, 103): the probabilities of some years, which may not add up to 1."""
     probability = np.zeros(YEARS)
     probability[list(years)] = list(years.values())
     with np.errstate(divide="ignore"):
         logits = np.maximum(np.log(np.hstack([1 - male, male, probability])), -40) + 3.0  # any constant may be added
-    return np.float32(np.hstack([logits, [] if descriptor is None else descriptor]))[None]
+    return np.float32(logits)[None]
 
 
 def loss(labels, said, kind=multitask_loss):
@@ -49,9 +47,9 @@ def test_labels_of_a_table():
     labels = multitask_labels(table)
     assert labels.dtype == np.float32
     assert labels.tolist() == [[0, 30, 30], [1, 70, 100], [-1, -1, -1], [1, 100, 100]]
-    targets = np.random.default_rng(1).random((4, LOGIT_COUNT + DESCRIPTOR_SIZE))
+    targets = np.random.default_rng(1).random((4, 103))
     both = multitask_labels(table, targets)
-    assert both.shape == (4, 234) and both.dtype == np.float32
+    assert both.shape == (4, 106) and both.dtype == np.float32
     assert np.array_equal(both[:, :3], labels) and both[:, 3:] == pytest.approx(targets)
 
 
@@ -70,6 +68,8 @@ def test_loss_of_an_exact_age_by_hand(age, error):
     probability = np.random.default_rng(3).dirichlet(np.ones(YEARS))
     said = outputs(dict(enumerate(probability)))
     assert loss((-1, age, age), said) == pytest.approx(-softened(age, error) @ np.log(probability), abs=1e-4)
+    same = loss((-1, age, age), said, lambda labels, logits: multitask_loss(labels, logits, label_error=1.5))
+    assert same == pytest.approx(-softened(age, 1.5) @ np.log(probability), abs=1e-4)
 
 
 def test_a_range_counts_every_year_inside_and_none_outside():
@@ -101,23 +101,20 @@ def test_what_is_unknown_adds_nothing():
 # --- the loss from a teacher ------------------------------------------------------------------------------------------
 
 
-def teacher_labels(label, male, years, descriptor):
+def teacher_labels(label, male, years):
     probability = np.zeros(YEARS)
     probability[list(years)] = list(years.values())
-    return np.hstack([label, 1 - male, male, probability, descriptor])
+    return np.hstack([label, 1 - male, male, probability])
 
 
 def test_distillation_loss_by_hand():
-    rng = np.random.default_rng(2)
-    wanted, given = rng.normal(size=(2, DESCRIPTOR_SIZE))
-    said = outputs({30: 0.5, 31: 0.3, 60: 0.2}, male=0.8, descriptor=given)
+    said = outputs({30: 0.5, 31: 0.3, 60: 0.2}, male=0.8)
     label = (1, 30, 39)
-    labels = teacher_labels(label, 0.6, {30: 0.25, 60: 0.75}, wanted)
+    labels = teacher_labels(label, 0.6, {30: 0.25, 60: 0.75})
     from_teacher = (
         -multitask.GENDER_WEIGHT * (0.6 * np.log(0.8) + 0.4 * np.log(0.2)) - 0.25 * np.log(0.5) - 0.75 * np.log(0.2)
     )
-    away = np.mean((given - wanted) ** 2)
-    expected = (1 - multitask.TEACHER_WEIGHT) * loss(label, said)[0] + multitask.TEACHER_WEIGHT * from_teacher + away
+    expected = (1 - multitask.TEACHER_WEIGHT) * loss(label, said)[0] + multitask.TEACHER_WEIGHT * from_teacher
     assert loss(labels, said, distillation_loss) == pytest.approx(expected, rel=1e-5)
 
 
@@ -201,14 +198,12 @@ def test_it_learns_from_labels_of_every_kind_and_resumes_with_its_loss_and_metri
 # --- the heads --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("descriptor, wide", [(False, 103), (True, 231)])
-def test_heads(descriptor, wide, task):
+def test_heads(task):
     first = averaging()
-    model = multitask.add_task_heads(first, descriptor)
+    model = multitask.add_task_heads(first)
     assert model.input_shape == (None, SIZE, SIZE, 3) and model.inputs[0].dtype == "uint8"
-    assert model.output_shape == (None, wide) and model.outputs[0].dtype == "float32"
-    features = first.predict(task[0][:5], verbose=0)
-    for name, part in (("gender", np.s_[:2]), ("age", np.s_[2:103]), ("descriptor", np.s_[103:231]))[: 2 + descriptor]:
+    assert model.output_shape == (None, 103) and model.outputs[0].dtype == "float32"
+    features, said = (network.predict(task[0][:5], verbose=0) for network in (first, model))
+    for name, part in (("gender", np.s_[:2]), ("age", np.s_[2:])):
         kernel, bias = model.get_layer(name).get_weights()
-        said = model.predict(task[0][:5], verbose=0)
         assert said[:, part] == pytest.approx(features @ kernel + bias, abs=1e-4), name
