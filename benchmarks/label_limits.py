@@ -2,8 +2,8 @@
 
     python -m benchmarks.label_limits FOLDER [--runs cache] [--csv FILE]
 
-FOLDER contains UTKFace/, FairFace/ and AllAgeFaces/. Only pairs of near-duplicates count, not larger groups. For each data set
-and band of ages, it measures the share of pairs with different genders, and the mean number of years between their ages.
+FOLDER contains UTKFace/, FairFace/ and AllAgeFaces/. Only pairs of near-duplicates count, not larger groups. For each data
+set and band of ages, it measures the share of pairs with different genders, and the mean number of years between their ages.
 """
 
 from pathlib import Path
