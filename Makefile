@@ -21,6 +21,8 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python; do \
 # The environment is ready for exactly these requirements in exactly this place.
 READY := .venv/ready-$(shell (pwd; cat requirements.txt pyproject.toml) | cksum | cut -d' ' -f1)
 PY := .venv/bin/python
+# pip installs uv, and uv the requirements; where uv cannot, for example from an index in pip's settings, pip installs them.
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
 .PHONY: run test test-all lab demo predict setup data prepare protocol check figures report video
 run: setup
@@ -66,10 +68,11 @@ setup: $(READY) shape_predictor_68_face_landmarks.dat
 
 $(READY): requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11, 3.12 or 3.13 with the venv module is required, and none was found: install one, or run make PYTHON=/path/to/python3.11"; exit 1; }
-	@echo "setting up .venv (once, about two minutes)"
+	@echo "setting up .venv (once, about a minute)"
 	@$(PY) -c '' 2>/dev/null || $(PYTHON) -m venv --clear .venv
 	@rm -f .venv/ready-*
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@{ $(PIP) $$(grep -o '^uv==[0-9.]*' requirements.txt) && \
+		$(PY) -m uv pip install --quiet --python $(PY) --compile-bytecode -r requirements.txt; } || $(PIP) -r requirements.txt
 	@touch $@
 
 shape_predictor_68_face_landmarks.dat: $(READY)

@@ -24,7 +24,7 @@ from src.faces.training_set import TrainingSet
 from src.files import write_text
 from src.keras_setup import keras
 from src.models.train import TrainingSettings, fast_dtype, fit, predict_probabilities
-from src.models.two_level_cnn import MIN_SIZE, level_one, two_level_cnn
+from src.models.two_level_cnn import level_one, two_level_cnn
 from src.processes import run_command
 from src.sample import draw
 
@@ -80,7 +80,7 @@ def make_plan(imdb_wiki: str = "", adience: str = "", seed: int = SEED, epochs: 
         imdb_wiki, adience = str(sample / "imdb_wiki"), str(sample / "adience")
     pretraining = TrainingSettings(epochs=epochs if is_sample else 20, seed=seed)
     finetuning = TrainingSettings(epochs=epochs if is_sample else 12, seed=seed, learning_rate=3e-4)
-    alignment = Alignment(MIN_SIZE) if is_sample else Alignment()
+    alignment = Alignment(128) if is_sample else Alignment()  # notebook 1 aligns the sample at the same size
     return Plan(Path(imdb_wiki), Path(adience), alignment, pretraining, finetuning, is_sample=is_sample)
 
 
@@ -124,7 +124,8 @@ def _load_imdb_wiki(plan: Plan) -> TrainingSet:
 
 def load_adience(plan: Plan) -> dict[str, TrainingSet]:
     """Loads Adience with each of `LABEL_SETS`; both share the aligned faces. The tables have no labels for a task yet."""
-    strict, mapped = (datasets.load("adience", plan.adience, labels=name).table for name in ("strict", "mapped"))
+    dataset = "sample" if plan.is_sample else "adience"
+    strict, mapped = (datasets.load(dataset, plan.adience, labels=name).table for name in ("strict", "mapped"))
     aligned = _aligned(mapped, plan.adience, plan)
     strict.index = pd.Index(mapped["path"]).get_indexer(strict["path"])  # "mapped" has every row of "strict", and more
     return {"strict": TrainingSet(strict[strict.index.isin(aligned.rows)], aligned.faces), "mapped": aligned}

@@ -49,7 +49,7 @@ def test_the_network_typed_in_notebook_1_is_that_of_the_package(capsys):
     from src.models.two_level_cnn import two_level_cnn
 
     cells = nbformat.read(NOTEBOOKS / "1_Gender_Classification.ipynb", as_version=4).cells
-    typed = {"keras": keras, "layers": layers, "config": config, "classes": GENDERS, "SEED": 3}
+    typed = {"keras": keras, "layers": layers, "size": config.FACE_SIZE, "classes": GENDERS, "SEED": 3}
     exec("\n".join(cell.source for cell in cells if "network" in cell.metadata.get("tags", [])), typed)
     own = two_level_cnn(len(GENDERS), seed=3)
     assert [type(layer) for layer in typed["network"].layers] == [type(layer) for layer in own.layers]
