@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from src.config import require_keras_backend
 
-__all__ = ["data_parallel", "device_count", "keras", "layers", "ops"]
+__all__ = ["data_parallel", "device_count", "fused_normalisation", "keras", "layers", "ops"]
 
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -34,6 +34,39 @@ keras.config.set_floatx("float32")
 keras.config.set_epsilon(1e-7)
 # Hides warnings of retracing when several models are trained in turn. The import of TensorFlow resets this level.
 logging.getLogger("tensorflow").setLevel("ERROR")
+
+
+@contextmanager
+def fused_normalisation() -> Iterator[None]:
+    """Makes BatchNormalization use TensorFlow's fused kernel in networks that are compiled for training inside the block.
+
+    On a CPU, the layer's many small steps take nearly half of a residual network's training time. The results are the same.
+    With other backends this has no effect, because they fuse the steps themselves.
+    """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    layer = layers.BatchNormalization
+    keras_call = layer.call
+
+    def call(self, inputs, training=None, mask=None):
+        if not (training and self.trainable and len(inputs.shape) == 4):
+            return keras_call(self, inputs, training=training, mask=mask)
+        scale, offset = (tf.cast(weights.value, tf.float32) for weights in (self.gamma, self.beta))
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs, scale=scale, offset=offset, mean=[], variance=[], epsilon=self.epsilon, is_training=True
+        )
+        for moving, current in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + current * (1 - self.momentum))
+        return outputs
+
+    layer.call = call
+    try:
+        yield
+    finally:
+        layer.call = keras_call
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import pandas as pd
 
 from src.config import CACHE, SEED
 from src.files import atomic_folder, exclusive_lock, write_text
-from src.keras_setup import data_parallel, device_count, keras
+from src.keras_setup import data_parallel, device_count, fused_normalisation, keras
 
 PREDICTION_BATCH = 64  # faces that `predict_probabilities` predicts together
 
@@ -197,10 +197,11 @@ def fit(
                 is_training, is_validation = split == "train", split == "validation"
                 training = FaceBatches(faces, rows[is_training], labels[is_training], settings.batch_size, settings, start)
                 validation = FaceBatches(faces, rows[is_validation], labels[is_validation], settings.batch_size)
-                model.fit(
-                    training, validation_data=validation, initial_epoch=start, epochs=settings.epochs,
-                    shuffle=False, callbacks=[checkpoints], verbose=0,
-                )  # fmt: skip
+                with fused_normalisation():
+                    model.fit(
+                        training, validation_data=validation, initial_epoch=start, epochs=settings.epochs,
+                        shuffle=False, callbacks=[checkpoints], verbose=0,
+                    )  # fmt: skip
             model.load_weights(checkpoints.path(checkpoints.best) / "state.keras")
             return to_float32(model), pd.DataFrame(checkpoints.history)
 

@@ -1,5 +1,6 @@
 """Training: it learns, augments as its settings say, leaves the test faces alone, and resumes where a kill stopped it."""
 
+import contextlib
 import dataclasses
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from src.config import ROOT
 from src.files import TEMPORARY_PREFIX
-from src.keras_setup import keras, layers
+from src.keras_setup import fused_normalisation, keras, layers
 from src.models import train
 from src.models.train import FaceBatches, TrainingSettings, augment
 from src.models.two_level_cnn import two_level_cnn
@@ -324,3 +325,31 @@ def test_centre_years():
     assert train.centre_years(table, 3).tolist() == [1.5, 28.5, 60]
     with pytest.raises(ValueError, match="a training face of each of the 4 classes, class 3 has none"):
         train.centre_years(table, 4)
+
+
+def normalised():
+    """A level one with batch normalisation."""
+    face = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+    x = layers.Rescaling(1 / 127.5, offset=-1)(face)
+    for seed in (1, 2):
+        x = layers.Conv2D(8, 3, 2, kernel_initializer=keras.initializers.HeNormal(seed))(x)
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+    return keras.Model(face, layers.Flatten()(x), name="level_one")
+
+
+def test_normalisation_by_one_kernel_trains_as_keras_does(task):
+    faces, labels, trained = task[0][:8], task[2][:8], []
+    for way in (contextlib.nullcontext(), fused_normalisation()):
+        # Two steps: what is left of rounding grows with each.
+        model = two_level_cnn(2, first=normalised())
+        model.compile(keras.optimizers.AdamW(1e-4), "sparse_categorical_crossentropy", jit_compile=False)
+        keras.utils.set_random_seed(1)
+        with way:
+            losses = [model.train_on_batch(faces, labels) for _ in range(2)]
+        trained.append((losses, model.predict(faces, verbose=0), model.get_weights()))
+    (one, said, weights), (other, said_too, weights_too) = trained
+    assert one[0] != one[1]  # something was learnt
+    np.testing.assert_allclose(one, other, rtol=1e-3)
+    np.testing.assert_allclose(said, said_too, atol=5e-3)
+    for ours, theirs in zip(weights, weights_too, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=3e-3, rtol=0.05)
