@@ -48,7 +48,7 @@ TEACHERS = {
     "sface": replace(FINETUNING_SETTINGS, epochs=4, learning_rate=3e-4),
 }
 STUDENT_START = "faceres"  # the teacher from whose weights the student starts
-STUDENT = replace(BASE_SETTINGS, epochs=14, batch_size=48, learning_rate=3e-4, weight_decay=1e-2)
+STUDENT = replace(BASE_SETTINGS, epochs=7, batch_size=48, learning_rate=3e-4, weight_decay=1e-2)
 
 
 def train(data: PreparedData, seed: int, runs: Path) -> tuple[keras.Model, pd.DataFrame]:
