@@ -241,7 +241,8 @@ def layer_summary(trained: TrainedModel) -> pd.DataFrame:
     is_shown = ~table["layer"].str.fullmatch(r"depthwise_\d+|\w+_activation")
     step = is_shown[::-1].cumsum()[::-1]
     table["parameters"] = table.groupby(step)["parameters"].transform("sum")
-    table["layer"] = table["layer"].str.replace("pointwise_", "block_")
+    # Keras numbers an operation by what the process has built before.
+    table["layer"] = table["layer"].str.replace("pointwise_", "block_").str.replace(r"^resize_\d+$", "resize", regex=True)
     return table[is_shown].reset_index(drop=True)
 
 
