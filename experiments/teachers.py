@@ -25,6 +25,9 @@ from src.train import Settings, fast_dtype, fit
 SIZE = 112  # pixels: the faces SFace was trained on
 MEANS = (123.68, 116.779, 103.939)  # of red, green and blue, subtracted before FaceRes
 DESCRIPTOR = 128  # values SFace compares faces by
+# Side to which each teacher scales the aligned faces, in pixels. SFace was trained on faces of 112 pixels whose eyes are 35 pixels
+# apart, the distance that an aligned face of 96 pixels has.
+INNER = {"sface": 96, "faceres": SIZE}
 # Typical standard deviation of a pooled feature over UTKFace's faces. Features are divided by it before the heads, so that
 # both teachers' heads learn at the same pace.
 SPREAD = {"sface": 0.016, "faceres": 0.32}
@@ -56,12 +59,17 @@ def sface(file: Path | None = None, dtype: str = "float32") -> keras.Model:
 
 def sface_network(dtype: str = "float32") -> keras.Model:
     """The network of `sface` with random weights."""
-    first = mobilenet(SIZE, 1, True, 1 / 128, -127.5 / 128, dtype)
-    x = Affine(dtype=dtype, name="normalise")(first.output)
-    pooled = layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(x)
+    first, x, pooled = _sface_convolutions(SIZE, dtype)
     flat = layers.Flatten(dtype=dtype)(x)
     descriptor = layers.Dense(DESCRIPTOR, dtype="float32", name="descriptor")(flat)
     return keras.Model(first.input, {"pooled": pooled, "descriptor": descriptor}, name="sface")
+
+
+def _sface_convolutions(size: int, dtype: str) -> tuple[keras.Model, keras.KerasTensor, keras.KerasTensor]:
+    """The convolutions, the normalised last map and its mean, with random weights, for faces of any size."""
+    first = mobilenet(size, 1, True, 1 / 128, -127.5 / 128, dtype)
+    x = Affine(dtype=dtype, name="normalise")(first.output)
+    return first, x, layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(x)
 
 
 def faceres(file: Path | None = None, size: int = SIZE, dtype: str = "float32") -> keras.Model:
@@ -144,12 +152,16 @@ def teacher(name: str, size: int, dtype: str = "float32", seed: int = SEED) -> k
     """
     if name not in SPREAD:
         raise ValueError(f"expected a teacher named {' or '.join(SPREAD)}, got {name!r}")
-    inside = sface(dtype=dtype) if name == "sface" else faceres(dtype=dtype)
+    inside, inner = (sface if name == "sface" else faceres)(dtype=dtype), INNER[name]
     pooled = inside.get_layer("pooled").output
+    if inner != SIZE:
+        weights = keras.Model(inside.input, pooled).get_weights()
+        inside, _, pooled = _sface_convolutions(inner, dtype)
+        keras.Model(inside.input, pooled).set_weights(weights)
     features = layers.Rescaling(1 / SPREAD[name], dtype=dtype, name="features")(pooled)
     trunk = keras.Model(inside.input, features, name="trunk")
     face = keras.Input((size, size, 3), dtype="uint8", name="face")
-    x = face if size == SIZE else ops.cast(ops.round(scaled_to(ops.cast(face, "float32"), SIZE)), "uint8")
+    x = face if size == inner else ops.cast(ops.round(scaled_to(ops.cast(face, "float32"), inner)), "uint8")
     return with_heads(keras.Model(face, trunk(x), name="level_one"), dropout=0.3, seed=seed)
 
 

@@ -26,7 +26,7 @@ from src.train import Settings, fast_dtype, fit
 DATASETS = ("utkface", "fairface", "allagefaces")
 TEACHERS = {
     "faceres": replace(REFINED, epochs=10, learning_rate=3e-4),
-    "sface": replace(REFINED, epochs=5, learning_rate=3e-4),
+    "sface": replace(REFINED, epochs=4, learning_rate=3e-4),
 }
 STUDENT = replace(AUGMENTED, epochs=20, batch_size=48, learning_rate=3e-4, weight_decay=1e-2)
 
