@@ -28,7 +28,7 @@ TEACHERS = {
     "faceres": replace(REFINED, epochs=10, learning_rate=3e-4),
     "sface": replace(REFINED, epochs=4, learning_rate=3e-4),
 }
-STUDENT = replace(AUGMENTED, epochs=8, batch_size=48, learning_rate=3e-4, weight_decay=1e-2)
+STUDENT = replace(AUGMENTED, epochs=7, batch_size=48, learning_rate=3e-4, weight_decay=1e-2)
 
 
 def teacher_targets(data: Data, runs: Path) -> npt.NDArray[np.float32]:
