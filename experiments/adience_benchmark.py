@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from src import data as datasets
-from src.config import AGE_GROUPS, CACHE, GENDERS, RESULTS, RUNS, SEED
+from src.config import AGE_GROUPS, CACHE, GENDERS, RESULTS, RUNS, SAMPLE_FACE_SIZE, SEED
 from src.data.table import split, task_labels
 from src.evaluation.metrics import headline_metrics, mean_over_folds
 from src.faces import image_quality
@@ -80,7 +80,7 @@ def make_plan(imdb_wiki: str = "", adience: str = "", seed: int = SEED, epochs: 
         imdb_wiki, adience = str(sample / "imdb_wiki"), str(sample / "adience")
     pretraining = TrainingSettings(epochs=epochs if is_sample else 20, seed=seed)
     finetuning = TrainingSettings(epochs=epochs if is_sample else 12, seed=seed, learning_rate=3e-4)
-    alignment = Alignment(128) if is_sample else Alignment()  # notebook 1 aligns the sample at the same size
+    alignment = Alignment(SAMPLE_FACE_SIZE) if is_sample else Alignment()
     return Plan(Path(imdb_wiki), Path(adience), alignment, pretraining, finetuning, is_sample=is_sample)
 
 

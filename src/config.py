@@ -25,6 +25,7 @@ BACKENDS = ("tensorflow", "jax")  # supported Keras backends; the first is the d
 
 SEED = 1
 FACE_SIZE = 227  # pixels, the input side of the two-level CNN
+SAMPLE_FACE_SIZE = 128  # pixels, the same for trainings on the sample, which it makes shorter
 GENDERS = ("female", "male")
 YEARS = 101  # classes of an age distribution, one per year from 0 to 100; older people count as 100
 IMAGE_SUFFIXES = (

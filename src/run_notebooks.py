@@ -1,24 +1,31 @@
-"""Runs the numbered notebooks in order: `make run`.
+"""Runs the numbered notebooks: `make run`.
 
     python -m src.run_notebooks [--dataset sample] [--data FOLDER] [--notebooks 1 2 3 4 5 6 7] [--solutions] [--save]
 
-The executed notebooks go to runs/DATASET/. With --save, their outputs also replace those of the files in notebooks/.
+The executed notebooks go to runs/DATASET/. On the sample, two run at once where neither reads the other's files.
+With --save, they run one after the other, and their outputs also replace those of the files in notebooks/.
 With --solutions, the solutions of the exercises in notebooks/solutions/ run instead.
 """
 
 import argparse
 import os
 import time
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import nbformat
 import papermill
+from joblib.externals.loky import ProcessPoolExecutor
 from nbclient.exceptions import DeadKernelError
 
 from src.config import MODELS, NOTEBOOKS, ROOT, RUNS, require_keras_backend
 from src.data import DATASETS, resolve_folder
 from src.files import write_text
-from src.processes import run_command
+from src.processes import end_with_parent, run_command
+
+READS = {1: (5,), 2: (1, 5), 3: (1, 2), 4: (1, 2)}  # the notebooks whose files a notebook reads
+SHARED_GPU = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # for TensorFlow and JAX
 
 
 def run_notebooks(dataset: str, data: str, numbers: list[int], save: bool = False, folder: Path = NOTEBOOKS) -> None:
@@ -40,16 +47,23 @@ def run_notebooks(dataset: str, data: str, numbers: list[int], save: bool = Fals
     target = (RUNS / dataset / folder.relative_to(NOTEBOOKS)).relative_to(ROOT)
     target.mkdir(parents=True, exist_ok=True)
     began = time.time()
-    for notebook in find_notebooks(numbers, folder):
-        print(f"\n{notebook.name}", flush=True)
-        executed = target / notebook.name
-        accepted = {name: parameters[name] for name in papermill.inspect_notebook(notebook) if name in parameters}
-        # The log level hides a warning that the connection to the kernel is not encrypted.
-        quiet = ["--IPKernelApp.log_level=40"]
-        source = notebook.relative_to(ROOT)
-        papermill.execute_notebook(source, executed, accepted, cwd=notebook.parent, extra_arguments=quiet)
-        if save:
-            _save_outputs(executed, notebook)
+    waiting, running = find_notebooks(numbers, folder), dict[Future, Path]()
+    at_once = 2 if dataset == "sample" and not save else 1  # real data may need all memory for one
+    for name, value in SHARED_GPU.items():
+        os.environ.setdefault(name, value)
+    pool = ProcessPoolExecutor(at_once, initializer=end_with_parent, initargs=(os.getpid(),))
+    try:
+        while waiting or running:
+            for notebook in list(waiting):
+                unfinished = {_number(other) for other in [*running.values(), *waiting[: waiting.index(notebook)]]}
+                if len(running) < at_once and unfinished.isdisjoint(READS.get(_number(notebook), ())):
+                    print(f"{notebook.name} …", flush=True)
+                    waiting.remove(notebook)
+                    running[pool.submit(_run, notebook, target / notebook.name, parameters, save)] = notebook
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                print(f"{running.pop(future).name}: done in {future.result():.0f} s", flush=True)
+    finally:
+        pool.shutdown(kill_workers=True)
     print("\nWritten, with paths relative to the repository (`make lab` opens the notebooks):")
     cards = [path.relative_to(ROOT) for path in sorted(MODELS.glob("*/card.json"))]
     for path in [*sorted(target.glob("*.ipynb")), *sorted(target.glob("*.csv")), *cards]:
@@ -59,12 +73,30 @@ def run_notebooks(dataset: str, data: str, numbers: list[int], save: bool = Fals
 
 def find_notebooks(numbers: list[int], folder: Path = NOTEBOOKS) -> list[Path]:
     """Returns a folder's notebooks with these numbers, by default all; ValueError for a number without a notebook."""
-    found = {int(path.name.split("_")[0]): path for path in sorted(folder.glob("[0-9]*_*.ipynb"))}
+    found = {_number(path): path for path in sorted(folder.glob("[0-9]*_*.ipynb"))}
     numbers = numbers or list(found)
     for number in numbers:
         if number not in found:
             raise ValueError(f"the number of a notebook must be one of {', '.join(map(str, found))}, got {number}")
     return [found[number] for number in numbers]
+
+
+def _run(notebook: Path, executed: Path, parameters: dict[str, str], save: bool) -> float:
+    """Executes a notebook and returns how many seconds it took."""
+    start = time.monotonic()
+    accepted = {name: parameters[name] for name in papermill.inspect_notebook(notebook) if name in parameters}
+    # The log level hides a warning that the connection to the kernel is not encrypted.
+    papermill.execute_notebook(
+        notebook.relative_to(ROOT), executed, accepted, cwd=notebook.parent, progress_bar=False,
+        extra_arguments=["--IPKernelApp.log_level=40"],
+    )  # fmt: skip
+    if save:
+        _save_outputs(executed, notebook)
+    return time.monotonic() - start
+
+
+def _number(notebook: Path) -> int:
+    return int(notebook.name.split("_")[0])
 
 
 def _save_outputs(executed: Path, notebook: Path) -> None:
@@ -93,7 +125,7 @@ def main() -> int:
     try:
         folder = NOTEBOOKS / "solutions" if options.solutions else NOTEBOOKS
         run_notebooks(options.dataset, options.data, options.notebooks, options.save, folder)
-    except DeadKernelError:
+    except (DeadKernelError, BrokenProcessPool):
         problem = "a notebook's process died, perhaps because memory ran out; finished work is kept, so run again"
         raise ValueError(problem) from None
     except papermill.PapermillExecutionError as error:

@@ -97,13 +97,8 @@ def _write_table(
     with open_table(options.csv, [source.name for source in sources], settings) as table:
         if table.done:
             print(f"resuming {options.csv}: {table.done:,} of {len(sources):,} photos are done", file=sys.stderr)
-        try:
-            for batch in predictor.batches(sources, copies, table.done):
-                table.add(batch)
-        except KeyboardInterrupt as stop:
-            if table.resumable:
-                stop.args = (f"stopped; {options.csv} has the photos done so far, and the same command resumes it",)
-            raise
+        for batch in predictor.batches(sources, copies, table.done):
+            table.add(batch)
     counts = ", ".join(f"{count:,} {status}" for status, count in table.counts.most_common()) or "no photo found"
     summary = f"{len(sources):,} photos, {table.counts.total():,} rows ({counts}) written to {options.csv}"
     print(summary, file=sys.stdout if table.resumable else sys.stderr)  # the table itself may go to standard output

@@ -66,13 +66,14 @@ def open_table(path: Path, photos: list[str], settings: dict) -> Iterator[TableF
         BlockingIOError: Another process is writing this table.
         ValueError: The path is not a table of predictions. It is not changed.
         OSError: The table cannot be written.
+        KeyboardInterrupt: The user stopped the block; the exception's text says how to resume the table.
     """
     if str(path).startswith(STREAM_PATHS) or (path.exists() and not path.is_file() and not path.is_dir()):
         with open(path, "ab", buffering=0) as file:
             file.write(HEADER)
             yield TableFile(path, file, resumable=False)
         return
-    path = resolve_links(path)
+    name, path = path, resolve_links(path)
     if path.exists() and (path.is_dir() or not _is_table(path)):
         raise ValueError(f"{path} is not a table of predictions, and only such a table is replaced: choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,12 +82,16 @@ def open_table(path: Path, photos: list[str], settings: dict) -> Iterator[TableF
         text = json.dumps([settings, PREDICTION_COLUMNS], sort_keys=True)
         resume = path.exists() and settings_file.exists() and settings_file.read_text(encoding="utf-8") == text
         done, rows = _finished_photos(path, photos) if resume else (0, [])
-        with atomic_write(path) as new, new.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([PREDICTION_COLUMNS, *rows])
-        write_text(settings_file, text)  # after the table, so that an older table is not resumed
-        with open(path, "ab", buffering=0) as file:
-            counts = Counter(row[STATUS_COLUMN] for row in rows)
-            yield TableFile(path, file, resumable=True, done=done, counts=counts)
+        try:
+            with atomic_write(path) as new, new.open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerows([PREDICTION_COLUMNS, *rows])
+            write_text(settings_file, text)  # after the table, so that an older table is not resumed
+            with open(path, "ab", buffering=0) as file:
+                counts = Counter(row[STATUS_COLUMN] for row in rows)
+                yield TableFile(path, file, resumable=True, done=done, counts=counts)
+        except KeyboardInterrupt as stop:
+            stop.args = (f"stopped; {name} has the photos done so far, and the same command resumes it",)
+            raise
         settings_file.unlink()
 
 

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -33,11 +32,12 @@ def read(path) -> pd.DataFrame:
 
 def interrupted(path, photos, *tables, settings=None) -> int:
     """Begins or resumes a table, adds rows and stops; returns how many photos were done at the beginning."""
-    with suppress(KeyboardInterrupt), open_table(path, list(photos), settings or {}) as opened:
+    with pytest.raises(KeyboardInterrupt) as stop, open_table(path, list(photos), settings or {}) as opened:
         for rows in tables:
             opened.add(rows)
         done = opened.done
         raise KeyboardInterrupt
+    assert str(path) in str(stop.value), "the user learns which file the photos done so far are in"
     return done
 
 
