@@ -24,7 +24,6 @@ import pandas as pd
 from experiments.teachers import (
     FEATURE_DEVIATIONS,
     FINETUNING_SETTINGS,
-    TEACHER_INPUT_SIZES,
     faceres_convolutions,
     finetune,
     teacher_probabilities,
@@ -48,7 +47,7 @@ TEACHERS = {
     "sface": replace(FINETUNING_SETTINGS, epochs=4, learning_rate=3e-4),
 }
 STUDENT_START = "faceres"  # the teacher from whose weights the student starts
-STUDENT = replace(BASE_SETTINGS, epochs=7, batch_size=48, learning_rate=3e-4, weight_decay=1e-2)
+STUDENT = replace(BASE_SETTINGS, epochs=10, batch_size=48, learning_rate=3e-4, weight_decay=1e-2)
 
 
 def train(data: PreparedData, seed: int, runs: Path) -> tuple[keras.Model, pd.DataFrame]:
@@ -77,7 +76,7 @@ def teacher_targets(data: PreparedData, runs: Path, names: Iterable[str]) -> npt
 def build_student(size: int, dtype: str = "float32", seed: int = SEED) -> keras.Model:
     """Builds the network to release, with random weights.
 
-    It takes the weights of the teacher FaceRes, but it has no nested models and scales the faces itself.
+    It takes the weights of the teacher FaceRes, but it has no nested models and sees the faces at their full size.
 
     Args:
         size: Height and width of the aligned faces in pixels.
@@ -87,7 +86,7 @@ def build_student(size: int, dtype: str = "float32", seed: int = SEED) -> keras.
     Returns:
         A model from uint8 faces (batch, size, size, 3), RGB, to float32 logits (batch, 103).
     """
-    convolutions = faceres_convolutions(size, dtype, network_size=TEACHER_INPUT_SIZES[STUDENT_START])
+    convolutions = faceres_convolutions(size, dtype)  # larger than the teacher sees them
     pooled = layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(convolutions.output)
     features = layers.Rescaling(1 / FEATURE_DEVIATIONS[STUDENT_START], dtype=dtype, name="features")(pooled)
     return add_task_heads(keras.Model(convolutions.input, features, name="level_one"), seed=seed)
