@@ -12,7 +12,6 @@ CSV file are not repeated. The teachers always use faces that are aligned by the
 import argparse
 import hashlib
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from experiments import train_released, training_steps
-from experiments.teachers import TEACHER_INPUT_SIZES, build_teacher, finetune
+from experiments.teachers import build_teacher, finetune
 from src.config import CACHE, SEED
 from src.evaluation import metrics
 from src.evaluation.subgroups import Metric, face_scores
@@ -167,7 +166,7 @@ def _build_network(start: str, seed: int, setup: _Setup) -> keras.Model:
     """Builds the student with the start's weights. "residual" and "plain" have another level one, with random weights."""
     size, dtype = training_steps.ALIGNMENT.size, fast_dtype()
     if start in ("plain", "residual"):
-        build = level_one if start == "plain" else partial(residual_level_one, network_size=TEACHER_INPUT_SIZES["faceres"])
+        build = level_one if start == "plain" else residual_level_one
         return add_task_heads(build(size, dtype=dtype, seed=seed), seed=seed)
     student = train_released.build_student(size, dtype, seed)
     if start == "original":

@@ -8,7 +8,6 @@ import functools
 from collections.abc import Sequence
 
 from src.keras_setup import keras, layers, ops
-from src.models.residual import resize_images
 
 STEM_FILTERS = 32  # number of filters of the first convolution
 # For each block, the filters of the pointwise convolution and the stride of the depthwise one before it.
@@ -76,7 +75,6 @@ def mobilenet(
     scale: float,
     offset: float | Sequence[float],
     dtype: str = "float32",
-    network_size: int | None = None,
 ) -> keras.Model:
     """Builds the convolutions of MobileNetV1 1.0 with random weights.
 
@@ -89,7 +87,6 @@ def mobilenet(
         offset: Added after scaling; one number or one for each of red, green and blue.
         dtype: Keras dtype policy, such as "mixed_bfloat16". Depthwise convolutions always compute in float32: in
             bfloat16, TensorFlow's CPU gradient for stride 2 took five times as long.
-        network_size: Height and width to which the network scales the faces first; None keeps the size.
 
     Returns:
         A model from uint8 faces (batch, size, size, 3), RGB, 0-255, to a map (batch, rows, columns, 1024) in the compute
@@ -110,8 +107,6 @@ def mobilenet(
 
     face = keras.Input((size, size, 3), dtype="uint8", name="face")
     x = layers.Rescaling(scale, offset, dtype=dtype, name="scale")(face)
-    if network_size and network_size != size:
-        x = resize_images(x, network_size)
     x = stage(x, layers.Conv2D, "stem", stem_stride, filters=STEM_FILTERS, kernel_size=3)
     for number, (filters, stride) in enumerate(BLOCKS, start=1):
         x = stage(x, layers.DepthwiseConv2D, f"depthwise_{number}", stride, kernel_size=3, dtype="float32")

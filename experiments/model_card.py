@@ -12,7 +12,7 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
-from experiments import results, teachers, train_released
+from experiments import results, train_released
 from experiments.plots import dataset_title, group_titles
 from experiments.results import describe_worst_group, format_result, markdown_table, read_results
 from src import config
@@ -95,7 +95,7 @@ def render(models: dict[str, TrainedModel], folder: str | Path = "", figure: Pat
     compared = results.comparison_table(results.compare_models(rows, plain, others))
     template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(TEMPLATE.read_text(encoding="utf-8"))
     text = template.render(
-        results=results, teachers=teachers, train_released=train_released, multitask=multitask, config=config,
+        results=results, train_released=train_released, multitask=multitask, config=config,
         training_commit=TRAINING_COMMIT, data_sets=DATASETS[1:], fewest=MIN_GROUP_SIZE,
         size=models["age"].alignment.size, history=history, others=others, speed=speed, rows=rows, layers=layers,
         counts=counts[["training", "validation", "test"]].map("{:,}".format).rename_axis("data set").reset_index(),

@@ -241,8 +241,7 @@ def layer_summary(trained: TrainedModel) -> pd.DataFrame:
     is_shown = ~table["layer"].str.fullmatch(r"depthwise_\d+|\w+_activation")
     step = is_shown[::-1].cumsum()[::-1]
     table["parameters"] = table.groupby(step)["parameters"].transform("sum")
-    # Keras numbers an operation by what the process has built before.
-    table["layer"] = table["layer"].str.replace("pointwise_", "block_").str.replace(r"^resize_\d+$", "resize", regex=True)
+    table["layer"] = table["layer"].str.replace("pointwise_", "block_")
     return table[is_shown].reset_index(drop=True)
 
 

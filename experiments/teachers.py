@@ -17,7 +17,6 @@ from experiments.training_steps import BASE_SETTINGS, PreparedData, cached_array
 from src.config import SEED
 from src.keras_setup import keras, layers, ops
 from src.models.multitask import add_task_heads, multitask_labels
-from src.models.residual import resize_images
 from src.models.train import TrainingSettings, fast_dtype
 
 # Height and width in pixels to which each teacher scales the faces. SFace was trained on faces of 112 pixels with an eye
@@ -65,10 +64,10 @@ def faceres(size: int, dtype: str = "float32") -> keras.Model:
     return keras.Model(convolutions.input, pooled, name="faceres")
 
 
-def faceres_convolutions(size: int, dtype: str = "float32", network_size: int | None = None) -> keras.Model:
+def faceres_convolutions(size: int, dtype: str = "float32") -> keras.Model:
     """Builds FaceRes up to its last map, with random weights; the arguments are those of `mobilenet`."""
     offset = [-mean for mean in PIXEL_MEANS]
-    return mobilenet(size, stem_stride=2, prelu=False, scale=1.0, offset=offset, dtype=dtype, network_size=network_size)
+    return mobilenet(size, stem_stride=2, prelu=False, scale=1.0, offset=offset, dtype=dtype)
 
 
 @keras.saving.register_keras_serializable("age_and_gender")
@@ -120,7 +119,8 @@ def build_teacher(name: str, size: int, dtype: str = "float32", seed: int = SEED
     trunk = keras.Model(pretrained.input, features, name="trunk")
     x = face = keras.Input((size, size, 3), dtype="uint8", name="face")
     if size != network_size:
-        resized = resize_images(ops.cast(face, "float32"), network_size)
+        # Not keras.layers.Resizing: a model with it runs in training mode unless it is called with `training=False`.
+        resized = ops.image.resize(ops.cast(face, "float32"), (network_size, network_size))
         x = ops.cast(ops.round(resized), "uint8")  # the type that the pretrained network takes
     return add_task_heads(keras.Model(face, trunk(x), name="level_one"), dropout=0.3, seed=seed)
 

@@ -108,7 +108,7 @@ def standins(tmp_path_factory):
 @pytest.fixture(scope="session")
 def mobilenet_model():
     """An untrained network with the layers of the released age model."""
-    convolutions = teachers.faceres_convolutions(training_steps.ALIGNMENT.size, network_size=112)
+    convolutions = teachers.faceres_convolutions(training_steps.ALIGNMENT.size)
     pooled = layers.GlobalAveragePooling2D(name="pooled")(convolutions.output)
     features = layers.Rescaling(2.0, name="features")(pooled)
     level_one = keras.Model(convolutions.input, features, name="level_one")

@@ -114,9 +114,7 @@ def _arrow(axes: plt.Axes, start: tuple[float, float], end: tuple[float, float],
     axes.annotate("", end, start, arrowprops=style)
 
 
-_STAGE_ENDS = re.compile(
-    r"face|resize(_\d+)?|pool.*|(stem|pointwise_\d+)_activation|features|mean_of_both|dropout_\d+|probability"
-)
+_STAGE_ENDS = re.compile(r"face|pool.*|(stem|pointwise_\d+)_activation|features|mean_of_both|dropout_\d+|probability")
 _FACE = "face"  # the stage of the input
 
 
@@ -172,7 +170,7 @@ def _describe(operations: list[keras.Operation]) -> str:
         return "softmax" if last.name == "probability" else "dense"
     if isinstance(last, layers.InputLayer):
         return _FACE
-    return "scaled" if last.name.startswith("resize") else "averaged" if "global" in str(type(last)).lower() else "flat"
+    return "averaged" if "global" in str(type(last)).lower() else "flat"
 
 
 @styled

@@ -27,7 +27,7 @@ from onnx import helper, numpy_helper
 # From uint8 faces (n, height, width, 3), RGB, 0-255, to float32 probabilities (n, classes) by task.
 Predict = Callable[[npt.NDArray[np.uint8]], dict[str, npt.NDArray[np.float32]]]
 
-OPSET = 18  # version of the ONNX operators: the first in which Resize has the attribute `axes`
+OPSET = 18  # version of the ONNX operators
 INPUT_NAME = "faces"  # name of the input of all graphs
 
 
@@ -257,11 +257,6 @@ def _merge(operator, add, weights, *inputs):
     return add(operator, *(x.name for x in inputs))
 
 
-def _resize(add, weights, x, size):
-    options = {"mode": "linear", "coordinate_transformation_mode": "half_pixel", "axes": [2, 3]}
-    return add("Resize", x.name, "", "", np.array(size), **options)
-
-
 def _flip(add, weights, x, axis):
     start, end, step = np.array([[-1], [np.iinfo(np.int64).min], [-1]])
     return add("Slice", x.name, start, end, np.array({1: [2], 2: [3]}[axis]), step)  # height or width, in Keras and ONNX
@@ -283,7 +278,6 @@ _LAYERS: dict[str, Callable] = {
     "MaxPooling2D": partial(_pooling, "MaxPool"),
     "ReLU": lambda add, weights, x, max_value=np.inf: add("Clip", x.name, np.float32(0), np.float32(max_value)),
     "Rescaling": _rescaling,
-    "Resize": _resize,
 }
 _PADDING = {"same": "SAME_UPPER", "valid": "VALID"}
 # Settings that have no effect on predictions, or that follow from the shapes of the weights.
@@ -295,5 +289,4 @@ _IGNORED = re.compile(
 _FIXED = {
     "axis": -1, "data_format": "channels_last", "dilation_rate": [1, 1], "groups": 1, "depth_multiplier": 1,
     "keepdims": False, "center": True, "scale": True, "renorm": False, "negative_slope": 0.0, "threshold": 0.0,
-    "interpolation": "bilinear", "antialias": False, "crop_to_aspect_ratio": False, "pad_to_aspect_ratio": False,
 }  # fmt: skip

@@ -6,9 +6,7 @@ from src.keras_setup import keras, layers, ops
 BLOCKS = ((48, 1), (48, 1), (96, 2), (96, 1), (192, 2), (192, 1), (256, 2))  # filters and stride of each residual block
 
 
-def residual_level_one(
-    size: int = 128, network_size: int | None = None, dtype: str = "float32", seed: int = SEED
-) -> keras.Model:
+def residual_level_one(size: int = 128, dtype: str = "float32", seed: int = SEED) -> keras.Model:
     """Builds a residual feature extractor. The shapes of its weights do not depend on the size of the faces.
 
     Sources: He et al., "Deep residual learning for image recognition", CVPR 2016; for shortcuts with average pooling,
@@ -16,7 +14,6 @@ def residual_level_one(
 
     Args:
         size: Height and width of the faces in pixels.
-        network_size: Height and width to which the network scales the faces first, for speed; None keeps the size.
         dtype: Keras dtype policy, such as "mixed_bfloat16".
         seed: Seed of the initial weights.
 
@@ -36,8 +33,6 @@ def residual_level_one(
 
     face = keras.Input((size, size, 3), dtype="uint8", name="face")
     x = layers.Rescaling(1 / 127.5, offset=-1, dtype=dtype, name="scale")(face)
-    if network_size:
-        x = resize_images(x, network_size)
     x = relu(convolution(x, 32, 5, strides=2))
     x = layers.MaxPooling2D(3, 2, "same", dtype=dtype, name="pooling")(x)
     for i, (filters, strides) in enumerate(BLOCKS, start=1):
@@ -66,12 +61,3 @@ def average_with_mirror_image(level_one: keras.Model) -> keras.Model:
     face = keras.Input(level_one.input_shape[1:], dtype="uint8", name="face")
     features = layers.Average(name="mean_of_both")([trunk(face), trunk(ops.flip(face, axis=2))])
     return keras.Model(face, features, name="level_one")
-
-
-def resize_images(images: keras.KerasTensor, size: int) -> keras.KerasTensor:
-    """Scales images (batch, height, width, channels) to (batch, size, size, channels) within a network.
-
-    Do not use `keras.layers.Resizing` instead: a model that contains it runs in training mode unless it is called with
-    `training=False`, and batch normalisation then uses the statistics of the batch.
-    """
-    return ops.image.resize(images, (size, size))

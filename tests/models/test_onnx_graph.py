@@ -84,16 +84,12 @@ def test_the_two_level_cnn(tmp_path):
     assert_equal_probabilities(with_random_statistics(two_level_cnn(2, 127)), tmp_path, 1e-4)
 
 
-@pytest.mark.parametrize("inner, mirrored", [(None, False), (71, True), (99, True)])
-def test_the_residual_network(inner, mirrored, tmp_path):
-    first = residual_level_one(97, inner)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_residual_network(mirrored, tmp_path):
+    first = residual_level_one(97)
     model = with_level_two(average_with_mirror_image(first) if mirrored else first)
     model.get_layer("level_two").set_weights([weights / 20 for weights in model.get_layer("level_two").get_weights()])
     assert_equal_probabilities(with_random_statistics(model), tmp_path, 1e-4)
-
-
-def resize(x):
-    return ops.image.resize(x, (20, 40))
 
 
 SCALED = layers.Rescaling(1 / 127.5, -1.0)
@@ -103,7 +99,7 @@ SUPPORTED = [
     [SCALED, layers.AveragePooling2D(7, 4, "same"), layers.Activation("relu"), layers.Flatten(), layers.BatchNormalization()],
     [layers.Rescaling([0.01, 0.02, 0.005], [0.1, -0.3, 0.0]), layers.ReLU(0.5), layers.GlobalAveragePooling2D()],
     [SCALED, layers.DepthwiseConv2D((5, 3), 2, "same", use_bias=False), layers.Flatten(), layers.Dropout(0.5)],
-    [lambda face: ops.flip(face, axis=1), SCALED, resize, layers.Conv2D(4, 7, 7), layers.Flatten()],
+    [lambda face: ops.flip(face, axis=1), SCALED, layers.Conv2D(4, 7, 7), layers.Flatten()],
 ]  # fmt: skip
 
 
@@ -152,7 +148,7 @@ UNSUPPORTED = {
     "precision": [SCALED, layers.Conv2D(4, 7, 7, dtype="mixed_bfloat16"), layers.Flatten()],
     "scale for each column": [layers.Rescaling([[1.0]] * SIZE), layers.Flatten()],
     "training mode": [SCALED, lambda x: layers.BatchNormalization()(x, training=True), layers.Flatten()],
-    "antialiasing": [SCALED, lambda x: ops.image.resize(x, (20, 20), antialias=True), layers.Flatten()],
+    "resizing": [SCALED, lambda x: ops.image.resize(x, (20, 20)), layers.Flatten()],
     "overflow of uint8": [lambda face: ops.add(face, face), SCALED, layers.Flatten()],
     "constant": [SCALED, lambda x: ops.add(x, np.float32(1)), layers.Flatten()],
 }

@@ -128,7 +128,7 @@ def test_a_face_and_its_mirror_image_give_the_mean_of_both(small, faces):
 
 def test_a_network_that_is_called_without_a_mode_does_not_train(faces):
     """In training mode, batch normalisation would use the batch's statistics and change its own."""
-    model = residual.average_with_mirror_image(residual.residual_level_one(SIZE, network_size=32))
+    model = residual.average_with_mirror_image(residual.residual_level_one(SIZE))
     before = [weights.copy() for weights in model.get_weights()]
     features = np.asarray(model(faces))
     assert features.std() > 0 and features == pytest.approx(model.predict_on_batch(faces), abs=1e-4)
