@@ -26,7 +26,7 @@ from src.processes import run_command
 
 DOCS = config.ROOT / "docs"
 TEMPLATE, TARGET, FIGURE = DOCS / "model_card.template.md", DOCS / "model_card.md", DOCS / "figures" / "failures.png"
-TRAINING_COMMIT = "337ae31"  # the version of the code that trained the released models
+TRAINING_COMMIT = "9ffbeca"  # the version of the code that trained the released models
 GROUP_COLUMNS = {  # metrics in the tables by group, and their short titles
     Metric.GENDER_ACCURACY: "gender",
     Metric.EIGHT_GROUPS_EXACT: "eight groups",
