@@ -143,6 +143,6 @@ def _finish_shares(figure: plt.Figure, axes: plt.Axes, title: str) -> plt.Figure
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1))
     axes.grid()
-    axes.legend(loc="best")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     axes.set_title(title)
     return figure
