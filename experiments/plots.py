@@ -119,7 +119,7 @@ def reliability(tables: dict[str, pd.DataFrame], fewest: int = 30) -> plt.Figure
         tables: Tables of `calibration.reliability` by title.
         fewest: Dots of fewer faces are left out, because they depend on chance.
     """
-    figure, axes = plt.subplots(figsize=(WIDTH * 0.6, WIDTH * 0.55))
+    figure, axes = plt.subplots(figsize=(WIDTH, WIDTH * 0.55))
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfect calibration")
     for (task, table), colour in zip(tables.items(), itertools.cycle(_LINES)):
         count, table = table["n"].sum(), table[table["n"] >= fewest]
@@ -132,7 +132,7 @@ def reliability(tables: dict[str, pd.DataFrame], fewest: int = 30) -> plt.Figure
 @styled
 def accuracy_coverage(curves: dict[str, pd.DataFrame]) -> plt.Figure:
     """Draws the accuracy of the most confident predictions against their share, from `calibration.coverage_curve`."""
-    figure, axes = plt.subplots(figsize=(WIDTH * 0.6, 3.4))
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.4))
     for (task, curve), colour in zip(curves.items(), itertools.cycle(_LINES)):
         axes.plot(curve["coverage"], curve["score"], color=colour, label=f"{task}: {curve['score'].iloc[-1]:.1%} of all")
     axes.set(xlabel="share of faces with a prediction, the most confident first", ylabel="accuracy", xlim=(0, 1.02))
