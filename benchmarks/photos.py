@@ -6,7 +6,7 @@ DATA is a folder with UTKFace/ and FairFace/; without it, synthetic photos are u
 
 | part | what it measures |
 |---|---|
-| small | photos of 224x224 on one core, in a folder |
+| small | photos of 224x224 and 250x250 on one core, in a folder |
 | photo | photos of 1280x960 with one face and without a face, one at a time on one core |
 | folder | a folder of 1280x960 photos on two cores, with processes and with threads |
 | fresh | a new process: start, import, models, one photo |
@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -81,17 +82,17 @@ def one_core_predictor() -> Predictor:
 
 def small_photos(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
     sets = random_files(data, ("UTKFace", "FairFace"), n)
-    photos = {name: [cv2.resize(read_photo(file), (224, 224), interpolation=cv2.INTER_AREA) for file in files]
-              for name, files in sets.items()} or {"synthetic": synthetic_photos(n, (224, 224), 130)}  # fmt: skip
+    originals = {name: [read_photo(file) for file in files] for name, files in sets.items()} or {
+        "synthetic": synthetic_photos(n, (250, 250), 130)
+    }
     predictor = one_core_predictor()
-    for name, pixels in photos.items():
-        (folder / name).mkdir()
-        paths = write_photos(pixels, folder / name)
+    for (name, pixels), side in product(originals.items(), (224, 250)):
+        paths = write_photos([cv2.resize(one, (side, side), interpolation=cv2.INTER_AREA) for one in pixels], folder)
         predictor.predict(paths[:8], progress=False)
         with Clock() as clock:
             table = predictor.predict(paths, progress=False)
         found = table.loc[table["status"] == "ok", "photo"].nunique() / len(paths)
-        yield {"photos": f"224x224, {name}", "way": "folder, one core", "n": len(paths), "found": found,
+        yield {"photos": f"{side}x{side}, {name}", "way": "folder, one core", "n": len(paths), "found": found,
                "photos a second": len(paths) / clock.wall, "cpu ms a photo": clock.cpu * 1000 / len(paths)}  # fmt: skip
 
 

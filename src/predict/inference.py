@@ -123,10 +123,9 @@ def predict_faces(rows: list[dict], models: Models) -> pd.DataFrame:
     for row, predicted in zip(faces, models.to_rows(models.probabilities([row["aligned"] for row in faces]))):
         messages = filter(None, (row.get("message"), predicted["message"]))
         row |= predicted | {"message": "; ".join(messages) or None}
-    table = pd.DataFrame(rows).reindex(columns=PREDICTION_COLUMNS)
-    table["status"] = table["status"].map(str)  # plain strings, not members of `Status`
-    table["detection_score"] = table["detection_score"].astype(float).round(3)
-    return table.astype(PREDICTION_TYPES)
+    columns = {name: [row.get(name) for row in rows] for name in PREDICTION_TYPES}
+    columns["status"] = list(map(str, columns["status"]))  # plain strings, not members of `Status`
+    return pd.DataFrame({name: pd.array(values, PREDICTION_TYPES[name]) for name, values in columns.items()})
 
 
 def sum_to_classes(probability: npt.ArrayLike, labels: Labels) -> tuple[tuple[str, ...], np.ndarray]:

@@ -7,7 +7,7 @@ recognises people who return.
 
 import functools
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import dlib
 import numpy as np
@@ -27,11 +27,25 @@ CROSSING_IOU = 0.15  # minimum intersection over union of two people, one of who
 SAME_PERSON_DISTANCE = 0.45  # maximum distance of two descriptors of one person; dlib uses 0.6 for photos years apart
 MIN_TRACKER_CONFIDENCE = 6.0  # minimum peak-to-sidelobe ratio of the tracker; below it, the face is lost
 MAX_MISSED = 3  # consecutive detections without the person that end the tracking
-DESCRIPTOR_INTERVAL = 5  # detections from one stored descriptor to the next
+STORED_DETECTIONS = {1, *(5 * 4**i for i in range(10))}  # numbers of a person's detections whose face is stored
 IDENTIFIED_AFTER = 5  # detections of a person after which no earlier person is searched
 MIN_DETECTIONS = 2  # minimum detections of a person; a pattern that resembles a face is rarely detected twice
 RECOGNITION_FILE = "dlib_face_recognition_resnet_model_v1.dat"
-_Descriptor: TypeAlias = npt.NDArray[np.float64]  # (128,)
+
+
+class FaceView:
+    """A face as dlib's descriptor network takes it. The descriptor is computed at its first use, because it takes long."""
+
+    def __init__(self, frame: Photo, face: Face):
+        """Takes the face's pixels from a frame, uint8 (height, width, 3), RGB."""
+        points = [dlib.point(round(x), round(y)) for x, y in face.landmarks]
+        shape = dlib.full_object_detection(dlib.rectangle(*(round(edge) for edge in face.box)), points)
+        self._chip = dlib.get_face_chip(np.ascontiguousarray(frame), shape)
+
+    @functools.cached_property
+    def descriptor(self) -> npt.NDArray[np.float64]:
+        """dlib's face descriptor, (128,). Descriptors of one person are close to each other."""
+        return np.array(_recognition_model().compute_face_descriptor(self._chip))
 
 
 @dataclass(eq=False)
@@ -39,7 +53,7 @@ class Track:
     """One person in the video."""
 
     number: int  # from 1
-    descriptors: list[_Descriptor]  # of some detections
+    views: list[FaceView] = field(default_factory=list)  # of the detections `STORED_DETECTIONS`
     boxes: dict[int, Box] = field(default_factory=dict)  # by frame
     probabilities: dict[str, npt.NDArray] = field(default_factory=dict)  # by task, the sum over all detections, (classes,)
     detections: int = 0
@@ -53,9 +67,9 @@ class Track:
         position = self.tracker.get_position()
         return position.left(), position.top(), position.right(), position.bottom()
 
-    def distance(self, other: _Descriptor) -> float:
-        """Returns the distance of a descriptor from the nearest one of this person."""
-        return min(float(np.linalg.norm(own - other)) for own in self.descriptors)
+    def distance(self, view: FaceView) -> float:
+        """Returns the distance of a face's descriptor from the nearest one of this person."""
+        return min(float(np.linalg.norm(own.descriptor - view.descriptor)) for own in self.views)
 
     def add_probabilities(self, probabilities: dict[str, npt.NDArray]) -> None:
         """Adds class probabilities to the sums."""
@@ -109,27 +123,28 @@ class MultiTracker:
         """Detects the faces in a frame and restarts the tracker of each."""
         min_score = DETECTORS[self.detector].min_score
         faces = [face for face in find_faces(frame, self.detector, video=True) if face.score >= min_score]
+        views = [FaceView(frame, face) for face in faces]
         tracks = self.in_sight
-        matches = self._match(frame, tracks, faces)
+        matches = self._match(tracks, faces, views)
         for i, track in enumerate(tracks):
             if i not in matches:
                 track.missed += 1
                 hidden = any(intersection_over_union(track.box, faces[j].box) > CROSSING_IOU for j in matches.values())
                 if hidden or track.missed >= MAX_MISSED:
                     self._lose(track)
-        detected = [(self._assign_track(tracks[i], frame, faces[j]), faces[j]) for i, j in matches.items()]
-        new = [face for j, face in enumerate(faces) if j not in matches.values()]
-        detected += [(self._assign_track(None, frame, face), face) for face in new]
-        for track, face in detected:
+        matched, detected = {j: tracks[i] for i, j in matches.items()}, []
+        for j, face in enumerate(faces):
+            track = self._assign_track(matched.get(j), views[j])
             track.tracker = dlib.correlation_tracker()
             track.tracker.start_track(frame, dlib.drectangle(*face.box))
             track.missed, track.last_detection = 0, self.frame
             track.detections += 1
-            if track.detections % DESCRIPTOR_INTERVAL == 0:
-                track.descriptors.append(_compute_descriptor(frame, face))
+            if track.detections in STORED_DETECTIONS:
+                track.views.append(views[j])
+            detected.append((track, face))
         return detected
 
-    def _match(self, frame: Photo, tracks: list[Track], faces: list[Face]) -> dict[int, int]:
+    def _match(self, tracks: list[Track], faces: list[Face], views: list[FaceView]) -> dict[int, int]:
         """Returns the index of the detected face for each track, by position and, where people cross, also by descriptor."""
         if not tracks or not faces:
             return {}
@@ -138,14 +153,14 @@ class MultiTracker:
         for i, track in enumerate(tracks):
             if any(intersection_over_union(track.box, other.box) > CROSSING_IOU for other in tracks if other is not track):
                 for j in np.flatnonzero(overlap[i] >= MATCH_IOU):
-                    distance = track.distance(_compute_descriptor(frame, faces[j]))
+                    distance = track.distance(views[j])
                     cost[i, j] += 2 * distance
                     if distance > SAME_PERSON_DISTANCE:
                         overlap[i, j] = 0
         cost[overlap < MATCH_IOU] = 10
         return {int(i): int(j) for i, j in zip(*linear_sum_assignment(cost)) if overlap[i, j] >= MATCH_IOU}
 
-    def _assign_track(self, matched: Track | None, frame: Photo, face: Face) -> Track:
+    def _assign_track(self, matched: Track | None, view: FaceView) -> Track:
         """Returns the track of a face: that of an earlier person who is back, the matched one, or a new one.
 
         A matched track may turn out to be an earlier person once more of the face is visible than at first. The two are
@@ -154,11 +169,13 @@ class MultiTracker:
         candidates = self._out_of_sight(matched)
         if matched and (not candidates or matched.detections >= IDENTIFIED_AFTER):
             return matched
-        found = _compute_descriptor(frame, face)
-        earlier = min(candidates, key=lambda track: track.distance(found), default=None)
-        if earlier and earlier.distance(found) < SAME_PERSON_DISTANCE:
+        earlier = min(candidates, key=lambda track: track.distance(view), default=None)
+        if earlier and earlier.distance(view) < SAME_PERSON_DISTANCE:
             return self._merge(earlier, matched) if matched else earlier
-        return matched or self._start_track(found)
+        if not matched:
+            matched = Track(len(self.tracks) + 1)
+            self.tracks.append(matched)
+        return matched
 
     def _out_of_sight(self, matched: Track | None) -> list[Track]:
         """Returns the tracks of people out of sight, without people who were seen beside the matched track's person."""
@@ -168,16 +185,11 @@ class MultiTracker:
     def _merge(self, earlier: Track, track: Track) -> Track:
         """Adds a track to the earlier one of the same person, and returns it."""
         earlier.boxes.update(track.boxes)
-        earlier.descriptors += track.descriptors
+        earlier.views += track.views
         earlier.detections += track.detections
         earlier.add_probabilities(track.probabilities)
         self.tracks.remove(track)
         return earlier
-
-    def _start_track(self, found: _Descriptor) -> Track:
-        track = Track(len(self.tracks) + 1, [found])
-        self.tracks.append(track)
-        return track
 
     def _lose(self, track: Track) -> None:
         """Marks a person as out of sight and drops the boxes after the last detection, which may be wrong."""
@@ -207,13 +219,6 @@ def predictions_table(tracks: list[Track], models: Models) -> pd.DataFrame:
 @functools.cache
 def _recognition_model():
     return dlib.face_recognition_model_v1(str(packaged_file(RECOGNITION_FILE)))
-
-
-def _compute_descriptor(frame: Photo, face: Face) -> _Descriptor:
-    """Returns dlib's face descriptor, float64 (128,). Descriptors of one person are close to each other."""
-    points = [dlib.point(round(x), round(y)) for x, y in face.landmarks]
-    shape = dlib.full_object_detection(dlib.rectangle(*(round(edge) for edge in face.box)), points)
-    return np.array(_recognition_model().compute_face_descriptor(np.ascontiguousarray(frame), shape))
 
 
 def _interpolate(boxes: dict[int, Box], step: int) -> dict[int, Box]:
