@@ -41,7 +41,7 @@ def main() -> None:
         table = table[tables.split(table) != "test"]
         some = table.sample(min(options.n, len(table)), random_state=SEED)
         if "boxes" in options.only and name == "utkface":
-            rows += [eyes_in_boxes(_photos(some, folder), one) for one in ("hog", "cnn", "yunet") if one in DETECTORS]
+            rows += [eyes_in_boxes(_photos(some, folder), one) for one in DETECTORS if one != "hog+cnn"]
         if "mapping" in options.only and "yunet" in DETECTORS:
             rows.append({"part": "mapping", "data set": name} | box_mapping(_photos(some, folder)))
     report([print_row(row) for row in rows], options.csv)

@@ -32,7 +32,7 @@ class Clock:
 
 
 def _processor_seconds() -> float:
-    return time.process_time() + sum(os.times()[2:4])  # the second term is that of child processes, in hundredths
+    return time.process_time() + sum(os.times()[2:4])  # os.times: of ended child processes, to 1/100 s
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

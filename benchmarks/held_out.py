@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def measured(photos: pd.DataFrame, predictions: pd.DataFrame) -> list[dict]:
-    """Returns gender accuracy, eight groups, FairFace's nine ranges (from the predicted years) and the absolute error."""
+    """Returns a row for each metric that the data set has labels for; the nine ranges are those of the predicted years."""
     rows, subjects = [], photos["subject"].to_numpy(object)
 
     def row(measure, scores, of, unit="share", by="all", group="all") -> None:
@@ -69,7 +69,7 @@ def measured(photos: pd.DataFrame, predictions: pd.DataFrame) -> list[dict]:
     for what, (groups, classes) in predicted.items():
         truth = groups.index(low, high)
         labelled = truth >= 0
-        if labelled.mean() > 0.5:  # most labels of the other data set overlap several groups
+        if labelled.mean() > 0.5:  # not where most labels overlap several groups
             row(f"{what} exact", classes == truth, labelled)
             row(f"{what} 1-off", np.abs(classes - truth) <= 1, labelled)
     exact = np.isfinite(tables.exact_years(photos))

@@ -54,14 +54,14 @@ class Variant:
 
     baseline: str = "as released"  # the variant that it differs from in one choice
     teacher: str = "both"  # "both", the name of one, or "" to learn from the labels alone
-    start: str = "fine-tuned"  # weights of FaceRes, or "original" ones; see `_build_network` for the others
+    start: str = "fine-tuned"  # or "original" weights of FaceRes, "random" ones, or another level one: "residual", "plain"
     settings: dict = field(default_factory=dict)  # fields of `TrainingSettings`
     constant_error: bool = False  # whether the error of age labels is `LABEL_ERROR` at every age
     repeat_rare_ages: bool = False  # whether training faces of the young and of the old appear twice in an epoch
     hidden: tuple[str, ...] = ()  # columns of labels that are hidden
     without: str = ""  # the data set that is left out of the training
     alignment: str = "eyes"  # or the whole "photo", or aligned faces that are filtered: "gamma" or "denoised"
-    with_mirror: bool = False  # the baseline's network, averaged over each face and its mirror image
+    with_mirror: bool = False  # averages the baseline's predictions for each face and its mirror image
 
 
 _NO_AUGMENTATION = dict.fromkeys(

@@ -36,24 +36,6 @@ from src.models.train import predict_probabilities
 from src.models.two_level_cnn import layer_table
 from src.predict.inference import load_models
 
-_RELEASE_COMMAND = "`python -m experiments.train_released --data FOLDER --release` writes it"
-_INCLUDED = "it is part of the repository"
-_COMPARISON_COLUMNS = (
-    "model", "utkface_gender", "utkface_mae", "utkface_8_exact", "utkface_8_one_off", "fairface_gender", "fairface_9",
-)  # fmt: skip
-# The required columns and the source of each result file.
-FILES = {
-    "released_results": (RESULT_COLUMNS, _RELEASE_COMMAND),
-    "released_reliability": (("dataset", "task", "confidence", "accuracy", "n"), _RELEASE_COMMAND),
-    "released_coverage": (("dataset", "task", "coverage", "score"), _RELEASE_COMMAND),
-    "released_history": (("epoch", "loss", "val_loss", "gender_accuracy", "absolute_error"), _RELEASE_COMMAND),
-    "plain": (_COMPARISON_COLUMNS, _INCLUDED),
-    "others": ((*_COMPARISON_COLUMNS, "utkface_n", "fairface_n"), _INCLUDED),
-    "speed": (
-        ("model", "batch", "way", "ms a face", "lowest", "highest", "MB"),
-        "`python -m benchmarks.speed --csv docs/results/speed.csv` writes it",
-    ),
-}
 # Columns of plain.csv and others.csv: title, data set and metric in our results, unit (shares are in per cent there).
 COMPARISON = {
     "utkface_gender": ("UTKFace\ngender", "utkface", Metric.GENDER_ACCURACY, Unit.SHARE),
@@ -62,6 +44,21 @@ COMPARISON = {
     "utkface_8_one_off": ("UTKFace\none group off", "utkface", Metric.EIGHT_GROUPS_ONE_OFF, Unit.SHARE),
     "fairface_gender": ("FairFace\ngender", "fairface", Metric.GENDER_ACCURACY, Unit.SHARE),
     "fairface_9": ("FairFace\nnine ranges", "fairface", Metric.NINE_RANGES_EXACT, Unit.SHARE),
+}
+_RELEASE_COMMAND = "`python -m experiments.train_released --data FOLDER --release` writes it"
+_INCLUDED = "it is part of the repository"
+# The required columns and the source of each result file.
+FILES = {
+    "released_results": (RESULT_COLUMNS, _RELEASE_COMMAND),
+    "released_reliability": (("dataset", "task", "confidence", "accuracy", "n"), _RELEASE_COMMAND),
+    "released_coverage": (("dataset", "task", "coverage", "score"), _RELEASE_COMMAND),
+    "released_history": (("epoch", "loss", "val_loss", "gender_accuracy", "absolute_error"), _RELEASE_COMMAND),
+    "plain": (("model", *COMPARISON), _INCLUDED),
+    "others": (("model", *COMPARISON, "utkface_n", "fairface_n"), _INCLUDED),
+    "speed": (
+        ("model", "batch", "way", "ms a face", "lowest", "highest", "MB"),
+        "`python -m benchmarks.speed --csv docs/results/speed.csv` writes it",
+    ),
 }
 RELEASED_MODELS = "released models"  # their name in comparisons
 
@@ -237,7 +234,7 @@ def calibration_of(trained: TrainedModel) -> Calibration:
 def layer_summary(trained: TrainedModel) -> pd.DataFrame:
     """Returns the model's layers with the columns level, layer, output (shape) and parameters; one row per block."""
     table = pd.DataFrame(layer_table(trained.model), columns=["level", "layer", "output", "parameters"])
-    # A block of MobileNet is a depthwise convolution, which is added to the pointwise one after it, and two activations.
+    # Each hidden row, a depthwise convolution or an activation of MobileNet, is added to the next shown row.
     is_shown = ~table["layer"].str.fullmatch(r"depthwise_\d+|\w+_activation")
     step = is_shown[::-1].cumsum()[::-1]
     table["parameters"] = table.groupby(step)["parameters"].transform("sum")

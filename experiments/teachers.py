@@ -37,7 +37,7 @@ def sface(size: int, dtype: str = "float32") -> keras.Model:
     """Builds SFace with its original weights, up to the features that `build_teacher` uses.
 
     Args:
-        size: Height and width of the faces in pixels. The original takes 112.
+        size: Height and width of the faces in pixels. The original SFace takes 112.
         dtype: Keras dtype policy, such as "mixed_bfloat16".
 
     Returns:

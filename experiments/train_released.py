@@ -76,7 +76,8 @@ def teacher_targets(data: PreparedData, runs: Path, names: Iterable[str]) -> npt
 def build_student(size: int, dtype: str = "float32", seed: int = SEED) -> keras.Model:
     """Builds the network to release, with random weights.
 
-    It takes the weights of the teacher FaceRes, but it has no nested models and sees the faces at their full size.
+    The weights of the fine-tuned FaceRes fit it (`set_weights`). Unlike this teacher, it contains no nested model and takes
+    the faces at their full size.
 
     Args:
         size: Height and width of the aligned faces in pixels.
@@ -86,7 +87,7 @@ def build_student(size: int, dtype: str = "float32", seed: int = SEED) -> keras.
     Returns:
         A model from uint8 faces (batch, size, size, 3), RGB, to float32 logits (batch, 103).
     """
-    convolutions = faceres_convolutions(size, dtype)  # larger than the teacher sees them
+    convolutions = faceres_convolutions(size, dtype)
     pooled = layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(convolutions.output)
     features = layers.Rescaling(1 / FEATURE_DEVIATIONS[STUDENT_START], dtype=dtype, name="features")(pooled)
     return add_task_heads(keras.Model(convolutions.input, features, name="level_one"), seed=seed)

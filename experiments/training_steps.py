@@ -56,7 +56,7 @@ class PreparedData(NamedTuple):
     Attributes:
         table: A table of faces; near-duplicates share one subject.
         faces: uint8 (n, 128, 128, 3), RGB.
-        alignment_source: See `prepare.Prepared`.
+        alignment_source: See `prepare.AlignedFaces`.
         split: "train", "validation" or "test" (n,); "none", which is never used, for an image without an aligned face.
         folder: The cache folder of the faces, which also contains arrays computed from them.
     """
@@ -84,7 +84,8 @@ def load_data(folder: Path, runs: Path = CACHE) -> PreparedData:
     group = cached_array(prepared.folder / "near_duplicates.npy", lambda: near_duplicates(prepared.faces))
     is_first = table["dataset"].isin(_FIRST_DATASETS).to_numpy()
     first = duplicates_as_subjects(table[is_first], group[is_first])
-    # A face of the third data set takes the split key of its near-duplicates in the first two, if there are any.
+    # A face of the third data set takes as its subject, which `split_key` prefers, the key of its near-duplicates in the
+    # first two, if there are any.
     key_by_group = pd.Series(split_key(first)).groupby(group[is_first]).first()
     third_groups = pd.Series(group[~is_first], table.index[~is_first])
     third = table[~is_first].assign(subject=third_groups.map(key_by_group).astype("string"))

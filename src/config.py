@@ -1,4 +1,4 @@
-"""Paths, sizes and classes that the whole project shares."""
+"""Settings that the whole project shares: paths, sizes, age groups, colours, the seed and the Keras backend."""
 
 import os
 import sys
@@ -25,7 +25,7 @@ BACKENDS = ("tensorflow", "jax")  # supported Keras backends; the first is the d
 
 SEED = 1
 FACE_SIZE = 227  # pixels, the input side of the two-level CNN
-SAMPLE_FACE_SIZE = 128  # pixels, the same for trainings on the sample, which it makes shorter
+SAMPLE_FACE_SIZE = 128  # pixels, the input side in trainings on the sample; smaller faces train faster
 GENDERS = ("female", "male")
 YEARS = 101  # classes of an age distribution, one per year from 0 to 100; older people count as 100
 IMAGE_SUFFIXES = (
@@ -34,7 +34,8 @@ IMAGE_SUFFIXES = (
 )  # fmt: skip
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts")
 
-# Okabe and Ito, "Color universal design", 2008: distinguishable for colour-blind readers.
+# Colours of the boxes in a photo, in turn, distinguishable for colour-blind readers. Source: Okabe and Ito, "Color universal
+# design", 2008.
 FACE_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442")
 
 
@@ -88,7 +89,7 @@ def _named_by_years(years: tuple, starts: tuple) -> AgeGroups:
 
 # Age classes that a network can predict: Adience's eight age groups, FairFace's nine, and "four" for small data sets.
 AGE_GROUPS = {
-    # Ages between two labels go to the group that the mapped variant of Adience's protocol assigns.
+    # Ages between two labels go to the group that `adience.load(labels="mapped")` assigns.
     "adience": _named_by_years(
         ((0, 2), (4, 6), (8, 12), (15, 20), (25, 32), (38, 43), (48, 53), (60, 100)), (0, 4, 8, 14, 23, 36, 46, 57)
     ),

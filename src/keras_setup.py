@@ -40,8 +40,9 @@ logging.getLogger("tensorflow").setLevel("ERROR")
 def fused_normalisation() -> Iterator[None]:
     """Makes BatchNormalization use TensorFlow's fused kernel in networks that are compiled for training inside the block.
 
-    On a CPU, the layer's many small steps take nearly half of a residual network's training time. The results are the same.
-    With other backends this has no effect, because they fuse the steps themselves.
+    On a CPU, the layer's many small steps take nearly half of a residual network's training time. The results are
+    the same, except for a factor n / (n - 1) in the moving variance. With other backends this has no effect, because they
+    fuse the steps themselves.
     """
     if keras.backend.backend() != "tensorflow":
         yield

@@ -55,6 +55,7 @@ def run_notebooks(dataset: str, data: str, numbers: list[int], save: bool = Fals
     try:
         while waiting or running:
             for notebook in list(waiting):
+                # Notebooks that are running or come earlier may still write a file that this one reads.
                 unfinished = {_number(other) for other in [*running.values(), *waiting[: waiting.index(notebook)]]}
                 if len(running) < at_once and unfinished.isdisjoint(READS.get(_number(notebook), ())):
                     print(f"{notebook.name} …", flush=True)

@@ -51,7 +51,7 @@ def notebook() -> Frames:
 def curves() -> Frames:
     """Shows how the curves of the released models grew during training."""
     history = results.read_results("released_history")
-    caption = f"Training of the released models: {len(history)} epochs on UTKFace and FairFace"
+    caption = f"Training of the released models: {len(history)} epochs on UTKFace, FairFace and All-Age-Faces"
     for epoch in range(1, len(history) + 1):
         canvas = FigureCanvasAgg(plots.curves(history[:epoch], len(history)))
         canvas.figure.set_dpi(1180 / canvas.figure.get_size_inches()[0])
@@ -75,7 +75,7 @@ def photos() -> Frames:
 def video() -> Frames:
     """Shows people who walk past each other, with one prediction per person."""
     frames = people.walk(FPS)
-    caption = "In a video, each person is tracked and has one prediction, the mean over all frames"
+    caption = "In a video, each person is tracked and has one prediction, the mean over all detections"
     for frame, rows in zip(frames, people.track(frames, FPS), strict=True):
         yield cards.captioned(annotate(frame, rows, legend=False) if len(rows) else frame, caption)
 

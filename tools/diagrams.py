@@ -152,7 +152,7 @@ def _is_separable(operations: list[keras.Operation]) -> bool:
 
 
 def _flatten(model: keras.Model) -> list[keras.Operation]:
-    """Returns all operations of a model and of the models in it. Scaling is an operation, not a layer."""
+    """Returns all operations of a model and of the models in it. Mirroring is an operation, not a layer."""
     inside = [_flatten(layer)[1:] if isinstance(layer, keras.Model) else [layer] for layer in model.operations]
     return sum(inside, [])
 

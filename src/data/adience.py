@@ -41,7 +41,7 @@ def load(folder: str | Path, images: str = "faces", labels: str = "strict", chec
     age_high 6 for "(4, 6)". The subject is `face_id`, and the fold is the published one (0 to 4).
 
     Args:
-        folder: Folder of the fold files, or its parent if it is named adience/ or Adience/.
+        folder: Folder of the fold files. If this folder is named adience/ or Adience/, its parent works too.
         images: "faces" (upright crops of 816 x 816 pixels) or "aligned" (aligned by the data set's authors).
         labels: "strict" uses an age only if its text equals one of the eight labels, as the published protocol does
             (Levi and Hassner 2015). "mapped" also assigns the other texts, except None, to a label.

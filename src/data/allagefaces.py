@@ -38,6 +38,7 @@ def load(folder: str | Path) -> Loaded:
     """
     path, numbers, reasons = read_names(folder, FOLDERS, NAME, EXPECTED)
     serial, age = numbers[0], numbers[1]
+    # Rows with a malformed name get "male" here and are dropped below.
     gender = np.where(serial.le(LAST_FEMALE).fillna(False), "female", "male")
     rows = pd.DataFrame({"path": path, "gender": gender, "age_low": age, "age_high": age})
     return split_rejects(rows, reasons, "allagefaces")

@@ -48,7 +48,7 @@ def download(name: str, folder: Path, addresses: Path = ADDRESSES) -> None:
     Raises:
         ValueError: The name is unknown.
         FileNotFoundError: Files have to be downloaded by hand; the message says how.
-        FileExistsError: A file or folder is in the way of what is to be unpacked.
+        FileExistsError: A file or folder with an unpacked name exists already.
         DownloadError: A file cannot be downloaded, has another checksum, or is damaged.
     """
     known = json.loads(addresses.read_text(encoding="utf-8"))
@@ -152,8 +152,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folder = Path(options.to).expanduser() if options.to else DATA / options.dataset
     download(options.dataset, folder)
-    setting = f" DATA={folder}" if options.to else ""
-    print(f'{options.dataset} is in {folder}; next: make run DATASET={options.dataset}{setting} NOTEBOOKS="1 2"')
+    setting, notebooks = f" DATA={folder}" if options.to else "", "5 1 2" if options.dataset == "imdb_wiki" else "1 2"
+    print(f'{options.dataset} is in {folder}; next: make run DATASET={options.dataset}{setting} NOTEBOOKS="{notebooks}"')
     return 0
 
 

@@ -28,7 +28,7 @@ def load(folder: str | Path) -> Loaded:
     so `subject` is NA.
 
     Args:
-        folder: Folder of the label files, or its parent if it is named FairFace/.
+        folder: Folder of the label files. If this folder is named FairFace/, its parent works too.
 
     Returns:
         The table of faces and the ledger, with these reasons in this order: path outside the folder, unknown age, image
@@ -41,7 +41,7 @@ def load(folder: str | Path) -> Loaded:
     folder, subfolder, source = _read_labels(folder, ("file", "age", "gender"))
     images = label_files.list_images(folder / subfolder, EXPECTED)
     label_path = source["file"]
-    path_on_disk = _stem(label_path).map(dict(zip(_stem(images), images)))  # the same name with another suffix
+    path_on_disk = _stem(label_path).map(dict(zip(_stem(images), images)))  # the image of the same name, with any suffix
     rows = pd.DataFrame(
         {
             "path": subfolder + label_path.where(label_path.isin(images) | path_on_disk.isna(), path_on_disk),

@@ -43,8 +43,8 @@ def load(
     Ages are those on 1 July of the year of the photo; an age spans two years if the day or month of birth is unknown. Boxes
     are NA for images in a folder with "crop" in its name.
 
-    The subject is the celebrity's name, which both files share. Names with one celeb_id are one subject. Without a name, the
-    subject is the number in the file name.
+    The subject is the celebrity's name, which both files share. Records with the same celeb_id have the same subject, even
+    if their names differ. Without a name, the subject is the number in the file name.
 
     Args:
         folder: Folder of imdb.mat and wiki.mat or of the crops; data/README.md lists the layouts.

@@ -24,7 +24,7 @@ def load(folder: str | Path) -> Loaded:
     Ages are exact. The data set has no identities, so `subject` is NA.
 
     Args:
-        folder: Folder of the images, or its parent if it is named UTKFace/.
+        folder: Folder of the images. If this folder is named UTKFace/, its parent works too.
 
     Returns:
         The table of faces and the ledger, with these reasons in this order: malformed name (a part is missing), age out of

@@ -160,7 +160,7 @@ def prediction_interval(
 ) -> npt.NDArray[np.int64]:
     """Returns the lowest and the highest year of each face's interval, int64 (n, 2), inclusive.
 
-    A year is in the interval if its scaled residual is at most the quantile of the year's band.
+    The interval is the shortest one that contains each year whose scaled residual is at most the quantile of its band.
 
     Args:
         year_probability: Floats (n, 101).

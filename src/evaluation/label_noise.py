@@ -1,6 +1,7 @@
 """Finds labels that are probably wrong: labels that contradict a model that was not trained on the face.
 
-Suitable models are out-of-fold models or, for data sets other than UTKFace and FairFace, the released ones.
+Suitable models are out-of-fold models or, for data sets other than UTKFace, FairFace and All-Age-Faces, the
+released ones.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """The figures of the notebooks, and the style of all figures. Each function returns a closed matplotlib figure.
 
 The colours are those of Okabe and Ito, which people with any colour vision can distinguish (https://jfly.uni-koeln.de/color/).
-A thing has the same colour in every figure.
+In the notebooks, a thing has the same colour in every figure.
 """
 
 import functools
@@ -188,7 +188,7 @@ def curves(history: pd.DataFrame, epochs: int | None = None, heading: str = "") 
     """Draws training and validation curves, and marks the epoch with the lowest validation loss.
 
     Args:
-        history: One row an epoch, with `epoch`, `loss`, `val_loss` and other metrics, each also as `val_METRIC`.
+        history: One row per epoch, with `epoch`, `loss`, `val_loss` and other metrics, each also as `val_METRIC`.
         epochs: The number of epochs on the axis; by default those in the history.
         heading: The title of the figure.
     """

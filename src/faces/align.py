@@ -77,7 +77,7 @@ def _landmark_predictor() -> dlib.shape_predictor:
 
 
 def load_detectors() -> None:
-    """Loads the default detector and the landmark predictor, which takes a second, before a photo needs them."""
+    """Loads the default detector and the landmark predictor, which takes a second, before the first photo."""
     find_faces(np.zeros((64, 64, 3), np.uint8))
     _landmark_predictor()
 
@@ -113,7 +113,7 @@ def find_landmarks(photo: Photo, box: Box) -> Points:
 
     Args:
         photo: uint8 (height, width, 3), RGB, 0-255.
-        box: Face as dlib's HOG detector would draw it; may reach over the photo's edge.
+        box: The face's box as dlib's HOG detector would draw it; may reach over the photo's edge.
 
     Returns:
         float64 (68, 2), (x, y) in the photo's pixels.

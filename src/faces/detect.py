@@ -45,14 +45,14 @@ VIDEO_DETECTOR = "yunet" if _detect_rgb else "hog"  # dlib's CNN is too slow for
 # YuNet, measured by benchmarks/detection.py. Sides are in pixels of the resized photo that the network searches.
 FIRST_SIDE = 640  # longest side in the first search; the network finds faces from 20 pixels up
 VIDEO_FIRST_SIDE = 544  # the same in video, a quarter faster; with 448, tracking counts partly hidden people twice
-SMALL_PHOTO = 288  # photos up to this longest side are resized to SMALL_PHOTO_SIDE, which saves a third of the time
-SMALL_PHOTO_SIDE = 224
+SMALL_PHOTO_MAX_SIDE = 288  # longest side of an original photo that is resized to SMALL_PHOTO_SEARCH_SIDE, which is faster
+SMALL_PHOTO_SEARCH_SIDE = 224
 MIN_SHORT_SIDE = 320  # a panorama's shorter side is not reduced below this
 MAX_SEARCH_SIDE = 5120  # longest side in the finest search
-TILE_SIDE, TILE_OVERLAP = 960, 128  # larger photos are searched in tiles, because the network misses faces in them
+TILE_SIDE, TILE_OVERLAP = 960, 128  # larger photos are searched in tiles, because the network misses faces in large inputs
 TINY_FACE = 32  # a smaller face or candidate suggests more faces that are too small for this search
 RELIABLE_FACE = 40  # smaller faces are replaced by the results of a finer search
-SEARCH_FINER_ABOVE_SIDE = 1920  # photos from this longest side are searched again if a search finds no certain face
+SEARCH_FINER_FROM_SIDE = 1920  # original photos from this longest side are searched again if a search finds no certain face
 CANDIDATE_SCORE, FACE_SCORE = 0.25, 0.6  # minimum scores of a possible face and of a certain face
 CONFIRMED_SCORE = 0.8  # minimum sum of the scores of a candidate in two searches
 CONFIRMATION_CROP = 3  # side of the square that is searched again to confirm a candidate, in sides of the candidate
@@ -100,7 +100,9 @@ class Detector(NamedTuple):
     eye_distance: float  # typical distance of a frontal face's eyes
     eye_height: float  # typical height of the eyes below the box's upper edge, as a fraction of its width
     min_eye_distance: float = 0.0  # for LANDMARKS_UNLESS_TURNED: a face whose landmarks have closer eyes may be turned
-    hog_shift: float = 0.0  # how much lower HOG's box of the same face is, as a fraction of the height
+    hog_shift: float = (
+        0.0  # how much lower HOG's box of the same face is, as a fraction of the height; 0: the box is HOG's own
+    )
     package: str | None = None  # the package besides dlib whose version decides the results
     video_search: Callable[[Photo], list[Detection]] | None = None  # a faster search for the frames of a video
 
@@ -157,7 +159,7 @@ def _detect_yunet(photo: Photo, first_side: int = FIRST_SIDE) -> list[Detection]
     height, width = photo.shape[:2]
     longest = max(height, width)
     # The first search reduces the longest side to first_side, except in small photos and panoramas.
-    scale = (min(longest, first_side) if longest > SMALL_PHOTO else SMALL_PHOTO_SIDE) / longest
+    scale = (min(longest, first_side) if longest > SMALL_PHOTO_MAX_SIDE else SMALL_PHOTO_SEARCH_SIDE) / longest
     scale = max(scale, min(1.0, MIN_SHORT_SIDE / min(height, width), MAX_SEARCH_SIDE / longest))
     # The finest search sees the photo at full size; a small photo is enlarged, at most twice.
     max_scale = min(max(1.0, 2 * FIRST_SIDE / longest), 2.0, MAX_SEARCH_SIDE / longest)
@@ -177,11 +179,11 @@ def _may_miss_faces(found: list[Detection], scale: float, longest: int) -> bool:
         return False
     # A large photo may contain faces that are too small for this scale. A small photo is usually a cropped face that is found
     # at some scale.
-    return (longest >= SEARCH_FINER_ABOVE_SIDE and longest * scale < 2 * FIRST_SIDE) or longest <= SMALL_PHOTO_SIDE
+    return (longest >= SEARCH_FINER_FROM_SIDE and longest * scale < 2 * FIRST_SIDE) or longest <= SMALL_PHOTO_SEARCH_SIDE
 
 
 def _is_confirmed(photo: Photo, candidate: Detection, scale: float) -> bool:
-    """Searches a candidate's surroundings at another size; patterns seldom score well in both searches."""
+    """Searches a candidate's surroundings at another size; false detections seldom score well in both searches."""
     if candidate.score < CANDIDATE_SCORE or candidate.side * scale < RELIABLE_FACE:
         return False
     left, top, right, bottom = candidate.box

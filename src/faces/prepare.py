@@ -48,7 +48,7 @@ WORKER_DIED = "a worker process died: memory ran out, or an image crashed its de
 class AlignmentSource(StrEnum):
     """What a face was aligned by."""
 
-    LANDMARKS = "landmarks"
+    LANDMARKS = "landmarks"  # a detected face, by the eyes that `Detector.eyes_from` selects
     BOX = "box"  # the data set's box, in which no face was detected
     WHOLE_PHOTO = "whole_photo"  # the image's central square; no face was detected and the data set has no box
     UNUSABLE = ""  # no face: the image cannot be used

@@ -1,4 +1,4 @@
-"""A data set's faces, aligned and labelled for one task: all that training needs, in one call."""
+"""A data set's faces, aligned and labelled for one task. `data.table.split` splits them."""
 
 from pathlib import Path
 from typing import NamedTuple

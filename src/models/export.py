@@ -20,7 +20,7 @@ EXPORTED_FILES = ("model.onnx", "model.tflite", "labels.json", "card.json")
 
 
 def export(folder: str | Path, target: str | Path) -> list[Path]:
-    """Exports a model folder with float32 weights to the folder `target`, and returns the paths of the files.
+    """Exports the model of a model folder, with float32 weights, to the folder `target`, and returns the paths of the files.
 
     The files are written together or not at all, and replace an earlier export.
     """
@@ -30,7 +30,7 @@ def export(folder: str | Path, target: str | Path) -> list[Path]:
     if (backend := keras.backend.backend()) != "tensorflow":
         raise ValueError(f"export requires Keras with TensorFlow, got {backend}; set KERAS_BACKEND=tensorflow")
     if target.exists() and (others := {path.name for path in target.iterdir()} - set(EXPORTED_FILES)):
-        raise ValueError(f"{target} contains files that are not of an export, such as {min(others)}; choose another folder")
+        raise ValueError(f"{target} contains other files than an export, such as {min(others)}; choose another folder")
     model = load_model(folder).model
     model.trainable = False  # otherwise Keras exports nested batch normalisation in training mode
     with atomic_folder(target) as new, warnings.catch_warnings():

@@ -22,7 +22,7 @@ TEACHER_WEIGHT = 0.5  # share of the teacher in `distillation_loss`; the labels 
 # image differ by half a year below the age of 7 and by 3-5 years above 15 (benchmarks/label_limits.py).
 LABEL_ERROR_SHARE = 0.15
 MIN_LABEL_ERROR = 0.5  # years
-MAX_LABEL_ERROR = 2.0  # years; the difference above would make predictions for adults too unsure
+MAX_LABEL_ERROR = 2.0  # years; the measured 3-5 years would make predictions for adults too unsure
 
 
 class LabelColumns(NamedTuple):

@@ -1,4 +1,4 @@
-"""A stronger level one of residual blocks, and models that average a face with its mirror image."""
+"""A level one of residual blocks, stronger than the plain one, and models that average a face with its mirror image."""
 
 from src.config import SEED
 from src.keras_setup import keras, layers, ops

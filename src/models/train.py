@@ -160,9 +160,9 @@ def fit(
 ) -> tuple[keras.Model, pd.DataFrame]:
     """Trains a copy of a network.
 
-    After each epoch, the state is saved in a folder that is named by a hash of the network, its weights, the settings and the
-    data. The same call resumes from there, or returns the result of a complete training at once. If another process runs the
-    same training, the call waits for it. With the JAX backend, all devices of this machine share each batch.
+    After each epoch, the state is saved in a folder that is named by a hash of the network, its weights, the settings, the
+    loss and the data. The same call resumes from there, or returns the result of a complete training at once. If another
+    process runs the same training, the call waits for it. With the JAX backend, all devices of this machine share each batch.
 
     Args:
         model: The network; it is not changed.

@@ -7,7 +7,7 @@ Levi and Hassner (CVPR Workshops 2015). The network scales the pixels itself, in
 from src.config import FACE_SIZE, SEED
 from src.keras_setup import keras, layers
 
-MIN_SIZE = 127  # pixels; smaller faces are reduced to nothing before the last pooling
+MIN_SIZE = 127  # pixels; smaller faces reach the last pooling with less than its window of 3 x 3
 
 
 def level_one(size: int = FACE_SIZE, dtype: str = "float32", seed: int = SEED) -> keras.Model:

@@ -116,7 +116,8 @@ def layout(size: Size, rows: pd.DataFrame, legend: bool = True) -> Layout:
         legends = (_legend(lines, size, smallest, below) for below in (True, False))
         canvas, entries = min(legends, key=lambda canvas_and_entries: max(canvas_and_entries[0]))
         return Layout(canvas, boxes, [], _numbers(boxes if len(lines) > 1 else {}, boxes, size, canvas, []), entries)
-    # `places` has the small labels that fit. The others cover a corner of their own face, or become numbers.
+    # `places` and `label_sizes` are now those of the small font. The other labels cover a corner of their own face, or become
+    # numbers.
     missing = {number: label_sizes[number] for number in boxes if number not in places}
     places |= place(missing, boxes, size, list(places.values()), COST_OWN_FACE)
     numbers = _numbers(boxes.keys() - places.keys(), boxes, size, size, list(places.values()))

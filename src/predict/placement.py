@@ -18,7 +18,7 @@ _Boxes: TypeAlias = npt.NDArray[np.int64]  # (n, 4)
 GAP = 2  # pixels between labels
 MAX_OWN_COVER = 0.1  # share of its own face's box that a label covers at most, if the box is much larger than the label
 
-# Costs of a place for a label. Larger ones outweigh smaller ones; a cost counts for each face or label that is covered.
+# Costs of a place for a label. Larger ones outweigh smaller ones. The last two count for each face or label that is covered.
 COST_NEAR_OTHER_FACE = 1  # nearer than half the label's height
 COST_OWN_CORNER = 10  # covers its own face, by no more than MAX_OWN_COVER
 COST_OWN_FACE = 100  # covers its own face by more than that
@@ -59,6 +59,7 @@ def _corners_near(box: Box, size: Size) -> npt.NDArray[np.int64]:
     width, height = size
 
     def slide(start: int, end: int, length: int, count: int) -> list[float]:
+        """Returns positions along an edge of the box: its start, middle and end, then `count` that overlap it in part."""
         shared = min(length, end - start) // 2  # at least this much of the label is along its face
         return [start, (start + end - length) // 2, end - length, *np.linspace(start + shared - length, end - shared, count)]
 

@@ -30,7 +30,7 @@ from src.predict.inference import load_models, predict_faces
 BATCH_PHOTOS = 32  # photos whose faces are predicted together; limits the memory
 COPIES_LIST = ".annotated-copies.json"  # lists the files that this package wrote into a folder of annotated copies
 
-PhotoSource: TypeAlias = PhotoFile | Photo  # one photo; see `Predictor.predict`
+PhotoSource: TypeAlias = PhotoFile | Photo  # a file, folder or pattern, or the content of a photo; see `Predictor.predict`
 
 
 class Predictor:

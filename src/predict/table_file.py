@@ -85,7 +85,7 @@ def open_table(path: Path, photos: list[str], settings: dict) -> Iterator[TableF
         try:
             with atomic_write(path) as new, new.open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows([PREDICTION_COLUMNS, *rows])
-            write_text(settings_file, text)  # after the table, so that an older table is not resumed
+            write_text(settings_file, text)  # last: after a crash in between, an older finished table must not look resumable
             with open(path, "ab", buffering=0) as file:
                 counts = Counter(row[STATUS_COLUMN] for row in rows)
                 yield TableFile(path, file, resumable=True, done=done, counts=counts)
