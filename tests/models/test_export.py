@@ -79,7 +79,7 @@ def test_the_released_models_can_be_exported(task, tmp_path):
 
 def test_what_cannot_be_exported_changes_nothing(saved, tmp_path, capsys):
     before = {path.name: path.read_bytes() for path in saved.iterdir()}
-    with pytest.raises(ValueError, match="contains files that are not of an export, such as model.keras"):
+    with pytest.raises(ValueError, match="contains other files than an export, such as model.keras"):
         export(saved, saved)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
     with pytest.raises(ModelFolderError, match="is not a model folder"):
