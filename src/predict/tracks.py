@@ -27,10 +27,7 @@ CROSSING_IOU = 0.15  # minimum intersection over union of two people, one of who
 SAME_PERSON_DISTANCE = 0.45  # maximum distance of two descriptors of one person; dlib uses 0.6 for photos years apart
 MIN_TRACKER_CONFIDENCE = 6.0  # minimum peak-to-sidelobe ratio of the tracker; below it, the face is lost
 MAX_MISSED = 3  # consecutive detections without the person that end the tracking
-STORED_DETECTIONS = {
-    1,
-    *(5 * 4**i for i in range(10)),
-}  # a person's detections whose face is stored; few, as comparing takes long
+STORED_DETECTIONS = (1, 5, 20, 80, 320, 1280, 5120)  # a person's detections whose face is stored; comparing takes long
 IDENTIFIED_AFTER = 5  # a track with this many detections is no longer compared with earlier people
 MIN_DETECTIONS = 2  # minimum detections of a person; a pattern that resembles a face is rarely detected twice
 RECOGNITION_FILE = "dlib_face_recognition_resnet_model_v1.dat"
