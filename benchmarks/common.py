@@ -58,9 +58,9 @@ def print_row(row: dict) -> dict:
 
 def synthetic_photos(n: int, size: tuple[int, int], face: int) -> list[Photo]:
     """Returns photos of one synthetic person each; `size` is (width, height), and `face` the size of the face, in pixels."""
-    space, rng = FaceModel.load(), np.random.default_rng(SEED)
-    people = [new_person(space, int(rng.integers(1, 8)), GENDERS[i % 2], rng) for i in range(n)]
-    return [scene.snapshot(space, [person], size, face, rng)[0] for person in people]
+    model, rng = FaceModel.load(), np.random.default_rng(SEED)
+    people = [new_person(model, int(rng.integers(1, 8)), GENDERS[i % 2], rng) for i in range(n)]
+    return [scene.snapshot(model, [person], size, face, rng)[0] for person in people]
 
 
 def write_photos(photos: list[Photo], folder: Path) -> list[Path]:

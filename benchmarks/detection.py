@@ -107,7 +107,7 @@ def faces(sources: Sources) -> Iterator[dict]:
         for detector in DETECTORS:
             counts, milliseconds = search_all(some := share_of(photos, detector), detector)
             found = float(np.mean(counts > 0))
-            yield {"photos": name, "way": detector, "n": len(some), "found": found, "cpu ms": milliseconds}
+            yield {"photos": name, "detector": detector, "n": len(some), "found": found, "cpu ms": milliseconds}
 
 
 def groups(sources: Sources) -> Iterator[dict]:
@@ -117,7 +117,7 @@ def groups(sources: Sources) -> Iterator[dict]:
     for detector in DETECTORS:
         boxes, milliseconds = search_all([photo[3] for photo in photos], detector)
         found, extra = np.minimum(boxes, clear).sum(), np.maximum(0, boxes - clear - partial).sum()
-        row = {"photos": "group photos", "way": detector, "n": len(photos), "clear": int(clear.sum())}
+        row = {"photos": "group photos", "detector": detector, "n": len(photos), "clear": int(clear.sum())}
         yield row | {"clear found": int(found), "boxes": int(boxes.sum()), "extra": int(extra), "cpu ms": milliseconds}
 
 
@@ -125,7 +125,13 @@ def nobody(sources: Sources) -> Iterator[dict]:
     for name, photos in without_people(sources.n).items():
         for detector in DETECTORS:
             counts, milliseconds = search_all(some := share_of(photos, detector), detector)
-            yield {"photos": name, "way": detector, "n": len(some), "false faces": int(counts.sum()), "cpu ms": milliseconds}
+            yield {
+                "photos": name,
+                "detector": detector,
+                "n": len(some),
+                "false faces": int(counts.sum()),
+                "cpu ms": milliseconds,
+            }
 
 
 def cost(sources: Sources) -> Iterator[dict]:
@@ -144,7 +150,7 @@ def cost(sources: Sources) -> Iterator[dict]:
         for detector in DETECTORS:
             times = [search_all([photo], detector)[1] for photo in share_of(some, detector)]
             size = f"{some[0].shape[1]}x{some[0].shape[0]}"
-            yield {"photos": name, "way": detector, "n": len(times), "size": size, "cpu ms": float(np.median(times))}
+            yield {"photos": name, "detector": detector, "n": len(times), "size": size, "cpu ms": float(np.median(times))}
 
 
 PARTS = {"faces": faces, "groups": groups, "nobody": nobody, "cost": cost}

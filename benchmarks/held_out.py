@@ -13,11 +13,14 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common import parser, report
+from experiments.results import NO_FACE_FOUND
 from experiments.training_steps import load_data
 from src import data as datasets
 from src.config import AGE_GROUPS, CACHE, MODELS
 from src.data import table as tables
-from src.evaluation.metrics import bootstrap_mean
+from src.evaluation.metrics import Unit, bootstrap_mean
+from src.evaluation.subgroups import AGE_BANDS, GROUP_METRICS, Grouping, Metric
+from src.predict.extract_faces import Fallback, Status
 from src.predict.predictor import predict
 
 
@@ -37,7 +40,9 @@ def main() -> None:
     for name, photos in photos_of.items():
         photos = photos.reset_index(drop=True)
         files = [options.data / path for path in photos["path"]]
-        predictions = predict(files, gender_model=options.gender_model, age_model=options.age_model, fallback="whole-photo")
+        predictions = predict(
+            files, gender_model=options.gender_model, age_model=options.age_model, fallback=Fallback.WHOLE_PHOTO
+        )
         predictions = predictions[predictions["face"].isin([1]) | predictions["face"].isna()].reset_index(drop=True)
         print(name, predictions["status"].value_counts().to_dict())
         rows += [{"dataset": name, **row} for row in measured(photos, predictions)]
@@ -48,37 +53,34 @@ def measured(photos: pd.DataFrame, predictions: pd.DataFrame) -> list[dict]:
     """Returns a row for each metric that the data set has labels for; the nine ranges are those of the predicted years."""
     rows, subjects = [], photos["subject"].to_numpy(object)
 
-    def row(measure, scores, of, unit="share", by="all", group="all") -> None:
+    def add(metric: str, scores, of, unit: Unit = Unit.SHARE, by: Grouping = Grouping.ALL, group: str = Grouping.ALL) -> None:
         found = bootstrap_mean(scores[of], subjects[of], unit)._asdict()
-        rows.append({"measure": measure, "by": by, "group": group} | found)
+        rows.append({"metric": metric, "by": by, "group": group} | found)
 
-    row("no face found", (predictions["status"] == "whole_photo").to_numpy(float), np.ones(len(photos), bool))
+    add(NO_FACE_FOUND, (predictions["status"] == Status.WHOLE_PHOTO).to_numpy(float), np.ones(len(photos), bool))
     known = photos["gender"].notna().to_numpy()
-    right = (predictions["gender"] == photos["gender"]).to_numpy(bool, na_value=False)
-    row("gender accuracy", right, known)
-    low, high = (photos[name].to_numpy(float, na_value=np.nan) for name in ("age_low", "age_high"))
+    is_correct = (predictions["gender"] == photos["gender"]).to_numpy(bool, na_value=False)
+    add(Metric.GENDER_ACCURACY, is_correct, known)
+    low, high = tables.age_bounds(photos)
     years = predictions["age_years"].to_numpy(float, na_value=np.nan)
-    eight, nine = AGE_GROUPS["adience"], AGE_GROUPS["fairface"]
+    group_number = {name: number for number, name in enumerate(AGE_GROUPS["adience"].names)}
     predicted = {
-        "eight groups": (
-            eight,
-            predictions["age_group"].map({name: i for i, name in enumerate(eight.names)}).to_numpy(float),
-        ),
-        "nine ranges": (nine, nine.index(np.round(years), np.round(years))),
+        "adience": predictions["age_group"].map(group_number).to_numpy(float),
+        "fairface": AGE_GROUPS["fairface"].index(np.round(years), np.round(years)),
     }
-    for what, (groups, classes) in predicted.items():
-        truth = groups.index(low, high)
+    for groups, (exact_metric, one_off_metric) in GROUP_METRICS.items():
+        truth = AGE_GROUPS[groups].index(low, high)
         labelled = truth >= 0
         if labelled.mean() > 0.5:  # not where most labels overlap several groups
-            row(f"{what} exact", classes == truth, labelled)
-            row(f"{what} 1-off", np.abs(classes - truth) <= 1, labelled)
+            add(exact_metric, predicted[groups] == truth, labelled)
+            add(one_off_metric, np.abs(predicted[groups] - truth) <= 1, labelled)
     exact = np.isfinite(tables.exact_years(photos))
     if exact.any():
-        row("gender accuracy", right, known & exact & (low < 7), by="age", group="0-6")
-        row("absolute error", np.abs(years - low), exact, "years")
+        add(Metric.GENDER_ACCURACY, is_correct, known & exact & (low < 7), by=Grouping.AGE, group=AGE_BANDS.names[0])
+        add(Metric.ABSOLUTE_ERROR, np.abs(years - low), exact, Unit.YEARS)
         label = photos["age_low"].clip(upper=100)  # the interval ends at 100
         covered = (predictions["age_interval_low"] <= label) & (label <= predictions["age_interval_high"])
-        row("90% interval covers", covered.to_numpy(bool, na_value=False), exact)
+        add(Metric.INTERVAL_COVERAGE, covered.to_numpy(bool, na_value=False), exact)
     return rows
 
 

@@ -12,14 +12,15 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common import parser, report
+from experiments.results import OTHER_GENDER, YEARS_APART
 from experiments.training_steps import load_data
 from src.config import CACHE
 from src.data.table import exact_years
-from src.evaluation.metrics import Estimate, bootstrap_mean
+from src.evaluation.metrics import Estimate, Unit, bootstrap_mean
 
 BANDS = {"0–6": (0, 6), "7 and older": (7, np.inf), "all": (0, np.inf)}  # years, for both labels
 MIN_PAIRS = 30  # smallest number of pairs for a row
-COLUMNS = ["dataset", "ages", "measure", *Estimate._fields]
+COLUMNS = ["dataset", "ages", "metric", *Estimate._fields]
 
 
 def pairs_of(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -34,18 +35,18 @@ def agreement(table: pd.DataFrame) -> list[dict]:
     for name, mine in table.groupby("dataset", sort=False):
         first, second = (mine.iloc[places].reset_index(drop=True) for places in pairs_of(mine))
         compared = {
-            "other gender": (first["gender"] != second["gender"], "share"),  # NA where one of them is unknown
-            "years apart": (pd.Series(np.abs(exact_years(first) - exact_years(second))), "years"),
+            OTHER_GENDER: (first["gender"] != second["gender"], Unit.SHARE),  # NA where one of them is unknown
+            YEARS_APART: (pd.Series(np.abs(exact_years(first) - exact_years(second))), Unit.YEARS),
         }
         lowest = np.minimum(first["age_low"], second["age_low"])
         highest = np.maximum(first["age_high"], second["age_high"])
         for band, (low, high) in BANDS.items():
             within = (lowest >= low) & (highest <= high)
-            for measure, (scores, unit) in compared.items():
+            for metric, (scores, unit) in compared.items():
                 known = scores[within.fillna(False)].dropna().to_numpy(float)
                 if len(known) >= MIN_PAIRS:
                     found = bootstrap_mean(known, unit=unit)._asdict()
-                    rows.append({"dataset": name, "ages": band, "measure": measure, **found})
+                    rows.append({"dataset": name, "ages": band, "metric": metric, **found})
     return rows
 
 

@@ -39,7 +39,7 @@ from src.config import ROOT, SEED
 from src.faces.detect import VIDEO_DETECTOR
 from src.faces.image_io import read_photo
 from src.predict import video
-from src.predict.extract_faces import Source, detect_faces_in_photo, start_workers
+from src.predict.extract_faces import Source, Status, detect_faces_in_photo, start_workers
 from src.predict.inference import predict_faces
 from src.predict.predictor import Predictor
 from src.sample import scene
@@ -91,8 +91,8 @@ def small_photos(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
         predictor.predict(paths[:8], progress=False)
         with Clock() as clock:
             table = predictor.predict(paths, progress=False)
-        found = table.loc[table["status"] == "ok", "photo"].nunique() / len(paths)
-        yield {"photos": f"{side}x{side}, {name}", "way": "folder, one core", "n": len(paths), "found": found,
+        found = table.loc[table["status"] == Status.OK, "photo"].nunique() / len(paths)
+        yield {"photos": f"{side}x{side}, {name}", "method": "folder, one core", "n": len(paths), "found": found,
                "photos a second": len(paths) / clock.wall, "cpu ms a photo": clock.cpu * 1000 / len(paths)}  # fmt: skip
 
 
@@ -110,9 +110,9 @@ def one_photo(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
         for path in paths:
             with Clock() as clock:
                 table = predictor.predict(path, progress=False)
-            times.append((clock.wall, clock.cpu, table["status"][0] == "ok"))
+            times.append((clock.wall, clock.cpu, table["status"][0] == Status.OK))
         wall, cpu, _ = np.median(times, axis=0) * 1000
-        yield {"photos": f"1280x960, {name}", "way": "one photo, one core", "n": len(paths),
+        yield {"photos": f"1280x960, {name}", "method": "one photo, one core", "n": len(paths),
                "found": np.mean(times, axis=0)[2], "wall ms a photo": wall, "cpu ms a photo": cpu}  # fmt: skip
 
 
@@ -123,11 +123,11 @@ def whole_folder(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
     predictor.predict(paths[:8], progress=False)
     with Clock() as clock:
         predictor.predict(paths, progress=False)
-    yield {"photos": "1280x960", "way": f"folder, {CORES} cores, processes", "n": n, "photos a second": n / clock.wall}
+    yield {"photos": "1280x960", "method": f"folder, {CORES} cores, processes", "n": n, "photos a second": n / clock.wall}
     with Clock() as clock, ThreadPoolExecutor(CORES) as pool:
         found = pool.map(lambda path: detect_faces_in_photo(Source(str(path), path), predictor.models.alignments), paths)
         predict_faces([row for rows in found for row in rows], predictor.models)
-    yield {"photos": "1280x960", "way": f"folder, {CORES} cores, threads", "n": n, "photos a second": n / clock.wall}
+    yield {"photos": "1280x960", "method": f"folder, {CORES} cores, threads", "n": n, "photos a second": n / clock.wall}
 
 
 def fresh_process(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
@@ -138,7 +138,7 @@ def fresh_process(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
             subprocess.run([sys.executable, "-m", "src.predict", str(path)], cwd=ROOT, check=True, capture_output=True)
         times.append((clock.wall, clock.cpu))
     wall, cpu = np.median(times, axis=0)
-    yield {"photos": "1280x960", "way": "a new process", "n": len(times), "wall s": wall, "cpu s": cpu,
+    yield {"photos": "1280x960", "method": "a new process", "n": len(times), "wall s": wall, "cpu s": cpu,
            "longest s": max(times)[0]}  # fmt: skip
 
 
@@ -155,7 +155,8 @@ def many_photos(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
             memory.append((done, _mebibytes(psutil.Process(run.pid))))
             time.sleep(1)
     done, used = np.array(memory).T
-    yield {"photos": "250x250", "way": "python -m src.predict FOLDER", "n": 100 * n, "photos a second": 100 * n / clock.wall,
+    yield {"photos": "250x250", "method": "python -m src.predict FOLDER", "n": 100 * n,
+           "photos a second": 100 * n / clock.wall,
            "photos predicted": pd.read_csv(csv)["photo"].nunique(),
            "MiB, first half": np.median(used[(done > 0) & (done < 50 * n)]),
            "MiB, second half": np.median(used[done >= 50 * n])}  # fmt: skip
@@ -176,7 +177,7 @@ def whole_video(data: Path | None, n: int, folder: Path) -> Iterator[dict]:
     video.process_video(path, folder / "before.mp4", predictor, progress=False)
     with Clock() as clock:
         video.process_video(path, folder / "out.mp4", predictor, progress=False)
-    yield {"photos": "640x480 video", "way": "tracked and annotated", "n": frames, "frames a second": frames / clock.wall,
+    yield {"photos": "640x480 video", "method": "tracked and annotated", "n": frames, "frames a second": frames / clock.wall,
            "cpu ms a photo": clock.cpu * 1000 / frames}  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from benchmarks.cleaning import make_imdb
 from benchmarks.common import parser, report
 from src.config import GENDERS, ROOT, SEED
 from src.data import imdb_wiki
+from src.faces.prepare import CHUNK
 from src.sample import scene
 from src.sample.face_model import GROUPS, FaceModel
 from src.sample.person import new_person
@@ -65,11 +66,11 @@ def draw(folder: Path, wiki: Path, count: int) -> pd.DataFrame:
 
 def _draw(folder: Path, group: list[tuple[int, str]]) -> None:
     cv2.setNumThreads(1)
-    space = FaceModel.load()
+    model = FaceModel.load()
     for i, path in group:
         rng = np.random.default_rng([SEED, i])
-        person = new_person(space, i % len(GROUPS.years), GENDERS[i // len(GROUPS.years) % 2], rng)
-        write_jpeg(folder / path, scene.snapshot(space, [person], (250, 300), int(rng.integers(125, 160)), rng)[0])
+        person = new_person(model, i % len(GROUPS.years), GENDERS[i // len(GROUPS.years) % 2], rng)
+        write_jpeg(folder / path, scene.snapshot(model, [person], (250, 300), int(rng.integers(125, 160)), rng)[0])
 
 
 def start(table: Path, folder: Path, cache: Path, workers: int) -> subprocess.Popen:
@@ -89,7 +90,7 @@ def watch(running: subprocess.Popen, cache: Path, total: int) -> pd.DataFrame:
                 spent[process.pid] = sum(process.cpu_times()[:2])
         except psutil.Error:  # a process has just ended
             pass
-        done = min(total, 64 * len(list(cache.glob("*/chunks/[0-9]*.json"))))
+        done = min(total, CHUNK * len(list(cache.glob("*/chunks/[0-9]*.json"))))
         rows.append((time.monotonic() - began, done, sum(spent.values()), memory / 2**20))
         time.sleep(1)
     if running.returncode:
@@ -97,9 +98,9 @@ def watch(running: subprocess.Popen, cache: Path, total: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["seconds", "faces", "processor_seconds", "memory_mib"])
 
 
-def through_kills(table: Path, folder: Path, cache: Path, workers: int, parts: int, kills: int = 3) -> list[int]:
-    """Prepares in runs that are killed after a random number of parts, and a last one that is not; returns these numbers."""
-    moments = sorted(np.random.default_rng(SEED).choice(np.arange(1, parts), kills, replace=False).tolist())
+def through_kills(table: Path, folder: Path, cache: Path, workers: int, chunks: int, kills: int = 3) -> list[int]:
+    """Prepares in runs that are killed after a random number of chunks, and a last one that is not; returns these numbers."""
+    moments = sorted(np.random.default_rng(SEED).choice(np.arange(1, chunks), kills, replace=False).tolist())
     for moment in moments:
         running = start(table, folder, cache, workers)
         while running.poll() is None and len(list(cache.glob("*/chunks/[0-9]*.json"))) < moment:
@@ -145,7 +146,7 @@ def measure(place: Path, options: argparse.Namespace) -> pd.DataFrame:
     for cache in caches:
         shutil.rmtree(cache, ignore_errors=True)
     curve = watch(start(file, place, caches[0], options.workers), caches[0], len(table))
-    moments = through_kills(file, place, caches[1], options.workers, -(-len(table) // 64))
+    moments = through_kills(file, place, caches[1], options.workers, -(-len(table) // CHUNK))
     if digest(caches[0]) != digest(caches[1]):
         raise RuntimeError("the result of the killed runs differs from that of the uninterrupted run")
     steady = curve[curve["faces"].between(0.1 * len(table), 0.95 * len(table))]
@@ -161,7 +162,7 @@ def measure(place: Path, options: argparse.Namespace) -> pd.DataFrame:
         "faces a second, by the clock": f"{wall:.0f}",
         "memory of all processes, median of the first half, MiB": f"{halves[0]:.0f}",
         "median of the second half, MiB": f"{halves[1]:.0f}",
-        "killed after this number of chunks": f"{', '.join(map(str, moments))} of {-(-len(table) // 64):,}",
+        "killed after this number of chunks": f"{', '.join(map(str, moments))} of {-(-len(table) // CHUNK):,}",
         "result after the kills": "the same bytes",
         f"core hours for {ALL:,} faces": f"{hours:.2f}",
         "cores for that in an hour": f"{np.ceil(hours):.0f}",

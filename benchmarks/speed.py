@@ -44,16 +44,16 @@ def main() -> None:
     for folder in options.folders:
         size = load_model(folder).alignment.size
         with tempfile.TemporaryDirectory() as temporary:
-            rows += measure(folder.name, load_ways(folder, Path(temporary) / "exported"), size, options.turns)
+            rows += measure(folder.name, load_runtimes(folder, Path(temporary) / "exported"), size, options.turns)
     if len(options.folders) > 1:
         networks = build_networks({folder.name: load_model(folder) for folder in options.folders}).values()
         bytes_read = sum((folder / "model.keras").stat().st_size for folder in options.folders)
-        ways = {"ONNX Runtime, as predict": (lambda faces: [network(faces) for network in networks], bytes_read)}
-        rows += measure("both", ways, size, options.turns)
+        runtimes = {"ONNX Runtime, as predict": (lambda faces: [network(faces) for network in networks], bytes_read)}
+        rows += measure("both", runtimes, size, options.turns)
     report(rows, options.csv, 1)
 
 
-def load_ways(folder: Path, exported: Path) -> dict[str, tuple[Callable, int]]:
+def load_runtimes(folder: Path, exported: Path) -> dict[str, tuple[Callable, int]]:
     """Returns, by runtime, a function from faces to probabilities, and the size in bytes of its model file."""
     export(folder, exported)
     model, keras_size = load_model(folder).model, (folder / "model.keras").stat().st_size
@@ -84,21 +84,21 @@ def litert_model(file: Path) -> Callable:
     return lambda faces: run(**{face: faces})[probability]
 
 
-def measure(name: str, ways: dict[str, tuple[Callable, int]], size: int, turns: int) -> list[dict]:
+def measure(name: str, runtimes: dict[str, tuple[Callable, int]], size: int, turns: int) -> list[dict]:
     """Returns a row per batch size and way: milliseconds per face (median and range of the turns), and the file in MB."""
     rows = []
     for batch in BATCHES:
         faces = np.random.default_rng(SEED).integers(0, 256, (batch, size, size, 3), np.uint8)
-        times: dict[str, list[float]] = {way: [] for way in ways}
+        times: dict[str, list[float]] = {runtime: [] for runtime in runtimes}
         for _ in range(turns + 1):
-            for way, (run, _) in ways.items():
+            for runtime, (run, _) in runtimes.items():
                 with Clock() as clock:
                     for _ in range(FACES // batch):
                         run(faces)
-                times[way].append(clock.wall * 1000 / FACES)
-        for way, (_, size_in_bytes) in ways.items():
-            found = times[way][1:]  # the first turn compiles the models
-            row = {"model": name, "batch": batch, "way": way, "ms a face": np.median(found), "lowest": min(found)}
+                times[runtime].append(clock.wall * 1000 / FACES)
+        for runtime, (_, size_in_bytes) in runtimes.items():
+            found = times[runtime][1:]  # the first turn compiles the models
+            row = {"model": name, "batch": batch, "runtime": runtime, "ms a face": np.median(found), "lowest": min(found)}
             rows.append(row | {"highest": max(found), "MB": size_in_bytes / 1e6})
     return rows
 

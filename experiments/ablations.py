@@ -43,7 +43,7 @@ PIXEL_DEVIATION = 64  # typical standard deviation of a pixel of a face
 FROM_SCRATCH = {"learning_rate": 1e-3}  # settings of networks that start from random weights
 DIFFERENCE_COLUMNS = ("difference", "difference_low", "difference_high")  # to the baseline with the same seed
 COLUMNS = (
-    "variant", "seed", "dataset", "measure", *metrics.Estimate._fields, "seconds", "against", *DIFFERENCE_COLUMNS,
+    "variant", "seed", "dataset", "metric", *metrics.Estimate._fields, "seconds", "against", *DIFFERENCE_COLUMNS,
     "faces", "epochs",
 )  # fmt: skip
 
@@ -220,18 +220,18 @@ def _score_faces(table: pd.DataFrame, probability: np.ndarray) -> pd.DataFrame:
 def summarise_scores(scores: pd.DataFrame, baseline: pd.DataFrame | None, subjects: np.ndarray) -> pd.DataFrame:
     """Returns the mean of each score, and its mean difference to the baseline's score of the same face (NaN without one)."""
     rows = []
-    for dataset, measure in scores:
-        column = scores[dataset, measure]
+    for dataset, metric in scores:
+        column = scores[dataset, metric]
         known = column.notna().to_numpy()
-        unit = metrics.Unit.YEARS if measure == Metric.ABSOLUTE_ERROR else metrics.Unit.SHARE
+        unit = metrics.Unit.YEARS if metric == Metric.ABSOLUTE_ERROR else metrics.Unit.SHARE
         mean = metrics.bootstrap_mean(column[known], subjects[known], unit)
         difference: tuple = (np.nan,) * 3
         if baseline is not None:
             # A difference of shares is not a share, so the exact binomial interval must not be used for it.
-            paired = (column - baseline[dataset, measure])[known]
+            paired = (column - baseline[dataset, metric])[known]
             difference = metrics.bootstrap_mean(paired, subjects[known], "difference")
         differences = dict(zip(DIFFERENCE_COLUMNS, difference))
-        rows.append({"dataset": dataset, "measure": measure, **mean._asdict(), **differences})
+        rows.append({"dataset": dataset, "metric": metric, **mean._asdict(), **differences})
     return pd.DataFrame(rows)
 
 
@@ -261,7 +261,7 @@ def main(arguments: list[str] | None = None) -> None:
                 results = pd.concat([results, rows], ignore_index=True) if len(results) else rows
                 write_text(csv, results.round(5).to_csv(index=False, lineterminator="\n"))
                 keras.backend.clear_session()
-    overall = results.pivot_table(["value", "difference"], ["variant", "seed"], ["dataset", "measure"], sort=False)
+    overall = results.pivot_table(["value", "difference"], ["variant", "seed"], ["dataset", "metric"], sort=False)
     print(overall.round(3).to_string())
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from src import data as datasets
 from src.config import AGE_GROUPS, CACHE, GENDERS, RESULTS, RUNS, SAMPLE_FACE_SIZE, SEED
+from src.data.adience import LABEL_SETS
 from src.data.table import split, task_labels
 from src.evaluation.metrics import headline_metrics, mean_over_folds
 from src.faces import image_quality
@@ -29,7 +30,6 @@ from src.processes import run_command
 from src.sample import draw
 
 FOLDS = (0, 1, 2, 3, 4)
-LABEL_SETS = ("strict", "mapped")  # values of the option `labels` of the loader
 # Task, age groups and label set of each experiment. Genders are tested on "mapped", which has the same labels on more rows.
 EXPERIMENTS = {
     "gender": ("gender", "adience", "mapped"),
@@ -125,7 +125,7 @@ def _load_imdb_wiki(plan: Plan) -> TrainingSet:
 def load_adience(plan: Plan) -> dict[str, TrainingSet]:
     """Loads Adience with each of `LABEL_SETS`; both share the aligned faces. The tables have no labels for a task yet."""
     dataset = "sample" if plan.is_sample else "adience"
-    strict, mapped = (datasets.load(dataset, plan.adience, labels=name).table for name in ("strict", "mapped"))
+    strict, mapped = (datasets.load(dataset, plan.adience, labels=name).table for name in LABEL_SETS)
     aligned = _aligned(mapped, plan.adience, plan)
     strict.index = pd.Index(mapped["path"]).get_indexer(strict["path"])  # "mapped" has every row of "strict", and more
     return {"strict": TrainingSet(strict[strict.index.isin(aligned.rows)], aligned.faces), "mapped": aligned}
@@ -181,10 +181,10 @@ def compare_with_published(results: dict[str, dict[int, pd.DataFrame]], is_sampl
     method = "this repository" + (", synthetic sample (not comparable)" if is_sample else "")
     for label_set in LABEL_SETS:
         row = {"method": method, "labels": label_set}
-        for column, (_, experiment, measure) in COLUMNS.items():
+        for column, (_, experiment, metric) in COLUMNS.items():
             name = experiment if experiment == "gender" else f"{experiment}, {label_set}"
             if name in results:
-                row[column] = mean_over_folds(results[name]).loc[measure, "text"].removesuffix("%")
+                row[column] = mean_over_folds(results[name]).loc[metric, "text"].removesuffix("%")
         rows.append(row)
     published = pd.read_csv(RESULTS / "published.csv", dtype=str)
     table = pd.concat([published, pd.DataFrame(rows)], ignore_index=True).reindex(columns=["method", "labels", *COLUMNS])

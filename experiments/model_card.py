@@ -73,8 +73,8 @@ def render(models: dict[str, TrainedModel], folder: str | Path = "", figure: Pat
     layers = results.layer_summary(models["age"])
     layers["output"] = layers["output"].map(lambda shape: " × ".join(map(str, shape)))
 
-    def measured(dataset: str, measure: str) -> pd.DataFrame:
-        return overall[(overall["dataset"] == dataset) & (overall["measure"] == measure)]
+    def measured(dataset: str, metric: str) -> pd.DataFrame:
+        return overall[(overall["dataset"] == dataset) & (overall["metric"] == metric)]
 
     def groups(dataset: str) -> pd.DataFrame:
         table = results.group_table(rows, dataset)
@@ -83,7 +83,7 @@ def render(models: dict[str, TrainedModel], folder: str | Path = "", figure: Pat
 
     def worst_groups(dataset: str) -> list[str]:
         found = rows[(rows["dataset"] == dataset) & (rows["by"] != Grouping.ALL)]
-        pairs = [(metric, by) for metric in WORST_GROUPS for by in found[found["measure"] == metric]["by"].unique()]
+        pairs = [(metric, by) for metric in WORST_GROUPS for by in found[found["metric"] == metric]["by"].unique()]
         return [describe_worst_group(rows, dataset, metric, by) for metric, by in pairs]
 
     calibration_errors = [
@@ -92,7 +92,7 @@ def render(models: dict[str, TrainedModel], folder: str | Path = "", figure: Pat
         for task, metric in CALIBRATION_ERRORS.items()
         if len(found := measured(name, metric))
     ]
-    compared = results.comparison_table(results.compare_models(rows, plain, others))
+    compared = results.comparison_table(results.join_comparisons(rows, plain, others))
     template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(TEMPLATE.read_text(encoding="utf-8"))
     text = template.render(
         results=results, train_released=train_released, multitask=multitask, config=config,

@@ -28,7 +28,7 @@ from src.evaluation.subgroups import Grouping
 
 _GROUPING_COLOURS = {Grouping.ALL: BLACK, Grouping.AGE: GREEN, Grouping.RACE: PURPLE}  # genders have their own colours
 _MODEL_COLOURS = {"ours": VERMILLION, "plain": GREEN, "others": GREY}
-_LINES = (BLACK, GREEN, VERMILLION, SKY, PURPLE, BLUE)
+_LINE_COLOURS = (BLACK, GREEN, VERMILLION, SKY, PURPLE, BLUE)
 
 
 def dataset_title(dataset: str) -> str:
@@ -44,25 +44,25 @@ def group_titles(rows: pd.DataFrame) -> pd.Series:
 
 @styled
 def by_group(
-    results: pd.DataFrame, measures: str | Sequence[str], target_values: dict[str, float] | None = None
+    results: pd.DataFrame, metrics: str | Sequence[str], target_values: dict[str, float] | None = None
 ) -> plt.Figure:
     """Draws one panel for each data set and metric: the value of each group with its 95% interval and n.
 
     Args:
         results: Rows of `subgroups.evaluate_subgroups`.
-        measures: One metric or several.
+        metrics: One metric or several.
         target_values: The desired value of metrics, shown as a dotted line; by default the value over all faces.
     """
-    measures = [measures] if isinstance(measures, str) else list(measures)
-    by_panel = results.groupby(["measure", "dataset"], sort=False)
-    panels = [rows for wanted in measures for (measure, _), rows in by_panel if measure == wanted]
+    metrics = [metrics] if isinstance(metrics, str) else list(metrics)
+    by_panel = results.groupby(["metric", "dataset"], sort=False)
+    panels = [rows for wanted in metrics for (metric, _), rows in by_panel if metric == wanted]
     if not panels:
-        raise ValueError(f"results must contain one of {', '.join(measures)}, got {', '.join(results['measure'].unique())}")
+        raise ValueError(f"results must contain one of {', '.join(metrics)}, got {', '.join(results['metric'].unique())}")
     tallest = max(len(rows) + 0.6 * (rows["by"].nunique() - 1) for rows in panels)
     size = (WIDTH * (1 if len(panels) > 1 else 0.65), 0.9 + 0.21 * tallest)
     figure, grid = plt.subplots(1, len(panels), figsize=size, squeeze=False)
     for axes, rows in zip(grid.flat, panels):
-        _draw_groups(axes, rows, (target_values or {}).get(rows["measure"].iloc[0]), is_narrow=len(panels) > 2)
+        _draw_groups(axes, rows, (target_values or {}).get(rows["metric"].iloc[0]), is_narrow=len(panels) > 2)
         axes.set_ylim(tallest - 0.4, -0.8)
     return figure
 
@@ -78,7 +78,7 @@ def _draw_groups(axes: plt.Axes, rows: pd.DataFrame, target_value: float | None,
     axes.set_yticks(places, group_titles(rows).mask(rows["by"] == Grouping.ALL, "all faces"), fontsize=9)
     axes.spines["left"].set_visible(False)
     gap = "\n" if is_narrow else " "
-    axes.set_title(f"{dataset_title(first['dataset'])}:{gap}{first['measure']}", fontsize=10)
+    axes.set_title(f"{dataset_title(first['dataset'])}:{gap}{first['metric']}", fontsize=10)
     axes.xaxis.set_major_locator(MaxNLocator(4 if is_narrow else 5, steps=[1, 2, 5, 10]))
     if first["unit"] == Unit.SHARE:
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -89,7 +89,7 @@ def _draw_groups(axes: plt.Axes, rows: pd.DataFrame, target_value: float | None,
 
 @styled
 def model_comparison(compared: pd.DataFrame, titles: dict[str, str]) -> plt.Figure:
-    """Draws models side by side, from `results.compare_models`: one panel for each of its columns, with the titles given."""
+    """Draws models side by side, from `results.join_comparisons`: one panel per column, with the titles given."""
     models = list(dict.fromkeys(compared["model"]))
     names = [textwrap.fill(model, 30) for model in models]
     height = 0.9 + 0.17 * sum(name.count("\n") + 2 for name in names)
@@ -121,7 +121,7 @@ def reliability(tables: dict[str, pd.DataFrame], fewest: int = 30) -> plt.Figure
     """
     figure, axes = plt.subplots(figsize=(WIDTH, WIDTH * 0.55))
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfect calibration")
-    for (task, table), colour in zip(tables.items(), itertools.cycle(_LINES)):
+    for (task, table), colour in zip(tables.items(), itertools.cycle(_LINE_COLOURS)):
         count, table = table["n"].sum(), table[table["n"] >= fewest]
         axes.plot(table["confidence"], table["accuracy"], color=colour, label=f"{task} (n = {count:,})")
         axes.scatter(table["confidence"], table["accuracy"], 10 + 150 * table["n"] / count, colour)
@@ -133,7 +133,7 @@ def reliability(tables: dict[str, pd.DataFrame], fewest: int = 30) -> plt.Figure
 def accuracy_coverage(curves: dict[str, pd.DataFrame]) -> plt.Figure:
     """Draws the accuracy of the most confident predictions against their share, from `calibration.coverage_curve`."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.4))
-    for (task, curve), colour in zip(curves.items(), itertools.cycle(_LINES)):
+    for (task, curve), colour in zip(curves.items(), itertools.cycle(_LINE_COLOURS)):
         axes.plot(curve["coverage"], curve["score"], color=colour, label=f"{task}: {curve['score'].iloc[-1]:.1%} of all")
     axes.set(xlabel="share of faces with a prediction, the most confident first", ylabel="accuracy", xlim=(0, 1.02))
     return _finish_shares(figure, axes, "Accuracy if only confident predictions are given")

@@ -56,11 +56,14 @@ FILES = {
     "plain": (("model", *COMPARISON), _INCLUDED),
     "others": (("model", *COMPARISON, "utkface_n", "fairface_n"), _INCLUDED),
     "speed": (
-        ("model", "batch", "way", "ms a face", "lowest", "highest", "MB"),
+        ("model", "batch", "runtime", "ms a face", "lowest", "highest", "MB"),
         "`python -m benchmarks.speed --csv docs/results/speed.csv` writes it",
     ),
 }
 RELEASED_MODELS = "released models"  # their name in comparisons
+# Further values of the column `metric`: in held_out.csv, then in label_limits.csv.
+NO_FACE_FOUND = "no face found"
+OTHER_GENDER, YEARS_APART = "other gender", "years apart"
 
 
 class ResultsMissingError(ValueError):
@@ -112,7 +115,7 @@ def overall_table(results: pd.DataFrame) -> pd.DataFrame:
     """
     rows = results[results["by"] == Grouping.ALL]
     texts = rows.assign(text=rows.apply(format_result, axis=1) + rows["unit"].map({Unit.YEARS: " years"}).fillna(""))
-    table = texts.pivot(index="measure", columns="dataset", values="text").reindex(rows["measure"].unique())
+    table = texts.pivot(index="metric", columns="dataset", values="text").reindex(rows["metric"].unique())
     return table[rows["dataset"].unique()].rename(columns=dataset_title).fillna("").rename_axis(columns=None)
 
 
@@ -121,26 +124,26 @@ def group_table(results: pd.DataFrame, dataset: str) -> pd.DataFrame:
     rows = results[(results["dataset"] == dataset) & (results["by"] != Grouping.ALL)]
     rows = rows.assign(text=rows.apply(format_result, axis=1), faces=rows.groupby(["by", "group"])["n"].transform("max"))
     index = ["by", "group", "faces"]
-    table = rows.pivot(index=index, columns="measure", values="text")[rows["measure"].unique()].fillna("")
+    table = rows.pivot(index=index, columns="metric", values="text")[rows["metric"].unique()].fillna("")
     table = table.reindex(pd.MultiIndex.from_frame(rows[index].drop_duplicates())).reset_index()
     return table.assign(faces=table["faces"].map("{:,}".format)).rename_axis(columns=None)
 
 
-def describe_worst_group(results: pd.DataFrame, dataset: str, measure: str, by: str) -> str:
+def describe_worst_group(results: pd.DataFrame, dataset: str, metric: str, by: str) -> str:
     """Returns a sentence on the group with the worst value of a metric and the value over all faces.
 
     Args:
         results: Rows of `subgroups.evaluate_subgroups`.
         dataset: Name of the data set.
-        measure: A `Metric`.
+        metric: A `Metric`.
         by: The `Grouping` of the group, not ALL.
     """
     rows = results[results["dataset"] == dataset]
-    subject = f"{dataset_title(dataset)}, {measure}"
-    if not ((rows["measure"] == measure) & (rows["by"] == by) & (rows["n"] >= MIN_GROUP_SIZE)).any():
+    subject = f"{dataset_title(dataset)}, {metric}"
+    if not ((rows["metric"] == metric) & (rows["by"] == by) & (rows["n"] >= MIN_GROUP_SIZE)).any():
         return f"{subject}: no {'age band' if by == 'age' else by} has {MIN_GROUP_SIZE} faces, so no worst group is named."
-    row = worst_group(rows, measure, by)
-    overall = rows[(rows["measure"] == measure) & (rows["by"] == Grouping.ALL)].iloc[0]
+    row = worst_group(rows, metric, by)
+    overall = rows[(rows["metric"] == metric) & (rows["by"] == Grouping.ALL)].iloc[0]
     name = row["group"].replace("_", " ")
     name = {"age": f"ages {name.replace('-', '–')}", "gender": f"{name} faces", "race": f"faces labelled {name}"}[by]
     unit = " years" if overall["unit"] == Unit.YEARS else ""
@@ -148,15 +151,15 @@ def describe_worst_group(results: pd.DataFrame, dataset: str, measure: str, by: 
     return f"{subject}: worst for {name}, {value}, against {format_result(overall)}{unit} over all faces."
 
 
-def compare_models(results: pd.DataFrame, plain: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+def join_comparisons(results: pd.DataFrame, plain: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
     """Joins released_results.csv, plain.csv and others.csv for a comparison.
 
     Returns:
         Columns model, kind ("ours", "plain" or "others"), column (a key of `COMPARISON`), value (a share 0-1 or years),
         low, high (only for ours, else NaN) and unit.
     """
-    columns = pd.DataFrame(COMPARISON, ["title", "dataset", "measure", "unit"]).T.rename_axis("column").reset_index()
-    ours = columns.merge(results[results["by"] == Grouping.ALL].drop(columns="unit"), on=["dataset", "measure"])
+    columns = pd.DataFrame(COMPARISON, ["title", "dataset", "metric", "unit"]).T.rename_axis("column").reset_index()
+    ours = columns.merge(results[results["by"] == Grouping.ALL].drop(columns="unit"), on=["dataset", "metric"])
     theirs = pd.concat([plain.assign(kind="plain"), others.assign(kind="others")])
     theirs = theirs.melt(["model", "kind"], list(COMPARISON), "column").merge(columns, on="column")
     theirs["value"] /= theirs["unit"].map({Unit.SHARE: 100, Unit.YEARS: 1})
@@ -165,7 +168,7 @@ def compare_models(results: pd.DataFrame, plain: pd.DataFrame, others: pd.DataFr
 
 
 def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:
-    """Returns the table of `compare_models` as text, one row per model and one column per entry of `COMPARISON`."""
+    """Returns the table of `join_comparisons` as text, one row per model and one column per entry of `COMPARISON`."""
 
     def text(row) -> str:
         if pd.isna(row["value"]):
@@ -182,9 +185,9 @@ def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:
 def speed_table(speed: pd.DataFrame) -> pd.DataFrame:
     """Returns speed.csv as text, one row per runtime, one column per model and batch size, and the file size."""
     frame = speed.assign(column=speed["model"] + ", " + speed["batch"].astype(str) + " at once")
-    table = frame.pivot(index="way", columns="column", values="ms a face")
-    table = table.reindex(index=frame["way"].unique(), columns=frame["column"].unique())
-    table["file, MB"] = frame.groupby("way")["MB"].min()
+    table = frame.pivot(index="runtime", columns="column", values="ms a face")
+    table = table.reindex(index=frame["runtime"].unique(), columns=frame["column"].unique())
+    table["file, MB"] = frame.groupby("runtime")["MB"].min()
     table = table.map("{:.1f}".format, na_action="ignore").fillna("")
     return table.rename_axis("run by").rename_axis(columns=None).reset_index()
 

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.special import log_softmax, softmax
 
 from src import data as datasets
-from src.config import AGE_GROUPS, CACHE, GENDERS, YEARS
+from src.config import AGE_GROUPS, CACHE, GENDERS, YEAR_COUNT
 from src.data.table import exact_years, split, split_key, task_labels
 from src.evaluation.calibration import (
     INTERVAL_BANDS,
@@ -186,7 +186,7 @@ def _calibrate(data: PreparedData, model: keras.Model) -> tuple[dict[str, keras.
     logits = predict_probabilities(model, data.faces, rows)
     gender, age = log_softmax(logits[:, :2], axis=1), log_softmax(logits[:, 2:], axis=1)
     ranges = AGE_GROUPS["fairface"]
-    years = np.arange(YEARS)
+    years = np.arange(YEAR_COUNT)
     gender_labels = task_labels(table, "gender").table["label"]
     age_labels = task_labels(table, "age", ranges).table["label"]
     temperatures = {
@@ -224,7 +224,7 @@ def save_task_models(
     data: PreparedData, models: dict, calibration: dict, results: pd.DataFrame, trained_on: dict, target: Path
 ) -> None:
     """Writes the model folders `gender` and `age` in `target`, each with the results of its own task on its card."""
-    years = tuple(range(YEARS))
+    years = tuple(range(YEAR_COUNT))
     labels = {
         "gender": Labels("gender", GENDERS),
         "age": Labels("age", tuple(map(str, years)), tuple((year, year) for year in years), years),
@@ -232,7 +232,7 @@ def save_task_models(
     counts = pd.crosstab(data.table["dataset"], data.split)
     trained_on = trained_on | {"faces": counts.to_dict("index"), "test_fold": None}
     for task, model in models.items():
-        of_task = results[[Metric(name).task == task for name in results["measure"]]]
+        of_task = results[[Metric(name).task == task for name in results["metric"]]]
         rows = [row.dropna().to_dict() for _, row in of_task.iterrows()]
         save_model(target / task, model, labels[task], ALIGNMENT, trained_on, rows, calibration[task])
 

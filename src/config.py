@@ -27,7 +27,7 @@ SEED = 1
 FACE_SIZE = 227  # pixels, the input side of the two-level CNN
 SAMPLE_FACE_SIZE = 128  # pixels, the input side in trainings on the sample; smaller faces train faster
 GENDERS = ("female", "male")
-YEARS = 101  # classes of an age distribution, one per year from 0 to 100; older people count as 100
+YEAR_COUNT = 101  # classes of an age distribution, one per year from 0 to 100; older people count as 100
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".bmp", ".ppm", ".tif", ".tiff", ".gif", ".heic",
     ".heif", ".hif",

@@ -17,16 +17,16 @@ from src.keras_setup import keras, layers
 from src.models.multitask import add_task_heads
 from src.models.residual import average_with_mirror_image, residual_level_one
 
-MEASURES = {
+METRICS = {
     "gender accuracy": (0.95, "share"),
     "eight groups exact": (0.66, "share"),
-    "eight groups 1-off": (0.97, "share"),
+    "eight groups one-off": (0.97, "share"),
     "nine ranges exact": (0.55, "share"),
     "absolute error": (4.5, "years"),
     "90% interval covers": (0.91, "share"),
     "90% interval width": (16.0, "years"),
 }
-WITH_YEARS = [name for name in MEASURES if "nine" not in name]
+WITH_YEARS = [name for name in METRICS if "nine" not in name]
 OF = {"utkface": WITH_YEARS, "fairface": ["gender accuracy", "nine ranges exact"], "allagefaces": WITH_YEARS}
 GROUPS = {
     "all": ["all"],
@@ -39,17 +39,17 @@ GROUPS = {
 def results() -> pd.DataFrame:
     """Rows as `assess` gives them. The first group of each kind is the worst; 70-100 is worse still, of too few faces."""
     rows = []
-    for dataset, measures in OF.items():
-        for measure in measures:
-            value, unit = MEASURES[measure]
+    for dataset, metrics in OF.items():
+        for metric in metrics:
+            value, unit = METRICS[metric]
             for by, groups in GROUPS.items():
                 if dataset == "allagefaces" and by == "race":
                     continue
                 for i, group in enumerate(groups):
                     worse = 0.2 if group == "70-100" else 0 if by == "all" else 0.1 / (i + 1)
-                    mine = value * (1 + worse if "error" in measure else 1 - worse)
+                    mine = value * (1 + worse if "error" in metric else 1 - worse)
                     n = 1000 if by == "all" else 29 if group == "70-100" else 100 + i
-                    rows.append((dataset, measure, by, group, mine, mine * 0.98, mine * 1.02, n, unit))
+                    rows.append((dataset, metric, by, group, mine, mine * 0.98, mine * 1.02, n, unit))
         rows.append((dataset, "gender calibration error", "all", "all", 0.012, np.nan, np.nan, 1000, "share"))
     return pd.DataFrame(rows, columns=list(RESULT_COLUMNS))
 

@@ -57,7 +57,7 @@ def keras_only(tmp_path_factory):
     """A model folder with an activation that only Keras knows."""
     face = keras.Input((64, 64, 3), dtype="uint8", name="face")
     x = layers.Conv2D(4, 7, 7, activation="gelu")(layers.Rescaling(1 / 255)(face))
-    network = two_level_cnn.two_level_cnn(2, first=keras.Model(face, layers.Flatten()(x), name="level_one"))
+    network = two_level_cnn.two_level_cnn(2, level_one_model=keras.Model(face, layers.Flatten()(x), name="level_one"))
     folder, labels = tmp_path_factory.mktemp("models") / "gender", Labels("gender", ("female", "male"))
     return model_folder.save_model(folder, network, labels, Alignment(size=64), {}, [])
 

@@ -76,7 +76,7 @@ def test_training_notebooks_leave_a_model_that_loads(copy, monkeypatch, number, 
     trained = load_model(copy / "models" / f"sample-{task}")
     assert list(trained.labels.classes) == classes
     assert trained.card["trained_on"]["faces"]["train"] > 500
-    assert {row["measure"] for row in trained.card["results"]} >= {"accuracy"}
+    assert {row["metric"] for row in trained.card["results"]} >= {"accuracy"}
     assert all(0 <= row["low"] <= row["value"] <= row["high"] for row in trained.card["results"])
 
 
@@ -128,7 +128,7 @@ def test_comparison_notebook_shows_the_released_models(copy, monkeypatch, standi
     assert "level one is the same in both: True" in said
     assert "UTKFace, gender accuracy: worst for ages 0–6, 85.5%" in said
     table = pd.read_csv(copy / "runs" / "sample" / "released_on_sample.csv")
-    assert set(table["dataset"]) == {"sample"} and {"gender accuracy", "eight groups exact"} <= set(table["measure"])
+    assert set(table["dataset"]) == {"sample"} and {"gender accuracy", "eight groups exact"} <= set(table["metric"])
 
 
 @slow

@@ -230,8 +230,8 @@ def _short(count: int) -> str:
 
 def synthetic_face() -> npt.NDArray[np.uint8]:
     """Returns an aligned face of a synthetic person, uint8 RGB (256, 256, 3)."""
-    rng, space = np.random.default_rng(config.SEED), FaceModel.load()
-    photo, _ = scene.snapshot(space, [new_person(space, 4, "female", rng)], (480, 480), 300, rng)
+    rng, model = np.random.default_rng(config.SEED), FaceModel.load()
+    photo, _ = scene.snapshot(model, [new_person(model, 4, "female", rng)], (480, 480), 300, rng)
     return align(photo, find_faces(photo)[0].landmarks, Alignment(size=256))
 
 

@@ -45,7 +45,7 @@ def parse_label(name: str) -> tuple[int, int] | None:
     return None if group is None else (group, 1 - int(match[2]))
 
 
-def find_landmarks(paths: list[Path], landmark_file: Path) -> list[np.ndarray | None]:
+def landmarks_of_files(paths: list[Path], landmark_file: Path) -> list[np.ndarray | None]:
     """Returns the landmarks of each file's largest face, float (68, 2) in pixels.
 
     The result is None for files without a face, for turned heads (they blur the synthetic faces) and for grayscale photos.
@@ -159,7 +159,7 @@ def main() -> None:
         work = Parallel(n_jobs=-1, return_as="generator")(delayed(function)(*chunk, shared) for chunk in chunks)
         return [one for chunk in tqdm(work, total=len(chunks), desc=function.__name__) for one in chunk]
 
-    found = in_chunks(find_landmarks, [path for path, _ in chosen], shared=arguments.landmarks)
+    found = in_chunks(landmarks_of_files, [path for path, _ in chosen], shared=arguments.landmarks)
     kept = [(*one, points) for one, points in zip(chosen, found, strict=True) if points is not None]
     paths, labels, landmarks = zip(*kept, strict=True)
     shapes = np.stack([normalise_shape(points) for points in landmarks])

@@ -58,14 +58,14 @@ def source(text: str) -> str:
     """Returns the Typst source of a Markdown text."""
     tree = SyntaxTreeNode(MarkdownIt().enable("table").parse(text))
     title = next((_plain(node) for node in tree.children if node.type == "heading"), "")
-    return PAGE.replace("TITLE", json.dumps(title, ensure_ascii=False)) + _all(tree)
+    return PAGE.replace("TITLE", json.dumps(title, ensure_ascii=False)) + _convert_children(tree)
 
 
 def _plain(node: SyntaxTreeNode) -> str:
     return node.content if node.type == "text" else "".join(map(_plain, node.children))
 
 
-def _all(node: SyntaxTreeNode) -> str:
+def _convert_children(node: SyntaxTreeNode) -> str:
     return "".join(map(_convert, node.children))
 
 
@@ -79,32 +79,32 @@ def _convert(node: SyntaxTreeNode) -> str:
     if kind in ("fence", "code_block"):
         return f"#raw({_quoted(node.content.rstrip())}, block: true);\n"
     if kind == "heading":
-        return f"\n#heading(level: {node.tag[1:]})[{_all(node)}]\n"
+        return f"\n#heading(level: {node.tag[1:]})[{_convert_children(node)}]\n"
     if kind == "paragraph":
-        return f"\n{_all(node)}\n\n"
+        return f"\n{_convert_children(node)}\n\n"
     if kind in ("bullet_list", "ordered_list"):
-        items = ", ".join(f"[{_all(item)}]" for item in node.children)
+        items = ", ".join(f"[{_convert_children(item)}]" for item in node.children)
         return f"\n#{'list' if kind == 'bullet_list' else 'enum'}({items})\n"
     if kind == "table":
         return _table(node)
     if kind == "image":
-        return f"#figure(picture({_quoted('/' + str(node.attrs['src']))}), caption: [{_all(node)}])"
+        return f"#figure(picture({_quoted('/' + str(node.attrs['src']))}), caption: [{_convert_children(node)}])"
     if kind == "link":
         address = str(node.attrs["href"])
-        return f"#link({_quoted(address)})[{_all(node)}]" if "://" in address else _all(node)
+        return f"#link({_quoted(address)})[{_convert_children(node)}]" if "://" in address else _convert_children(node)
     if kind in ("strong", "em"):
-        return f"#{'emph' if kind == 'em' else kind}[{_all(node)}]"
+        return f"#{'emph' if kind == 'em' else kind}[{_convert_children(node)}]"
     if kind in ("softbreak", "hardbreak"):
         return " " if kind == "softbreak" else " \\ "
     if kind == "inline":
-        return _all(node)
+        return _convert_children(node)
     raise ValueError(f"the report's Markdown contains {kind}, which tools/pdf.py cannot convert: remove it")
 
 
 def _table(node: SyntaxTreeNode) -> str:
     rows = [row for part in node.children for row in part.children]
     sides = ["right" if "right" in str(cell.attrs.get("style")) else "left" for cell in rows[0].children]
-    header, *body = (", ".join(f"[{_all(cell)}]" for cell in row.children) for row in rows)
+    header, *body = (", ".join(f"[{_convert_children(cell)}]" for cell in row.children) for row in rows)
     columns = f"(2fr, {'1fr, ' * (len(sides) - 1)})" if len(sides) > 5 else len(sides)
     content = ", ".join([f"columns: {columns}, align: ({', '.join(sides)}), table.header({header})", *body])
     return f"\n#align(center, block(breakable: false, table({content})))\n"

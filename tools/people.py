@@ -27,9 +27,9 @@ class Walker(NamedTuple):
     age_group: int
     gender: str
     x: tuple[float, float]  # start and end, shares of the width
-    line: float  # height of the eyes, a share of the height
+    eye_height: float  # height of the eyes, a share of the height
     size: int
-    begins: float = 0.0  # seconds
+    start_second: float = 0.0  # seconds
 
 
 # From back to front.
@@ -43,20 +43,20 @@ WALKERS = (
 
 def walk(fps: int) -> list[npt.NDArray[np.uint8]]:
     """Returns the frames of the video, uint8 RGB (664, 1280, 3)."""
-    rng, space = np.random.default_rng(SEED + 4), FaceModel.load()
+    rng, model = np.random.default_rng(SEED + 4), FaceModel.load()
     width, height = SHAPE
     room = scene.backdrop(width, height, rng)
     figures = []
     for walker in WALKERS:
-        person = new_person(space, walker.age_group, walker.gender, rng)
+        person = new_person(model, walker.age_group, walker.gender, rng)
         unit = walker.size * EYE_DISTANCE
-        top = height * walker.line - EYE_HEIGHT * unit
-        figures.append((draw_person(space, person, walker.size, rng, (height - top) / unit + 0.2), unit, top))
+        top = height * walker.eye_height - EYE_HEIGHT * unit
+        figures.append((draw_person(model, person, walker.size, rng, (height - top) / unit + 0.2), unit, top))
     frames = []
     for i in range(round(LENGTH * fps) + 1):  # the last frame is one on which faces are detected
         frame, second = room.copy(), i / fps
         for walker, (figure, unit, top) in zip(WALKERS, figures, strict=True):
-            share = np.clip((second - walker.begins) / (LENGTH - 1 - walker.begins), 0, 1)
+            share = np.clip((second - walker.start_second) / (LENGTH - 1 - walker.start_second), 0, 1)
             x = walker.x[0] + (walker.x[1] - walker.x[0]) * share
             step = 0.02 * height * abs(np.sin(2.2 * second + walker.size)) * (0 < share < 1)
             scene.paste(frame, figure, round(width * x - FRAME_WIDTH / 2 * unit), round(top - step))

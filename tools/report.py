@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from experiments import ablations, results, teachers, train_released, training_steps
 from experiments import plots as result_plots
-from experiments import results, teachers, train_released, training_steps
 from experiments.plots import dataset_title
 from experiments.results import ResultsMissingError, format_result, markdown_table, read_results
 from src import config, data
-from src.data.table import Loaded
+from src.data.table import TableAndLedger
 from src.evaluation import calibration, plots, subgroups
 from src.evaluation.metrics import format_number
 from src.evaluation.subgroups import CALIBRATION_ERRORS, Grouping, Metric
@@ -59,14 +59,15 @@ OPTIONAL_FILES = {  # with the command that writes each of them
     "protocol": "`make protocol IMDB_WIKI=… ADIENCE=…`, as `runs/protocol/protocol.csv`",
 }
 # Variants of the ablations for the table of transfer between data sets, and their baseline.
-_ONE_SET_LESS = ("without UTKFace", "without FairFace", "without All-Age-Faces")
-_ALL_SETS = "original FaceRes, labels only"
+_ONE_SET_LESS = tuple(name for name, variant in ablations.VARIANTS.items() if variant.without)
+_ALL_SETS = ablations.VARIANTS[_ONE_SET_LESS[0]].baseline
 _ABLATION_METRICS = {  # with their short titles
     Metric.GENDER_ACCURACY: "gender",
-    "gender accuracy of children": "children",
+    ablations.CHILDREN: "children",
     Metric.ABSOLUTE_ERROR: "years off",
     Metric.NINE_RANGES_EXACT: "nine ranges",
 }
+_BEST_GENDER = "gender, at best"  # column of the table of label limits
 HEADLINE = {  # the rows of the table of results
     Metric.GENDER_ACCURACY: "gender",
     Metric.ABSOLUTE_ERROR: "age in years, mean absolute error",
@@ -81,7 +82,7 @@ HEADLINE = {  # the rows of the table of results
 }
 _COLUMN_TITLES = {
     "gender": "gender, %", "eight_exact": "eight groups, %", "eight_one_off": "one off, %", "four_exact": "four groups, %",
-    "years_off": "years off", "note": "what to know", "dataset": "data set", "measure": "measure", "faces": "n",
+    "years_off": "years off", "note": "what to know", "dataset": "data set", "metric": "metric", "faces": "n",
 }  # fmt: skip
 
 
@@ -114,26 +115,26 @@ class Sections:
         """Returns the public methods by name."""
         return {name: getattr(self, name) for name in vars(Sections) if not name.startswith("_")}
 
-    def value(self, dataset: str, measure: str, by: str = Grouping.ALL, group: str = Grouping.ALL) -> str:
+    def value(self, dataset: str, metric: str, by: str = Grouping.ALL, group: str = Grouping.ALL) -> str:
         """Returns a metric over a group of a data set with its interval, in per cent, or in years without the unit."""
-        rows = self.results.query("dataset == @dataset and measure == @measure and by == @by and group == @group")
+        rows = self.results.query("dataset == @dataset and metric == @metric and by == @by and group == @group")
         if rows.empty:
-            raise ResultsMissingError(f"released_results.csv has no {measure} of {dataset}: {_RELEASE}")
+            raise ResultsMissingError(f"released_results.csv has no {metric} of {dataset}: {_RELEASE}")
         return format_result(rows.iloc[0])
 
     def headline(self) -> str:
         """Returns the table of results: a row for each metric, a column for each data set."""
-        rows = self._overall[self._overall["measure"].isin(HEADLINE)]
+        rows = self._overall[self._overall["metric"].isin(HEADLINE)]
         bold = rows.apply(format_result, axis=1).str.replace(r"^([\d.%]+)", r"**\1**", regex=True)
-        wide = rows.assign(text=bold).pivot(index="measure", columns="dataset", values="text")
+        wide = rows.assign(text=bold).pivot(index="metric", columns="dataset", values="text")
         wide = wide.reindex(index=list(HEADLINE), columns=rows["dataset"].unique()).rename(index=HEADLINE)
         faces = rows.groupby("dataset")["n"].max()
         wide = wide.rename(columns=lambda name: f"{dataset_title(name)}, n = {faces[name]:,}")
         return markdown_table(wide.rename_axis("released models, on unseen test faces (95% interval)").reset_index())
 
-    def beside(self) -> str:
+    def comparison(self) -> str:
         """Returns the released models beside other models."""
-        compared = results.compare_models(self.results, self.files["plain"], self.files["others"])
+        compared = results.join_comparisons(self.results, self.files["plain"], self.files["others"])
         return markdown_table(results.comparison_table(compared).rename_axis("model").reset_index())
 
     def funnels(self) -> list[dict[str, str]]:
@@ -155,12 +156,12 @@ class Sections:
         return f"{sum(counts[split] for counts in self.models['age'].card['trained_on']['faces'].values()):,}"
 
     def stages(self, which: str) -> list[dict[str, str]]:
-        """Returns the steps of the "released" or the "plain" network: level, says, shape, parameters."""
+        """Returns the steps of the "released" or the "plain" network: level, operations, shape, parameters."""
         model = self.models["age"].model if which == "released" else two_level_cnn(len(config.AGE_GROUPS["adience"].names))
         return [
             {
                 "level": stage.level.replace("_", " "),
-                "says": stage.text.replace("\n", " "),
+                "operations": stage.text.replace("\n", " "),
                 "shape": " × ".join(map(str, stage.shape)),
                 "parameters": f"{stage.parameters:,}",
             }
@@ -175,7 +176,7 @@ class Sections:
         """Returns the probability below which a prediction is unsure."""
         return f"{results.calibration_of(self.models[task]).unsure_below:.0%}"
 
-    def seeds(self) -> str:
+    def other_seed(self) -> str:
         """Returns the released models' results beside those of a training with another seed."""
         return self._fitting("other_seed", lambda other: self._compare(other, ("as released", "another seed")))
 
@@ -183,11 +184,11 @@ class Sections:
         """Returns the released models' results from prepared faces beside those from photo files."""
         return self._fitting("held_out", lambda other: self._compare(other, ("prepared faces", "photo files")))
 
-    def faceless(self) -> str:
+    def undetected_photos(self) -> str:
         """Returns a sentence with the share of photo files in which no face was detected."""
 
         def sentence(measured: pd.DataFrame) -> str:
-            rows = measured[measured["measure"] == "no face found"].set_index("dataset")
+            rows = measured[measured["metric"] == results.NO_FACE_FOUND].set_index("dataset")
             names = [name for name in self.results["dataset"].unique() if name in rows.index]
             shares = ", ".join(f"{dataset_title(name)} {format_result(rows.loc[name])}" for name in names)
             return f"Photos on which no face was found: {shares}."
@@ -208,7 +209,7 @@ class Sections:
         """Returns the variants of the training, except those without a data set."""
         return self._fitting("ablations", lambda rows: self._variants(rows[~rows["variant"].isin(_ONE_SET_LESS)]))
 
-    def cross(self) -> str:
+    def without_one_data_set(self) -> str:
         """Returns the variants that were trained without a data set, and their baseline."""
         shown = (_ALL_SETS, *_ONE_SET_LESS)
         return self._fitting("ablations", lambda rows: self._variants(rows[rows["variant"].isin(shown)]))
@@ -223,11 +224,11 @@ class Sections:
 
         def by_band(rows: pd.DataFrame) -> str:
             rows = rows.assign(text=rows.apply(format_result, axis=1), pairs=rows["n"].map("{:,}".format))
-            gender = rows[rows["measure"] == "other gender"]
-            best = gender.assign(measure="gender, at best", text=best_agreement(gender["value"]).map("{:.1%}".format))
-            order = ["other gender", "gender, at best", "years apart"]
+            gender = rows[rows["metric"] == results.OTHER_GENDER]
+            best = gender.assign(metric=_BEST_GENDER, text=best_agreement(gender["value"]).map("{:.1%}".format))
+            order = [results.OTHER_GENDER, _BEST_GENDER, results.YEARS_APART]
             index = ["dataset", "ages", "pairs"]
-            wide = pd.concat([rows, best]).pivot(index=index, columns="measure", values="text").reindex(columns=order)
+            wide = pd.concat([rows, best]).pivot(index=index, columns="metric", values="text").reindex(columns=order)
             wide = wide.reindex(pd.MultiIndex.from_frame(rows[index].drop_duplicates())).reset_index()
             return markdown_table(wide.assign(dataset=wide["dataset"].map(dataset_title)).rename(columns=_COLUMN_TITLES))
 
@@ -237,7 +238,7 @@ class Sections:
         """Returns a sentence about the worst age band and race for each data set and important metric."""
         found = []
         for name, rows in self.results.groupby("dataset", sort=False):
-            age = Metric.ABSOLUTE_ERROR if (rows["measure"] == Metric.ABSOLUTE_ERROR).any() else Metric.NINE_RANGES_EXACT
+            age = Metric.ABSOLUTE_ERROR if (rows["metric"] == Metric.ABSOLUTE_ERROR).any() else Metric.NINE_RANGES_EXACT
             groupings = [by for by in (Grouping.AGE, Grouping.RACE) if (rows["by"] == by).any()]
             metrics = (Metric.GENDER_ACCURACY, age)
             found += [results.describe_worst_group(rows, name, metric, by) for metric in metrics for by in groupings]
@@ -247,22 +248,22 @@ class Sections:
         """Returns a sentence about the age band with the worst coverage."""
         return results.describe_worst_group(self.results, dataset, Metric.INTERVAL_COVERAGE, Grouping.AGE)
 
-    def worst_band(self, dataset: str, measure: str) -> str:
+    def worst_band(self, dataset: str, metric: str) -> str:
         """Returns the age band with the worst value of a metric, such as "0–6 years, with 72.7% (66.1–79.5)"."""
-        row = subgroups.worst_group(self.results[self.results["dataset"] == dataset], measure, Grouping.AGE)
+        row = subgroups.worst_group(self.results[self.results["dataset"] == dataset], metric, Grouping.AGE)
         return f"{row['group'].replace('-', '–')} years, with {format_result(row)}"
 
     def young_and_old(self) -> str:
         """Returns the results of the two youngest and the two oldest age bands of each data set."""
         exact = (Metric.EIGHT_GROUPS_EXACT, Metric.NINE_RANGES_EXACT)
         titles = {Metric.GENDER_ACCURACY: "gender", **dict.fromkeys(exact, "age group"), Metric.ABSOLUTE_ERROR: "years off"}
-        rows = self.results[(self.results["by"] == Grouping.AGE) & self.results["measure"].isin(titles)]
+        rows = self.results[(self.results["by"] == Grouping.AGE) & self.results["metric"].isin(titles)]
         table = []
         for dataset, of_dataset in rows.groupby("dataset", sort=False):
             bands = list(dict.fromkeys(of_dataset["group"]))
             for band in dict.fromkeys([*bands[:2], *bands[-2:]]):
                 in_band = of_dataset[of_dataset["group"] == band]
-                cells = {titles[row["measure"]]: format_result(row) for _, row in in_band.iterrows()}
+                cells = {titles[row["metric"]]: format_result(row) for _, row in in_band.iterrows()}
                 ages = band.replace("-", "–")
                 table.append({"data set": dataset_title(dataset), "ages": ages, "n": f"{in_band['n'].max():,}", **cells})
         return markdown_table(pd.DataFrame(table))
@@ -270,9 +271,9 @@ class Sections:
     def calibration_errors(self) -> str:
         """Returns a sentence with the calibration error of each task and data set."""
         names = {metric: "age group" if task == "age" else task for task, metric in CALIBRATION_ERRORS.items()}
-        rows = self._overall[self._overall["measure"].isin(names)].to_dict("records")
+        rows = self._overall[self._overall["metric"].isin(names)].to_dict("records")
         errors = ", ".join(
-            f"{row['value']:.1%} for {names[row['measure']]} on {dataset_title(row['dataset'])}" for row in rows
+            f"{row['value']:.1%} for {names[row['metric']]} on {dataset_title(row['dataset'])}" for row in rows
         )
         return f"The expected calibration error, the mean gap between confidence and accuracy, is {errors}."
 
@@ -303,9 +304,9 @@ class Sections:
     def _compare(self, other: pd.DataFrame, names: tuple[str, str]) -> str:
         """Returns the released models' results and others, one column each."""
         overall = (self._overall, other[other["by"] == Grouping.ALL])
-        texts = [rows.set_index(["dataset", "measure"]).apply(format_result, axis=1) for rows in overall]
+        texts = [rows.set_index(["dataset", "metric"]).apply(format_result, axis=1) for rows in overall]
         both = pd.concat(texts, axis=1, join="inner", keys=names).reset_index()
-        both = both[both["measure"].isin(HEADLINE)].replace({"measure": dict(HEADLINE)})
+        both = both[both["metric"].isin(HEADLINE)].replace({"metric": dict(HEADLINE)})
         return markdown_table(both.assign(dataset=both["dataset"].map(dataset_title)).rename(columns=_COLUMN_TITLES))
 
     def _variants(self, rows: pd.DataFrame) -> str:
@@ -317,13 +318,13 @@ class Sections:
             return _not_measured("ablations", "has none of these variants")
         first, known = rows["variant"].iloc[0], set(rows["variant"])
         table: dict[str, dict[str, str]] = {}
-        for row in rows[rows["measure"].isin(_ABLATION_METRICS)].to_dict("records"):
+        for row in rows[rows["metric"].isin(_ABLATION_METRICS)].to_dict("records"):
             text = format_number(row["value"], row["unit"])
             variant = row["variant"] if row["seed"] == config.SEED else f"{row['variant']}, seed {row['seed']}"
             if row["against"] in known:
                 text += f" ({format_number(row['difference'], row['unit'], '+')})".replace("-", "−")
                 variant += f" *(against {row['against']})*" if row["against"] != first else ""
-            title = f"{dataset_title(row['dataset'])} {_ABLATION_METRICS[row['measure']]}"
+            title = f"{dataset_title(row['dataset'])} {_ABLATION_METRICS[row['metric']]}"
             table.setdefault(variant, {"variant": variant})[title] = text
         return markdown_table(pd.DataFrame(list(table.values())))
 
@@ -353,7 +354,7 @@ def replace_results(readme: str, headline: str) -> str:
 def figures(sections: Sections) -> dict[str, Callable[[], Figure]]:
     """Returns functions that draw the report's figures, by file name."""
     files = sections.files
-    compared = results.compare_models(sections.results, files["plain"], files["others"])
+    compared = results.join_comparisons(sections.results, files["plain"], files["others"])
     titles = {column: title for column, (title, *_) in results.COMPARISON.items()}
     reliability = files["released_reliability"].groupby(["dataset", "task"], sort=False)
     tasks = {f"{dataset_title(name)}, {task}": rows for (name, task), rows in reliability}
@@ -367,11 +368,13 @@ def figures(sections: Sections) -> dict[str, Callable[[], Figure]]:
     }
 
 
-def _as_loaded(funnels: pd.DataFrame, name: str) -> Loaded:
+def _as_loaded(funnels: pd.DataFrame, name: str) -> TableAndLedger:
     """Returns a table and a ledger with as many rows as were counted, for `plots.funnel`."""
     counts = funnels[funnels["dataset"] == name].set_index("step")["rows"]
     reasons = counts.drop(["read", "kept"])
-    return Loaded(pd.DataFrame(index=range(counts["kept"])), pd.DataFrame({"reason": np.repeat(reasons.index, reasons)}))
+    return TableAndLedger(
+        pd.DataFrame(index=range(counts["kept"])), pd.DataFrame({"reason": np.repeat(reasons.index, reasons)})
+    )
 
 
 def sample_faces() -> Figure:

@@ -4,7 +4,7 @@ from importlib import import_module
 from pathlib import Path
 
 from src.config import DATA
-from src.data.table import Loaded, check_table
+from src.data.table import TableAndLedger, check_table
 
 # A module of the same name loads each data set. The sample has Adience's layout.
 DATASETS = ("sample", "adience", "imdb_wiki", "utkface", "fairface", "allagefaces")
@@ -40,7 +40,7 @@ def resolve_folder(name: str, folder: str | Path = "") -> Path:
     return folder
 
 
-def load(name: str, folder: str | Path, **options) -> Loaded:
+def load(name: str, folder: str | Path, **options) -> TableAndLedger:
     """Loads a data set.
 
     Args:
@@ -67,10 +67,10 @@ def load(name: str, folder: str | Path, **options) -> Loaded:
             f"{folder}: expected at least one usable face of {name}, but every row was dropped "
             f"({', '.join(counts) or 'the label files have 0 rows'}); data/README.md describes the expected content"
         )
-    return Loaded(check_table(table.assign(dataset=name)), ledger)
+    return TableAndLedger(check_table(table.assign(dataset=name)), ledger)
 
 
-def load_for_training(name: str, folder: str | Path, **options) -> Loaded:
+def load_for_training(name: str, folder: str | Path, **options) -> TableAndLedger:
     """Loads a data set as `load` does, or the table that notebook 5 has cleaned, if there is one for this folder.
 
     Prints the size of a cleaned table. With options of the loader it always loads the data set.

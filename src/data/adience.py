@@ -10,7 +10,7 @@ import pandas as pd
 
 from src.config import AGE_GROUPS
 from src.data import label_files
-from src.data.table import Loaded, split_rejects
+from src.data.table import TableAndLedger, split_rejects
 
 FOLD_FILES = tuple(f"fold_{fold}_data.txt" for fold in range(5))
 FIELDS = ("user_id", "original_image", "face_id", "age", "gender")
@@ -34,7 +34,7 @@ MAPPED = STRICT | {text: STRICT[label] for label, texts in _OTHER_TEXTS.items() 
 LABEL_SETS = {"strict": STRICT, "mapped": MAPPED}
 
 
-def load(folder: str | Path, images: str = "faces", labels: str = "strict", check_images: bool = True) -> Loaded:
+def load(folder: str | Path, images: str = "faces", labels: str = "strict", check_images: bool = True) -> TableAndLedger:
     """Loads the faces of Adience.
 
     Rows with a known age or a known gender are kept; the unknown value is NA. Ages are the years of the label: age_low 4 and

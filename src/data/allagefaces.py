@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src.data.label_files import read_names
-from src.data.table import Loaded, split_rejects
+from src.data.label_files import parse_file_names
+from src.data.table import TableAndLedger, split_rejects
 
 EXPECTED = "images named NNNNNAYY.jpg (serial number, A, age), or a folder original images/ or AllAgeFaces/ of them"
 NAME = r"^([0-9]{5})A([0-9]{2})\.[A-Za-z]+$"
@@ -18,7 +18,7 @@ LAST_FEMALE = 7380  # the authors' rule: serial numbers up to this one are femal
 FOLDERS = ("original images", "All-Age-Faces Dataset/original images", "All-Age-Faces Dataset", "AllAgeFaces")
 
 
-def load(folder: str | Path) -> Loaded:
+def load(folder: str | Path) -> TableAndLedger:
     """Loads the faces of All-Age-Faces, in the order of their paths.
 
     Ages are exact. The data set has no identities, so `subject` is NA. According to the authors, each image shows another
@@ -36,7 +36,7 @@ def load(folder: str | Path) -> Loaded:
     Raises:
         FileNotFoundError: The folder contains no images.
     """
-    path, numbers, reasons = read_names(folder, FOLDERS, NAME, EXPECTED)
+    path, numbers, reasons = parse_file_names(folder, FOLDERS, NAME, EXPECTED)
     serial, age = numbers[0], numbers[1]
     # Rows with a malformed name get "male" here and are dropped below.
     gender = np.where(serial.le(LAST_FEMALE).fillna(False), "female", "male")

@@ -27,7 +27,7 @@ ADDRESSES = DATA / "addresses.json"
 UNPACKED = "unpacked.json"  # records, for each archive, its SHA-256 and the names of the unpacked files
 RETRIES = 9  # pooch waits 1, 2, … 9 seconds before them
 TIMEOUT = 60  # seconds without a byte after which a connection counts as broken
-DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError)
+DAMAGED_ARCHIVE_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError)
 
 
 class DownloadError(OSError):
@@ -138,7 +138,7 @@ def _unpack(archive: Path, folder: Path) -> list[str]:
         for name in names:
             os.replace(new / name, folder / name)
         return names
-    except DAMAGED as error:
+    except DAMAGED_ARCHIVE_ERRORS as error:
         raise DownloadError(f"{archive} cannot be unpacked ({error}): delete it and download it again") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)

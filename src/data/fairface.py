@@ -12,7 +12,7 @@ import pandas as pd
 
 from src.config import AGE_GROUPS, GENDERS
 from src.data import label_files
-from src.data.table import Loaded, split_rejects
+from src.data.table import TableAndLedger, split_rejects
 
 LABEL_FILES = ("fairface_label_train.csv", "fairface_label_val.csv")
 EXPECTED = "fairface_label_train.csv beside the folder train/ (and optionally fairface_label_val.csv beside val/)"
@@ -20,7 +20,7 @@ AGES = {f"{low}-{high}": (low, high) for low, high in AGE_GROUPS["fairface"].yea
 AGES["more than 70"] = AGE_GROUPS["fairface"].years[-1]
 
 
-def load(folder: str | Path) -> Loaded:
+def load(folder: str | Path) -> TableAndLedger:
     """Loads the faces of FairFace; age_low and age_high are the years of their range ("more than 70" is 70 to 100).
 
     An image may have another suffix than in the label file (train/1.webp for train/1.jpg). Paths may contain backslashes,

@@ -14,7 +14,7 @@ from scipy.io import loadmat
 
 from src.config import RUNS
 from src.data import label_files
-from src.data.table import BOX_COLUMNS, TABLE_COLUMNS, Loaded, check_table, split_rejects
+from src.data.table import BOX_COLUMNS, TABLE_COLUMNS, TableAndLedger, check_table, split_rejects
 from src.files import atomic_write, write_text
 
 SUBSETS = ("imdb", "wiki")
@@ -37,7 +37,7 @@ def load(
     min_age: int = 0,
     check_images: bool = True,
     known_gender: bool = False,
-) -> Loaded:
+) -> TableAndLedger:
     """Loads the faces of IMDB-WIKI that pass the checks listed under Returns, in the order of the records, IMDB first.
 
     Ages are those on 1 July of the year of the photo; an age spans two years if the day or month of birth is unknown. Boxes
@@ -71,7 +71,7 @@ def load(
     return split_rejects(rows, reasons, "imdb_wiki")
 
 
-def funnel(
+def count_dropped(
     folder: str | Path, min_score: float = 1.0, max_age: int = 100, min_age: int = 0, known_gender: bool = False
 ) -> pd.DataFrame:
     """Counts the records that `load` drops for each reason, without looking for the images; arguments as for `load`.
@@ -196,13 +196,13 @@ def _age_range(dob: pd.Series, photo_taken: pd.Series, path: pd.Series) -> tuple
     is_vague = (text["month"] == 0) | (text["day"] == 0)
     is_date = dob.between(FIRST_DATE, LAST_DATE + 1, inclusive="left")
     days = np.floor(dob.where(is_date, UNIX_EPOCH)).to_numpy("int64") - UNIX_EPOCH
-    born = pd.Series(days.astype("datetime64[D]").astype("datetime64[s]")).dt  # pandas has no unit of days
+    birth_date = pd.Series(days.astype("datetime64[D]").astype("datetime64[s]")).dt  # pandas has no unit of days
     # The first and the last possible birthday as month * 100 + day
-    birthday = born.month * 100 + born.day
+    birthday = birth_date.month * 100 + birth_date.day
     first = birthday.where(~is_vague, text["month"].clip(1) * 100 + text["day"].clip(1))
     last = birthday.where(~is_vague, text["month"].replace(0, 12) * 100 + text["day"].replace(0, 31))
     last = last.mask(text["month"] == 0, 1231)
-    years = np.floor(photo_taken) - born.year.where(~is_vague, text["year"])
+    years = np.floor(photo_taken) - birth_date.year.where(~is_vague, text["year"])
     possible = is_date.where(~is_vague, text["year"] >= 1) & photo_taken.between(1, 9999)
     possible &= ~(text["month"] > 12) & ~(text["day"] > 31)
     return (years - (last > PHOTO_DAY)).where(possible), (years - (first > PHOTO_DAY)).where(possible)
@@ -216,7 +216,7 @@ def _subjects(name: pd.Series, celeb_id: pd.Series | None, path: pd.Series, subs
     return subject.fillna(f"{subset}:" + path.str.extract(r"([^/_]+)[^/]*$", expand=False))
 
 
-def save_cleaned(loaded: Loaded, folder: str | Path, target: Path | None = None) -> list[Path]:
+def save_cleaned(loaded: TableAndLedger, folder: str | Path, target: Path | None = None) -> list[Path]:
     """Writes a cleaned table of faces and its ledger as CSV files, and the data set's folder beside them.
 
     Args:
@@ -237,7 +237,7 @@ def save_cleaned(loaded: Loaded, folder: str | Path, target: Path | None = None)
     return files
 
 
-def read_cleaned(folder: str | Path) -> Loaded | None:
+def read_cleaned(folder: str | Path) -> TableAndLedger | None:
     """Reads from `CLEANED` what `save_cleaned` wrote for the same folder of the data set; None if it wrote nothing for it."""
     source = CLEANED / CLEANED_FOLDER
     if not source.exists() or source.read_text(encoding="utf-8").strip() != str(Path(folder).expanduser().resolve()):
@@ -247,4 +247,4 @@ def read_cleaned(folder: str | Path) -> Loaded | None:
         pd.read_csv(CLEANED / name, dtype=TABLE_COLUMNS | {"reason": "string"}, keep_default_na=False, na_values=[""])
         for name in (CLEANED_TABLE, CLEANED_LEDGER)
     )
-    return Loaded(check_table(kept), dropped)
+    return TableAndLedger(check_table(kept), dropped)

@@ -11,7 +11,7 @@ import pandas as pd
 from src.files import walk_images
 
 # A path that is empty, absolute (POSIX or Windows) or contains "..", and may therefore lead outside the data set's folder.
-OUTSIDE = r"^\s*$|^[\\/]|^[A-Za-z]:|(?:^|[\\/])\.\.(?:[\\/]|$)"
+OUTSIDE_PATTERN = r"^\s*$|^[\\/]|^[A-Za-z]:|(?:^|[\\/])\.\.(?:[\\/]|$)"
 
 
 def missing_data_error(folder: Path, problem: str, expected: str) -> FileNotFoundError:
@@ -59,8 +59,8 @@ def parse_ages(labels: pd.Series, ranges: Mapping[str, tuple[int, int]]) -> dict
 
 
 def is_outside(paths: pd.Series) -> npt.NDArray[np.bool_]:
-    """Marks, shape (n,), the paths that are empty, absolute or contain ".."; see `OUTSIDE`."""
-    return paths.str.contains(OUTSIDE).to_numpy(bool)
+    """Marks, shape (n,), the paths that are empty, absolute or contain ".."; see `OUTSIDE_PATTERN`."""
+    return paths.str.contains(OUTSIDE_PATTERN).to_numpy(bool)
 
 
 def list_images(folder: Path, expected: str) -> pd.Series:
@@ -77,7 +77,7 @@ def list_images(folder: Path, expected: str) -> pd.Series:
     return pd.Series(found, dtype="str")
 
 
-def read_names(
+def parse_file_names(
     folder: str | Path, subfolders: tuple[str, ...], pattern: str, expected: str
 ) -> tuple[pd.Series, pd.DataFrame, dict[str, npt.NDArray[np.bool_]]]:
     """Reads a data set whose labels are numbers in the names of its images.

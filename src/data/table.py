@@ -1,6 +1,6 @@
 """The table of faces: its columns and checks, the ledger of dropped rows, the labels of a task, and the splits.
 
-Every loader returns `Loaded(table, ledger)`. One row of the table is one face in one image.
+Every loader returns `TableAndLedger(table, ledger)`. One row of the table is one face in one image.
 """
 
 import hashlib
@@ -32,14 +32,14 @@ SPLITS = ("train", "validation", "test")
 VALIDATION_SHARE = TEST_SHARE = 0.1  # shares of the subjects, not of the faces
 
 
-class Loaded(NamedTuple):
+class TableAndLedger(NamedTuple):
     """A table of faces, and the ledger: the dropped rows with the columns `path` and `reason`."""
 
     table: pd.DataFrame
     ledger: pd.DataFrame
 
 
-def split_rejects(rows: pd.DataFrame, reasons: Mapping[str, npt.ArrayLike], dataset: str) -> Loaded:
+def split_rejects(rows: pd.DataFrame, reasons: Mapping[str, npt.ArrayLike], dataset: str) -> TableAndLedger:
     """Splits rows into the table of faces and the ledger. Every row is in exactly one of them.
 
     Args:
@@ -54,7 +54,7 @@ def split_rejects(rows: pd.DataFrame, reasons: Mapping[str, npt.ArrayLike], data
         ValueError: A gender or an age is invalid; see `check_table`.
     """
     table, ledger = _drop_rows(rows, reasons)
-    return Loaded(check_table(table.reindex(columns=list(TABLE_COLUMNS)).assign(dataset=dataset)), ledger)
+    return TableAndLedger(check_table(table.reindex(columns=list(TABLE_COLUMNS)).assign(dataset=dataset)), ledger)
 
 
 def _drop_rows(rows: pd.DataFrame, reasons: Mapping[str, npt.ArrayLike]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -91,7 +91,7 @@ def check_table(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def task_labels(table: pd.DataFrame, task: str, groups: AgeGroups | None = None) -> Loaded:
+def task_labels(table: pd.DataFrame, task: str, groups: AgeGroups | None = None) -> TableAndLedger:
     """Selects the faces that have a label for a task and adds this label.
 
     Args:
@@ -117,7 +117,7 @@ def task_labels(table: pd.DataFrame, task: str, groups: AgeGroups | None = None)
         low, high = age_bounds(table)
         label = groups.index(low, high)
         reasons = {"age unknown": np.isnan(low), "age touches several groups": label < 0}
-    return Loaded(*_drop_rows(table.assign(label=label), reasons))
+    return TableAndLedger(*_drop_rows(table.assign(label=label), reasons))
 
 
 def encode_gender(gender: pd.Series) -> npt.NDArray[np.int64]:

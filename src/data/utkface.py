@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from src.data.label_files import read_names
-from src.data.table import Loaded, split_rejects
+from src.data.label_files import parse_file_names
+from src.data.table import TableAndLedger, split_rejects
 
 EXPECTED = "images named AGE_GENDER_RACE_DATE.jpg (or .jpg.chip.jpg, .webp, .png), or a folder UTKFace/ of them"
 # In some original names, a dot or a letter of ".jpg.chip.jpg" is missing, or a space precedes it.
@@ -18,7 +18,7 @@ GENDER_CODES = {0: "male", 1: "female"}  # the opposite of IMDB-WIKI
 MAX_AGE = 120  # years
 
 
-def load(folder: str | Path) -> Loaded:
+def load(folder: str | Path) -> TableAndLedger:
     """Loads the faces of UTKFace, from folders at any depth (part1/, part2/ …), in the order of their paths.
 
     Ages are exact. The data set has no identities, so `subject` is NA.
@@ -34,7 +34,7 @@ def load(folder: str | Path) -> Loaded:
     Raises:
         FileNotFoundError: The folder contains no images.
     """
-    path, numbers, masks = read_names(folder, ("UTKFace", "utkface"), NAME, EXPECTED)
+    path, numbers, masks = parse_file_names(folder, ("UTKFace", "utkface"), NAME, EXPECTED)
     age, gender = numbers[0], numbers[1].map(GENDER_CODES)
     rows = pd.DataFrame({"path": path, "gender": gender, "age_low": age, "age_high": age})
     reasons = {

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import betainc, logsumexp
 
-from src.config import YEARS, AgeGroups
+from src.config import YEAR_COUNT, AgeGroups
 from src.evaluation.metrics import decode, exact_match, prediction_confidence
 
 INTERVAL_BANDS = (0, 7, 13, 20, 30, 40, 50, 60, 70, 80)  # the first year of each age band
@@ -24,7 +24,7 @@ SCALE_OFFSET_YEARS = 2.0  # added to the standard deviation, so that very certai
 _MIN_FACES_PER_BAND = 20  # a smaller band uses the quantile of all faces
 _MAX_SHORTFALL = 0.05  # tolerated shortfall of the true coverage
 _SHORTFALL_RISK = 0.01  # maximum probability of a larger shortfall
-_MAX_RESIDUAL = YEARS / SCALE_OFFSET_YEARS  # no scaled residual is larger
+_MAX_RESIDUAL = YEAR_COUNT / SCALE_OFFSET_YEARS  # no scaled residual is larger
 _MAX_TEMPERATURE = 50.0
 _CURVE_POINTS = 100
 
@@ -149,7 +149,7 @@ def fit_conformal_quantiles(year_probability: npt.ArrayLike, labelled_years: npt
             f"of shape {labelled_years.shape}"
         )
     known = ~np.isnan(labelled_years)
-    year = np.minimum(labelled_years[known], YEARS - 1).astype(int)
+    year = np.minimum(labelled_years[known], YEAR_COUNT - 1).astype(int)
     residual, band = residual[known, year], _band_index(year, INTERVAL_BANDS)
     in_bands = [residual[band == i] for i in range(len(INTERVAL_BANDS))]
     return tuple(_conformal_quantile(own if len(own) >= _MIN_FACES_PER_BAND else residual) for own in in_bands)
@@ -167,8 +167,8 @@ def prediction_interval(
         quantiles: The quantile of each band; see `Calibration`.
         bands: The first year of each band, rising from 0.
     """
-    allowed = _scaled_residuals(year_probability) <= np.asarray(quantiles)[_band_index(np.arange(YEARS), bands)]
-    return np.column_stack([allowed.argmax(axis=1), YEARS - 1 - allowed[:, ::-1].argmax(axis=1)])
+    allowed = _scaled_residuals(year_probability) <= np.asarray(quantiles)[_band_index(np.arange(YEAR_COUNT), bands)]
+    return np.column_stack([allowed.argmax(axis=1), YEAR_COUNT - 1 - allowed[:, ::-1].argmax(axis=1)])
 
 
 def coverage_curve(confidence: npt.ArrayLike, score: npt.ArrayLike) -> pd.DataFrame:
@@ -202,7 +202,7 @@ def _conformal_quantile(residual: npt.NDArray[np.float64]) -> float:
 
 def _scaled_residuals(year_probability) -> npt.NDArray[np.float64]:
     """Returns |year - median| / (sd + 2) of each year, float64 (n, 101); see `fit_conformal_quantiles`."""
-    probability, years = _check_years(year_probability), np.arange(YEARS)
+    probability, years = _check_years(year_probability), np.arange(YEAR_COUNT)
     mean = probability @ years
     deviation = np.sqrt((probability * np.square(years - mean[:, None])).sum(axis=1))
     return np.abs(years - decode(probability, ordered=True)[:, None]) / (deviation[:, None] + SCALE_OFFSET_YEARS)
@@ -214,6 +214,8 @@ def _band_index(years: npt.NDArray[np.int64], bands: tuple[int, ...]) -> npt.NDA
 
 def _check_years(year_probability) -> npt.NDArray[np.float64]:
     year_probability = np.asarray(year_probability, float)
-    if year_probability.ndim != 2 or year_probability.shape[1] != YEARS:
-        raise ValueError(f"year_probability must have shape (n, {YEARS}), one column per year, got {year_probability.shape}")
+    if year_probability.ndim != 2 or year_probability.shape[1] != YEAR_COUNT:
+        raise ValueError(
+            f"year_probability must have shape (n, {YEAR_COUNT}), one column per year, got {year_probability.shape}"
+        )
     return year_probability

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from src.config import GENDERS, YEARS
+from src.config import GENDERS, YEAR_COUNT
 from src.data.table import age_bounds, encode_gender
 
 SUSPECT_DOUBT = 0.98  # labels with at least this doubt are suspect; benchmarks/label_noise.py measures the precision
@@ -35,15 +35,15 @@ def label_doubts(
     """
     gender, age = np.asarray(gender_probability, float), np.asarray(year_probability, float)
     n = len(table)
-    if (gender.shape, age.shape) != ((n, len(GENDERS)), (n, YEARS)):
+    if (gender.shape, age.shape) != ((n, len(GENDERS)), (n, YEAR_COUNT)):
         raise ValueError(
             "gender_probability and year_probability must have the shapes "
-            f"{(n, len(GENDERS))} and {(n, YEARS)}, got {gender.shape} and {age.shape}"
+            f"{(n, len(GENDERS))} and {(n, YEAR_COUNT)}, got {gender.shape} and {age.shape}"
         )
     rows, label = np.arange(n), encode_gender(table["gender"])
     gender_doubt = np.where(label >= 0, 1 - gender[rows, label], np.nan)
     low, high = age_bounds(table)
-    first, last = (np.nan_to_num(years).clip(0, YEARS - 1).astype(int) for years in (low, high))
+    first, last = (np.nan_to_num(years).clip(0, YEAR_COUNT - 1).astype(int) for years in (low, high))
     cumulative = age.cumsum(axis=1)
     up_to_label, from_label = cumulative[rows, last], 1 - cumulative[rows, first] + age[rows, first]
     age_doubt = np.where(np.isnan(low), np.nan, np.clip(1 - 2 * np.minimum(up_to_label, from_label), 0, 1))

@@ -18,7 +18,7 @@ from IPython.display import Image, display
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from src.config import AgeGroups
-from src.data.table import SPLITS, Loaded, age_bounds
+from src.data.table import SPLITS, TableAndLedger, age_bounds
 from src.evaluation.metrics import Unit, format_number, mean_over_folds
 
 BLACK, GREY, LIGHT_GREY = "#222222", "#888888", "#bbbbbb"
@@ -26,7 +26,7 @@ ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#E69F00", "#56B4E9", "#009E73", 
 GENDER_COLOURS = {"female": ORANGE, "male": BLUE, "unknown": GREY}
 SPLIT_COLOURS = {"train": SKY, "validation": VERMILLION, "test": PURPLE}
 MODEL_COLOURS = {"mine": VERMILLION, "released": BLACK}  # the model trained in notebook 1 or 2, and the released one
-REMOVED, KEPT = LIGHT_GREY, GREEN  # rows that a loader drops and keeps
+DROPPED_COLOUR, KEPT_COLOUR = LIGHT_GREY, GREEN  # rows that a loader drops and keeps
 WIDTH = 9  # inches, of a notebook's output
 STYLE = {
     "figure.constrained_layout.use": True,
@@ -63,15 +63,15 @@ def styled(draw: Callable[..., plt.Figure]) -> Callable[..., plt.Figure]:
     return draw_in_style
 
 
-def draw_estimates(axes: plt.Axes, rows: pd.DataFrame, places, colours) -> None:
-    """Draws a dot for each `value` and a line for its interval from `low` to `high`, at heights `places`."""
-    axes.hlines(places, rows["low"], rows["high"], color=colours, alpha=0.45, linewidth=3)
-    axes.scatter(rows["value"], places, 24, colours)
+def draw_estimates(axes: plt.Axes, rows: pd.DataFrame, heights, colours) -> None:
+    """Draws a dot for each `value` and a line for its interval from `low` to `high`, at `heights`."""
+    axes.hlines(heights, rows["low"], rows["high"], color=colours, alpha=0.45, linewidth=3)
+    axes.scatter(rows["value"], heights, 24, colours)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
 
 
-def as_photo(figure: plt.Figure) -> Image:
+def as_jpeg(figure: plt.Figure) -> Image:
     """Converts a figure of photos to JPEG for a notebook, a fifth of its size as PNG."""
     content = io.BytesIO()
     figure.savefig(content, format="jpeg", pil_kwargs={"quality": 85})
@@ -79,13 +79,13 @@ def as_photo(figure: plt.Figure) -> Image:
 
 
 @styled
-def funnel(loaded: Loaded) -> plt.Figure:
+def funnel(loaded: TableAndLedger) -> plt.Figure:
     """Draws the number of rows read, of rows dropped for each reason, the most frequent first, and of faces kept."""
     dropped, kept = loaded.ledger["reason"].value_counts(), len(loaded.table)
     read = kept + dropped.sum()
     counts = np.array([read, *dropped, kept])
     figure, axes = plt.subplots(figsize=(WIDTH, 0.8 + 0.42 * len(counts)))
-    colours = [GREY, *[REMOVED] * len(dropped), KEPT]
+    colours = [GREY, *[DROPPED_COLOUR] * len(dropped), KEPT_COLOUR]
     bars = axes.barh(range(len(counts)), counts, left=[0, *(read - dropped.cumsum()), 0], color=colours, edgecolor=colours)
     shares = [f" ({count / read:.1%})".replace("(0.0%)", "(<0.1%)") if count else "" for count in counts[1:]]
     axes.bar_label(bars, [f"{count:,}{share}" for count, share in zip(counts, ["", *shares])], padding=5)
@@ -116,21 +116,21 @@ def distribution(table: pd.DataFrame, groups: AgeGroups) -> plt.Figure:
 
 
 @styled
-def split_counts(table: pd.DataFrame, part: npt.NDArray[np.object_], names: Sequence[str]) -> plt.Figure:
-    """Draws the number of faces of each class in each part of the split.
+def split_counts(table: pd.DataFrame, split: npt.NDArray[np.object_], names: Sequence[str]) -> plt.Figure:
+    """Draws the number of faces of each class in each split.
 
     Args:
         table: The n labelled faces, with the class index in the column `label`.
-        part: "train", "validation" or "test" for each face, shape (n,).
+        split: "train", "validation" or "test" for each face, shape (n,).
         names: The names of the classes.
     """
     figure, panels = plt.subplots(1, len(SPLITS), figsize=(WIDTH, 0.9 + 0.32 * len(names)), sharey=True)
-    for axes, split in zip(panels, SPLITS):
-        counts = np.bincount(table["label"].to_numpy()[np.asarray(part) == split], minlength=len(names))
-        bars = axes.barh(range(len(names)), counts, color=SPLIT_COLOURS[split])
+    for axes, name in zip(panels, SPLITS):
+        counts = np.bincount(table["label"].to_numpy()[np.asarray(split) == name], minlength=len(names))
+        bars = axes.barh(range(len(names)), counts, color=SPLIT_COLOURS[name])
         axes.bar_label(bars, [f"{n:,} ({n / max(counts.sum(), 1):.0%})" for n in counts], padding=4, fontsize=9)
         _rows_of_bars(axes, names, max(counts.max(), 1) * 1.6)
-        axes.set_title(f"{split}: {counts.sum():,} faces")
+        axes.set_title(f"{name}: {counts.sum():,} faces")
     return figure
 
 
@@ -222,8 +222,8 @@ def live_curves(epochs: int, heading: str = "") -> Callable[[pd.DataFrame], None
 def compare_runs(histories: Mapping[str, pd.DataFrame], column: str = "val_loss", heading: str = "") -> plt.Figure:
     """Draws one column of several training histories (see `curves`), a line for each run with its name."""
     figure, axes = plt.subplots(figsize=(WIDTH * 0.8, 3.2))
-    looks = itertools.cycle(zip((BLACK, GREEN, PURPLE, BLUE), ("-", "--", ":", "-."), "osD^"))
-    for (name, history), (colour, style, marker) in zip(histories.items(), looks):
+    line_styles = itertools.cycle(zip((BLACK, GREEN, PURPLE, BLUE), ("-", "--", ":", "-."), "osD^"))
+    for (name, history), (colour, style, marker) in zip(histories.items(), line_styles):
         axes.plot(history["epoch"], history[column], style, color=colour, marker=marker, markersize=5, label=name)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     metric = _CURVES[column.removeprefix("val_")][0].lower()
@@ -255,7 +255,7 @@ def confusion(matrix: npt.NDArray[np.int64], names: Sequence[str]) -> plt.Figure
 
 
 @styled
-def accuracy_by(frame: pd.DataFrame, heading: str = "Accuracy with its 95% interval") -> plt.Figure:
+def accuracy_by_group(frame: pd.DataFrame, heading: str = "Accuracy with its 95% interval") -> plt.Figure:
     """Draws the accuracy of each group with its 95% interval and n, from `metrics.metric_by_group`."""
     figure, axes = plt.subplots(figsize=(WIDTH * 0.8, 0.9 + 0.36 * len(frame)))
     draw_estimates(axes, frame, range(len(frame)), [GENDER_COLOURS.get(name, BLACK) for name in frame.index])
@@ -307,7 +307,7 @@ def probabilities(face: npt.NDArray[np.uint8], probability: npt.NDArray, names: 
 def ages_before_after(before: npt.ArrayLike, after: npt.ArrayLike) -> plt.Figure:
     """Draws the ages in years, shape (n,), before and after cleaning; impossible ages are in the outermost bars."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.4))
-    for ages, name, colour in ((before, "before", REMOVED), (after, "after", KEPT)):
+    for ages, name, colour in ((before, "before", DROPPED_COLOUR), (after, "after", KEPT_COLOUR)):
         ages = pd.Series(ages, dtype=float).dropna().clip(-10, 119)
         axes.hist(ages, np.arange(-10, 122, 2), color=colour, label=f"{name} cleaning: {len(ages):,} ages")
     axes.set_xticks([-9, 0, 20, 40, 60, 80, 100, 119], ["below −8", 0, 20, 40, 60, 80, 100, "above 118"])

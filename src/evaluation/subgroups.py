@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from src.config import AGE_GROUPS, YEARS, AgeGroups
+from src.config import AGE_GROUPS, YEAR_COUNT, AgeGroups
 from src.data import AGE_GROUPS_OF, fairface
 from src.data.table import age_bounds, exact_years, task_labels
 from src.evaluation.calibration import Calibration, expected_calibration_error, prediction_interval, sum_to_groups
@@ -20,17 +20,17 @@ _BAND_NAMES = tuple(f"{low}-{high}" for low, high in _BAND_RANGES)
 AGE_BANDS = AgeGroups(_BAND_RANGES, tuple(low for low, _ in _BAND_RANGES), _BAND_NAMES)
 UTKFACE_RACES = ("White", "Black", "Asian", "Indian", "Other")
 MIN_GROUP_SIZE = 30  # faces; `worst_group` ignores smaller groups
-RESULT_COLUMNS = ("dataset", "measure", "by", "group", *Estimate._fields)
+RESULT_COLUMNS = ("dataset", "metric", "by", "group", *Estimate._fields)
 
 
 class Metric(StrEnum):
-    """The values of the column `measure` in result files."""
+    """The values of the column `metric` in result files."""
 
     GENDER_ACCURACY = "gender accuracy"
     EIGHT_GROUPS_EXACT = "eight groups exact"
-    EIGHT_GROUPS_ONE_OFF = "eight groups 1-off"
+    EIGHT_GROUPS_ONE_OFF = "eight groups one-off"
     NINE_RANGES_EXACT = "nine ranges exact"
-    NINE_RANGES_ONE_OFF = "nine ranges 1-off"
+    NINE_RANGES_ONE_OFF = "nine ranges one-off"
     ABSOLUTE_ERROR = "absolute error"
     WITHIN_FIVE_YEARS = "within five years"
     INTERVAL_COVERAGE = "90% interval covers"
@@ -133,7 +133,7 @@ def evaluate_subgroups(
             error = expected_calibration_error(labelled.probability, labelled.truth, ordered=labelled.ordered)
             estimate = Estimate(error, np.nan, np.nan, n)
             results.append((dataset, CALIBRATION_ERRORS[task], Grouping.ALL, Grouping.ALL, *estimate))
-    return pd.DataFrame(results, columns=list(RESULT_COLUMNS)).astype({"measure": str, "by": str, "group": str, "unit": str})
+    return pd.DataFrame(results, columns=list(RESULT_COLUMNS)).astype({"metric": str, "by": str, "group": str, "unit": str})
 
 
 def face_scores(
@@ -163,7 +163,7 @@ def face_scores(
     if calibration is None:
         return
     low, high = prediction_interval(probability, calibration.quantiles, calibration.bands).T
-    covered = (low <= years) & (np.minimum(years, YEARS - 1) <= high)
+    covered = (low <= years) & (np.minimum(years, YEAR_COUNT - 1) <= high)
     yield Metric.INTERVAL_COVERAGE, rows, covered, Unit.SHARE
     yield Metric.INTERVAL_WIDTH, rows, high - low + 1, Unit.YEARS
 
@@ -183,13 +183,13 @@ def load_races(table: pd.DataFrame, folder: Path) -> npt.NDArray[np.object_]:
     return race
 
 
-def worst_group(results: pd.DataFrame, measure: str, by: str) -> pd.Series:
+def worst_group(results: pd.DataFrame, metric: str, by: str) -> pd.Series:
     """Returns the row of the group with the worst value among those of at least MIN_GROUP_SIZE faces.
 
     Raises:
         ValueError: No group has enough faces.
     """
-    rows = results[(results["measure"] == measure) & (results["by"] == by) & (results["n"] >= MIN_GROUP_SIZE)]
+    rows = results[(results["metric"] == metric) & (results["by"] == by) & (results["n"] >= MIN_GROUP_SIZE)]
     if rows.empty:
-        raise ValueError(f"expected a group by {by} of at least {MIN_GROUP_SIZE} faces for {measure}, got none")
-    return rows.loc[rows["value"].idxmax() if measure in LOWER_IS_BETTER else rows["value"].idxmin()]
+        raise ValueError(f"expected a group by {by} of at least {MIN_GROUP_SIZE} faces for {metric}, got none")
+    return rows.loc[rows["value"].idxmax() if metric in LOWER_IS_BETTER else rows["value"].idxmin()]

@@ -95,7 +95,7 @@ class Detector(NamedTuple):
     """
 
     search: Callable[[Photo], list[Detection]]  # returns the faces in any order
-    min_score: float  # lowest score of a face that can be relied on
+    video_min_score: float  # lowest score of a face in a video frame
     eyes_from: EyesFrom
     eye_distance: float  # typical distance of a frontal face's eyes
     eye_height: float  # typical height of the eyes below the box's upper edge, as a fraction of its width
@@ -285,8 +285,8 @@ def intersection_over_union(a: Box, b: Box) -> float:
     height = min(a[3], b[3]) - max(a[1], b[1])
     if width <= 0 or height <= 0:
         return 0.0
-    both = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    return width * height / (both - width * height)
+    sum_of_areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    return width * height / (sum_of_areas - width * height)
 
 
 _YUNET = Detector(

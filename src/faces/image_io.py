@@ -73,19 +73,19 @@ def read_photo(photo: PhotoFile, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np
     return read_scaled_photo(photo, max_pixels, max_pixels).pixels
 
 
-def read_scaled_photo(photo: PhotoFile, max_pixels: int = MAX_PIXELS, large: int = REDUCE_ABOVE_PIXELS) -> ScaledPhoto:
-    """Reads a photo like `read_photo`, but reduces one of more than `large` pixels by 2, 4 or 8.
+def read_scaled_photo(photo: PhotoFile, max_pixels: int = MAX_PIXELS, reduce_above: int = REDUCE_ABOVE_PIXELS) -> ScaledPhoto:
+    """Reads a photo like `read_photo`, but reduces one of more than `reduce_above` pixels by 2, 4 or 8.
 
-    The scale is the smallest that leaves at most `large` pixels, or 8. JPEG files are decoded at the reduced size, which
-    takes a fraction of the memory; other formats are decoded at full size first.
+    The scale is the smallest that leaves at most `reduce_above` pixels, or 8. JPEG files are decoded at the reduced size,
+    which takes a fraction of the memory; other formats are decoded at full size first.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about unusual EXIF or palette data and continues
             if isinstance(photo, Image.Image):
-                return _decode(photo, max_pixels, large, can_draft=False)  # a draft would change the caller's image
+                return _decode(photo, max_pixels, reduce_above, can_draft=False)  # a draft would change the caller's image
             with Image.open(_check_source(photo), formats=PILLOW_FORMATS) as image:
-                return _decode(image, max_pixels, large, can_draft=True)
+                return _decode(image, max_pixels, reduce_above, can_draft=True)
     except UnreadablePhoto:
         raise
     except Exception as error:  # Pillow's decoders raise many types on damaged data
@@ -108,11 +108,11 @@ def _check_source(photo: str | Path | bytes) -> str | Path | io.BytesIO:
     return io.BytesIO(photo) if isinstance(photo, bytes) else photo
 
 
-def _decode(image: Image.Image, max_pixels: int, large: int, can_draft: bool) -> ScaledPhoto:
+def _decode(image: Image.Image, max_pixels: int, reduce_above: int, can_draft: bool) -> ScaledPhoto:
     width, height = image.size
     if width * height > max_pixels:
         raise UnreadablePhoto(f"at most {max_pixels:,} pixels are supported, got {width:,} x {height:,}")
-    scale = next((factor for factor in SCALES if width * height <= large * factor**2), SCALES[-1])
+    scale = next((factor for factor in SCALES if width * height <= reduce_above * factor**2), SCALES[-1])
     if scale > 1 and can_draft:  # only has an effect on JPEG
         image.draft(None, (max(1, width // scale), max(1, height // scale)))
     decoder_scale = round(max(width, height) / max(image.size))

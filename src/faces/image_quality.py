@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from src.config import CACHE
 from src.data import load
-from src.data.table import Loaded, split_rejects
+from src.data.table import TableAndLedger, split_rejects
 from src.faces.duplicates import group_similar_hashes, perceptual_hash
 from src.faces.image_io import MIN_SIDE, UnreadablePhoto, read_photo
 from src.files import atomic_write, file_stamps
@@ -30,7 +30,7 @@ def load_clean(
     drop_grey: bool = False,
     cache: Path = CACHE,
     **options,
-) -> Loaded:
+) -> TableAndLedger:
     """Loads a data set as `data.load` does, and drops images that are unreadable, small, grey or duplicate, in this order.
 
     What the images show is cached, so an interrupted run resumes; a replaced file is inspected again.
@@ -52,7 +52,7 @@ def load_clean(
 
 def _inspect_images(table: pd.DataFrame, folder: str | Path, cache: Path) -> pd.DataFrame:
     """Returns `PROPERTIES` of the image of each row, with the table's index."""
-    folder, target = Path(folder).expanduser(), cache / "pictures"
+    folder, target = Path(folder).expanduser(), cache / "image_properties"
     target.mkdir(parents=True, exist_ok=True)
     paths = table["path"].to_numpy(object)
     tasks = (delayed(_inspect_chunk)(paths[i : i + CHUNK], folder, target) for i in range(0, len(paths), CHUNK))
@@ -64,7 +64,7 @@ def _inspect_images(table: pd.DataFrame, folder: str | Path, cache: Path) -> pd.
     return pd.DataFrame(np.concatenate(chunks), index=table.index)
 
 
-def _drop_bad_images(loaded: Loaded, properties: pd.DataFrame, min_side: int, drop_grey: bool) -> Loaded:
+def _drop_bad_images(loaded: TableAndLedger, properties: pd.DataFrame, min_side: int, drop_grey: bool) -> TableAndLedger:
     """Moves the rows of bad images to the ledger."""
     side = properties[["width", "height"]].min(axis=1).to_numpy()
     reasons = {"unreadable": ~properties["readable"].to_numpy(), "too small": side < min_side}
@@ -75,7 +75,7 @@ def _drop_bad_images(loaded: Loaded, properties: pd.DataFrame, min_side: int, dr
     reasons["duplicate image"] = np.zeros(len(properties), bool)
     reasons["duplicate image"][good] = pd.Series(group).duplicated()
     table, ledger = split_rejects(loaded.table, reasons, loaded.table["dataset"])
-    return Loaded(table, pd.concat([loaded.ledger, ledger], ignore_index=True))
+    return TableAndLedger(table, pd.concat([loaded.ledger, ledger], ignore_index=True))
 
 
 def _inspect_chunk(paths: np.ndarray, folder: Path, target: Path) -> np.ndarray:

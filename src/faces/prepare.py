@@ -75,7 +75,7 @@ class _ChunkSettings(NamedTuple):
     target: Path
     alignment: Alignment
     detector: str
-    versions: dict  # from `_settings`
+    settings: dict  # from `_settings`
     offset: int  # bytes in faces.npy before the first face; workers write there directly, see `_prepare_chunk`
 
 
@@ -204,7 +204,7 @@ def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
 def _prepare_chunk(common: _ChunkSettings, start: int, rows: pd.DataFrame) -> int:
     """Aligns a chunk of rows and writes their faces, then their results; returns the number of rows."""
     alignment, detector = common.alignment, common.detector
-    _require_same_versions(_settings(alignment, detector), common.versions)
+    _require_same_versions(_settings(alignment, detector), common.settings)
     faces = np.zeros((len(rows), alignment.size, alignment.size, 3), np.uint8)
     results = []
     for target, row in zip(faces, rows.itertuples(index=False)):

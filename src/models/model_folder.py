@@ -19,7 +19,7 @@ import dlib
 import numpy as np
 import pandas as pd
 
-from src.config import GENDERS, MODELS, YEARS
+from src.config import GENDERS, MODELS, YEAR_COUNT
 from src.evaluation.calibration import Calibration
 from src.faces.align import Alignment
 from src.faces.detect import DEFAULT_DETECTOR
@@ -63,7 +63,7 @@ class Labels:
     @property
     def single_years(self) -> bool:
         """Whether the classes are the years of age from 0 to 100, one each."""
-        return self.years == tuple((year, year) for year in range(YEARS))
+        return self.years == tuple((year, year) for year in range(YEAR_COUNT))
 
 
 @dataclass(frozen=True)
@@ -163,17 +163,17 @@ def load_model(folder: str | Path) -> TrainedModel:
         )
     content = (folder / "model.keras").read_bytes()
     try:
-        card, entries = (json.loads((folder / name).read_bytes()) for name in ("card.json", "labels.json"))
+        card, labels_json = (json.loads((folder / name).read_bytes()) for name in ("card.json", "labels.json"))
         if hashlib.sha256(content).hexdigest() != card["model_sha256"]:
             raise ValueError("model.keras is damaged or was changed, card.json has another SHA-256; copy the folder again")
-        labels, entry = Labels(**_to_tuples(entries)), card["alignment"]
-        alignment = Alignment(**{name: entry[name] for name in Alignment.__dataclass_fields__})
+        labels, alignment_json = Labels(**_to_tuples(labels_json)), card["alignment"]
+        alignment = Alignment(**{name: alignment_json[name] for name in Alignment.__dataclass_fields__})
         calibration = Calibration(**_to_tuples(card["calibration"])) if "calibration" in card else None
         for name, expected, found in (
             ("task", labels.task, card["task"]),
             ("classes", list(labels.classes), card["classes"]),
-            ("colour_order", "RGB", entry["colour_order"]),
-            ("eyes", alignment.eyes.round(6).tolist(), np.array(entry["eyes"], float).round(6).tolist()),
+            ("colour_order", "RGB", alignment_json["colour_order"]),
+            ("eyes", alignment.eyes.round(6).tolist(), np.array(alignment_json["eyes"], float).round(6).tolist()),
         ):
             if expected != found:
                 raise ValueError(f"labels.json and the alignment require {name} {expected}, card.json has {found}")

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from src.config import GENDERS, SEED, YEARS
+from src.config import GENDERS, SEED, YEAR_COUNT
 from src.data.table import encode_gender
 from src.keras_setup import keras, layers, ops
 
@@ -46,12 +46,12 @@ def multitask_labels(table: pd.DataFrame, targets: npt.ArrayLike | None = None) 
         `UNKNOWN`. Ages above 100 count as 100.
     """
     gender = encode_gender(table["gender"])
-    ages = [table[name].astype(float).fillna(UNKNOWN).clip(upper=YEARS - 1) for name in ("age_low", "age_high")]
+    ages = [table[name].astype(float).fillna(UNKNOWN).clip(upper=YEAR_COUNT - 1) for name in ("age_low", "age_high")]
     labels = np.column_stack([gender, *ages])
     return np.float32(labels if targets is None else np.hstack([labels, targets]))
 
 
-def split_columns(labels) -> LabelColumns:
+def label_columns(labels) -> LabelColumns:
     """Names the columns of labels, a tensor (n, 3 or 106). Without targets, `teacher` has no column."""
     return LabelColumns(labels[:, :1], labels[:, 1:2], labels[:, 2:LABEL_COUNT], labels[:, LABEL_COUNT:])
 
@@ -63,7 +63,7 @@ def _age_loss(low, high, log_probability, label_error: float | None):
     Gaussian around it, because labels have errors. The ends of ranges are not softened in this way, because soft ends reward
     ages between two ranges.
     """
-    years = ops.arange(YEARS, dtype="float32")[None]
+    years = ops.arange(YEAR_COUNT, dtype="float32")[None]
     inside = ops.logical_and(years >= low, years <= high)
     range_loss = -ops.logsumexp(ops.where(inside, log_probability, -1e9), axis=1, keepdims=True)
     error = label_error or ops.clip(LABEL_ERROR_SHARE * low, MIN_LABEL_ERROR, MAX_LABEL_ERROR)
@@ -84,7 +84,7 @@ def multitask_loss(labels, logits, label_error: float | None = None):
     Returns:
         Tensor (n,).
     """
-    gender, first_year, last_year, *_ = split_columns(labels)
+    gender, first_year, last_year, *_ = label_columns(labels)
     gender_log, years_log = _log_probabilities(logits)
     gender_loss = -ops.where(gender > 0.5, gender_log[:, 1:], gender_log[:, :1])
     gender_loss = ops.where(gender > UNKNOWN, gender_loss, 0.0)
@@ -106,7 +106,7 @@ def distillation_loss(labels, logits, label_error: float | None = None):
     Returns:
         Tensor (n,).
     """
-    teacher = split_columns(labels).teacher
+    teacher = label_columns(labels).teacher
     gender_log, years_log = _log_probabilities(logits)
     gender_loss = -ops.sum(teacher[:, :2] * gender_log, axis=1)
     teacher_loss = GENDER_WEIGHT * gender_loss - ops.sum(teacher[:, 2:] * years_log, axis=1)
@@ -126,7 +126,7 @@ class GenderAccuracy(keras.metrics.Mean):
         super().__init__(name, **options)
 
     def update_state(self, labels, logits, sample_weight=None):
-        gender = split_columns(labels).gender[:, 0]
+        gender = label_columns(labels).gender[:, 0]
         correct = (logits[:, 1] > logits[:, 0]) == (gender > 0.5)
         return super().update_state(correct, _weight(gender > UNKNOWN, sample_weight))
 
@@ -141,7 +141,7 @@ class AbsoluteError(keras.metrics.Mean):
     def update_state(self, labels, logits, sample_weight=None):
         cumulative = ops.cumsum(ops.exp(_log_probabilities(logits)[1]), axis=1)
         median = ops.sum(ops.cast(cumulative < 0.5, "float32"), axis=1)
-        columns = split_columns(labels)
+        columns = label_columns(labels)
         first_year, last_year = columns.first_year[:, 0], columns.last_year[:, 0]
         exact = ops.logical_and(first_year == last_year, first_year > UNKNOWN)
         return super().update_state(ops.abs(median - first_year), _weight(exact, sample_weight))
@@ -167,6 +167,6 @@ def add_task_heads(level_one: keras.Model, dropout: float = 0.2, seed: int = SEE
     x = layers.Dropout(dropout, seed=seed, name="dropout")(level_one(face))
     heads = [
         layers.Dense(size, kernel_initializer=keras.initializers.GlorotUniform(seed + i), dtype="float32", name=name)(x)
-        for i, (name, size) in enumerate({"gender": len(GENDERS), "age": YEARS}.items())
+        for i, (name, size) in enumerate({"gender": len(GENDERS), "age": YEAR_COUNT}.items())
     ]
     return keras.Model(face, layers.Concatenate(dtype="float32", name="logits")(heads), name="multitask")

@@ -25,7 +25,7 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 # From uint8 faces (n, height, width, 3), RGB, 0-255, to float32 probabilities (n, classes) by task.
-Predict = Callable[[npt.NDArray[np.uint8]], dict[str, npt.NDArray[np.float32]]]
+RunGraphs = Callable[[npt.NDArray[np.uint8]], dict[str, npt.NDArray[np.float32]]]
 
 OPSET = 18  # version of the ONNX operators
 INPUT_NAME = "faces"  # name of the input of all graphs
@@ -108,7 +108,7 @@ def read_graph(content: bytes) -> OnnxGraph:
         raise UnsupportedModelError(f"model.keras cannot be translated to ONNX: {type(error).__name__}: {error}") from error
 
 
-def compile_graphs(graphs: dict[str, OnnxGraph]) -> Predict:
+def compile_graphs(graphs: dict[str, OnnxGraph]) -> RunGraphs:
     """Merges graphs and returns a function that runs them on the same faces.
 
     Args:
@@ -187,8 +187,8 @@ def _translate_functional(graph: OnnxGraph, config: dict, face: str, group: h5py
                 inputs = [tensor for node in calls for tensor in inputs_of(node)]
                 _require(len({x[1:] for x in inputs}) == 1, f"the model {name} of {inputs}")
                 batch = inputs[0]._replace(name=graph.add("Concat", *(x.name for x in inputs), axis=0))
-                both = _translate_layer(graph, layer, [batch], groups.get(name))
-                parts = graph.add("Split", both, axis=0, num_outputs=len(calls))
+                all_calls = _translate_layer(graph, layer, [batch], groups.get(name))
+                parts = graph.add("Split", all_calls, axis=0, num_outputs=len(calls))
                 outputs.update({(name, i): f"{parts}.{i}" if i else parts for i in range(len(calls))})
             else:
                 outputs[name, call] = _translate_layer(graph, layer, inputs_of(calls[call]), groups.get(name))

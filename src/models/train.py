@@ -264,8 +264,8 @@ class _Checkpoints(keras.callbacks.Callback):
         self.started = time.monotonic()
 
     def on_epoch_end(self, epoch, logs=None):
-        figures = {name: float(value) for name, value in logs.items()}
-        self.history.append({"epoch": epoch + 1, **figures, "seconds": round(time.monotonic() - self.started, 1)})
+        values = {name: float(value) for name, value in logs.items()}
+        self.history.append({"epoch": epoch + 1, **values, "seconds": round(time.monotonic() - self.started, 1)})
         with atomic_folder(self.path(epoch + 1)) as state:
             self.model.save(state / "state.keras")
             write_text(state / "history.json", json.dumps(self.history, indent=1))

@@ -70,16 +70,16 @@ def level_two(features: int, classes: int, dtype: str = "float32", seed: int = S
 
 
 def two_level_cnn(
-    classes: int, size: int = FACE_SIZE, first: keras.Model | None = None, dtype: str = "float32", seed: int = SEED
+    classes: int, size: int = FACE_SIZE, level_one_model: keras.Model | None = None, dtype: str = "float32", seed: int = SEED
 ) -> keras.Model:
     """Builds the whole network.
 
     Args:
         classes: Number of classes.
-        size: Height and width of the faces in pixels. It has no effect if `first` is given, which has its own size.
-        first: Another level one, such as `model.get_layer("level_one")` of a trained model. To freeze it, set its
-            `trainable` to False. None builds a new one with `level_one`.
-        dtype: Keras dtype policy of the new layers; if `first` is given, of level two only.
+        size: Height and width of the faces in pixels; without effect if `level_one_model` is given, which has its own size.
+        level_one_model: Another level one, such as `model.get_layer("level_one")` of a trained model. To freeze it, set
+            its `trainable` to False. None builds a new one with `level_one`.
+        dtype: Keras dtype policy of the new layers; with `level_one_model`, of level two only.
         seed: Seed of the initial weights and of dropout.
 
     Returns:
@@ -90,10 +90,10 @@ def two_level_cnn(
     """
     if classes < 2:
         raise ValueError(f"a classifier requires at least 2 classes, got {classes}")
-    first = first or level_one(size, dtype, seed)
-    second = level_two(first.output_shape[-1], classes, dtype, seed)
-    face = keras.Input(first.input_shape[1:], dtype="uint8", name="face")
-    return keras.Model(face, second(first(face)), name="two_level_cnn")
+    level_one_model = level_one_model or level_one(size, dtype, seed)
+    level_two_model = level_two(level_one_model.output_shape[-1], classes, dtype, seed)
+    face = keras.Input(level_one_model.input_shape[1:], dtype="uint8", name="face")
+    return keras.Model(face, level_two_model(level_one_model(face)), name="two_level_cnn")
 
 
 def layer_table(model: keras.Model) -> list[tuple[str, str, tuple[int, ...], int]]:

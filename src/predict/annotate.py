@@ -18,8 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from src.config import FACE_COLOURS
 from src.data.table import BOX_COLUMNS
-from src.predict.extract_faces import Status
-from src.predict.placement import COST_OWN_FACE, Box, Size, place
+from src.predict.extract_faces import NO_FACE_FOUND, Status
+from src.predict.placement import COST_OWN_FACE, PixelBox, Size, place
 
 
 class Text(NamedTuple):
@@ -28,7 +28,7 @@ class Text(NamedTuple):
     number: int  # number of the face, which determines the colour
     text: str
     font_size: int  # pixels
-    box: Box  # rectangle of the background
+    box: PixelBox  # rectangle of the background
     bold: bool = False
 
 
@@ -36,7 +36,7 @@ class Layout(NamedTuple):
     """Where everything is drawn, in pixels of the canvas. The photo is in its upper left corner."""
 
     canvas: Size
-    boxes: dict[int, Box]  # the faces by number, clipped to the photo
+    boxes: dict[int, PixelBox]  # the faces by number, clipped to the photo
     labels: list[Text]  # predictions beside their faces
     numbers: list[Text]  # numbers beside the faces without a label
     legend: list[Text]  # predictions outside the photo
@@ -96,7 +96,7 @@ def layout(size: Size, rows: pd.DataFrame, legend: bool = True) -> Layout:
         legend: See `annotate`.
     """
     lines: dict[int, str] = {}
-    boxes: dict[int, Box] = {}
+    boxes: dict[int, PixelBox] = {}
     # `DataFrame.to_dict` takes ten times as long, which slows videos down.
     for index, values in enumerate(zip(*(rows[name].tolist() for name in rows)), start=1):
         row = dict(zip(rows.columns, values))
@@ -124,11 +124,13 @@ def layout(size: Size, rows: pd.DataFrame, legend: bool = True) -> Layout:
     return Layout(size, boxes, _texts(lines, small, places), numbers, [])
 
 
-def _texts(lines: dict[int, str], font_sizes: dict[int, int], places: dict[int, Box], bold: bool = False) -> list[Text]:
+def _texts(lines: dict[int, str], font_sizes: dict[int, int], places: dict[int, PixelBox], bold: bool = False) -> list[Text]:
     return [Text(number, lines[number], font_sizes[number], box, bold) for number, box in places.items()]
 
 
-def _numbers(chosen: Iterable[int], boxes: dict[int, Box], size: Size, canvas: Size, labels: list[Box]) -> list[Text]:
+def _numbers(
+    chosen: Iterable[int], boxes: dict[int, PixelBox], size: Size, canvas: Size, labels: list[PixelBox]
+) -> list[Text]:
     """Numbers for the chosen faces, large enough to be read when the canvas is scaled down to a page."""
     smallest = max(9, max(canvas) / 80)
     widths = {number: boxes[number][2] - boxes[number][0] for number in sorted(chosen)}
@@ -165,7 +167,7 @@ def _label_text(row: dict) -> str:
     """Returns one row's prediction as a line of text."""
     status = row.get("status")
     if status == Status.NO_FACE:
-        return "no face found"
+        return NO_FACE_FOUND
     prefix = f"person {row['person']}" if "person" in row else "whole photo" if status == Status.WHOLE_PHOTO else ""
     unsure = {task: "?" if row.get(f"{task}_unsure") is True else "" for task in ("gender", "age")}
     parts = [] if pd.isna(row["gender"]) else [row["gender"] + unsure["gender"]]
@@ -177,7 +179,7 @@ def _label_text(row: dict) -> str:
     return ": ".join(filter(None, (prefix, ", ".join(parts)))) or "face"
 
 
-def _clip(box: list[float], size: Size) -> Box:
+def _clip(box: list[float], size: Size) -> PixelBox:
     """Returns the part of a box inside the photo, of at least one pixel."""
     left, top = np.clip(np.floor(box[:2]), 0, np.subtract(size, 1)).astype(int).tolist()
     right, bottom = np.clip(np.ceil(box[2:]), (left + 1, top + 1), size).astype(int).tolist()
@@ -197,11 +199,11 @@ def _text_size(text: str, font_size: int, bold: bool = False) -> Size:
 
 def _write(image: Image.Image, text: Text, background: str) -> None:
     left, top, right, bottom = text.box
-    image.paste(_label(text.text, text.font_size, text.bold, (right - left, bottom - top), background), (left, top))
+    image.paste(_text_image(text.text, text.font_size, text.bold, (right - left, bottom - top), background), (left, top))
 
 
 @functools.lru_cache(maxsize=256)
-def _label(text: str, font_size: int, bold: bool, size: Size, background: str) -> Image.Image:
+def _text_image(text: str, font_size: int, bold: bool, size: Size, background: str) -> Image.Image:
     """Draws a text on its background. In a video, most labels appear in many frames."""
     label = Image.new("RGB", size, background)
     baseline = round((0.94 if bold else 1.02) * font_size)

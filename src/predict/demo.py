@@ -37,14 +37,15 @@ from src.predict.predictor import Predictor, summarise
 from src.processes import run_command
 
 MAX_MEGABYTES = 50  # maximum size of an upload
-MAX_PIXELS = 50_000_000  # maximum size of a photo
+MAX_UPLOAD_PIXELS = 50_000_000  # maximum size of a photo
 MAX_SECONDS = 60  # processed part of a video
 SHOWN_SIDE = 1280  # pixels; longest side of the annotated photo on the page
 TITLE = "Age and gender from face photos"
 INTRODUCTION = (
     "The models estimate the apparent age and gender of a face, with their uncertainty. They do not tell who someone is, and "
-    f"no decision about a person should rest on them. Up to {MAX_MEGABYTES} MB and {MAX_PIXELS // 1_000_000} megapixels; "
-    f"the first {MAX_SECONDS} seconds of a video. Uploads stay on the machine that runs this page and are deleted after use."
+    f"no decision about a person should rest on them. Up to {MAX_MEGABYTES} MB and {MAX_UPLOAD_PIXELS // 1_000_000} "
+    f"megapixels; the first {MAX_SECONDS} seconds of a video. Uploads stay on the machine that runs this page and are "
+    "deleted after use."
 )
 POLICY = (  # prevents the browser from loading anything from other machines
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'"
@@ -104,7 +105,7 @@ def predict_photo(upload: str | None, predictor: Predictor) -> str:
         return ""
     with _uploads.use(upload), _models_lock:
         try:
-            photo = read_photo(upload, MAX_PIXELS)
+            photo = read_photo(upload, MAX_UPLOAD_PIXELS)
         except UnreadablePhoto as error:
             return _paragraph(f"This file could not be read: {error}.")
         table = predictor.predict(photo, progress=False).assign(photo=Path(upload).name)

@@ -17,11 +17,11 @@ from src.evaluation.metrics import decode
 from src.faces.align import Alignment, Face, align_face
 from src.keras_setup import keras, ops
 from src.models.model_folder import TrainedModel
-from src.predict.inference import sum_to_classes
+from src.predict.inference import to_reported_classes
 
 TINY = np.finfo(np.float32).tiny
-GREY = 128  # value of the square that hides a part of the face
-BATCH_FACES = 32  # partly hidden faces that are predicted together
+HIDDEN_VALUE = 128  # value of the square that hides a part of the face
+OCCLUSION_BATCH = 32  # partly hidden faces that are predicted together
 
 
 class OcclusionResult(NamedTuple):
@@ -37,9 +37,9 @@ def predicted_class(trained: TrainedModel, face: npt.NDArray[np.uint8]) -> tuple
 
     Returns it with the indices of the model's classes in it, for example the years of an age group.
     """
-    names, probability = sum_to_classes(np.asarray(trained.model(face[None], training=False)), trained.labels)
+    names, probability = to_reported_classes(np.asarray(trained.model(face[None], training=False)), trained.labels)
     predicted = decode(probability, ordered=trained.labels.task == "age")[0]
-    _, belongs = sum_to_classes(np.eye(len(trained.labels.classes)), trained.labels)
+    _, belongs = to_reported_classes(np.eye(len(trained.labels.classes)), trained.labels)
     return names[predicted], np.flatnonzero(belongs[:, predicted]).tolist()
 
 
@@ -98,8 +98,8 @@ def occlusion(
     starts = np.round((np.arange(steps) + 0.5) / steps * size - side / 2).astype(int)
     hidden = np.repeat(face[None], steps * steps, axis=0)
     for image, (top, left) in zip(hidden, itertools.product(starts, starts)):
-        image[max(0, top) : top + side, max(0, left) : left + side] = GREY
-    batches = [face[None], *np.array_split(hidden, -(-len(hidden) // BATCH_FACES))]
+        image[max(0, top) : top + side, max(0, left) : left + side] = HIDDEN_VALUE
+    batches = [face[None], *np.array_split(hidden, -(-len(hidden) // OCCLUSION_BATCH))]
     probability = np.concatenate([np.asarray(model(batch, training=False), float) for batch in batches])
     chosen = probability[:, classes].sum(axis=1)
     # The sum over the other classes is exact near 0, where 1 - chosen is rounded. `TINY` avoids the logarithm of zero.

@@ -31,7 +31,7 @@ from src.faces.image_io import PhotoFile, UnreadablePhoto, read_photo, read_scal
 
 PARALLEL_FROM = 8  # photos; fewer are processed before worker processes have started
 QUEUED_PER_WORKER = 4  # photos; limits the memory
-_NO_FACE_FOUND = "no face found"
+NO_FACE_FOUND = "no face found"
 
 
 class Fallback(StrEnum):
@@ -87,11 +87,11 @@ def detect_faces_in_photo(
                      "detection_score": round(face.score, 3),
                      "aligned": {task: aligned[alignment] for task, alignment in alignments.items()}})  # fmt: skip
     if rows or fallback == Fallback.NONE:
-        return rows or [{"photo": name, "status": Status.NO_FACE, "message": _NO_FACE_FOUND}]
+        return rows or [{"photo": name, "status": Status.NO_FACE, "message": NO_FACE_FOUND}]
     box = (0, 0, width * scale, height * scale)
     return [{"photo": name, "status": Status.WHOLE_PHOTO, "face": 1, **_box_columns(box),
              "aligned": {task: align.whole_photo(pixels, alignment) for task, alignment in alignments.items()},
-             "message": f"{_NO_FACE_FOUND}; the whole photo was used instead"}]  # fmt: skip
+             "message": f"{NO_FACE_FOUND}; the whole photo was used instead"}]  # fmt: skip
 
 
 def _box_columns(box: Iterable[float]) -> dict[str, int]:

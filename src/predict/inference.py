@@ -12,7 +12,7 @@ from src.evaluation.calibration import prediction_interval, sum_to_groups
 from src.evaluation.metrics import decode, expected_years, prediction_confidence
 from src.faces.align import Alignment
 from src.models.model_folder import Labels, ModelFolderError, TrainedModel, load_model
-from src.models.onnx_graph import OnnxGraph, Predict, compile_graphs
+from src.models.onnx_graph import OnnxGraph, RunGraphs, compile_graphs
 
 DETECTION_TYPES = {
     "photo": "string", "status": "string",
@@ -33,7 +33,7 @@ class Models(NamedTuple):
     """The loaded models."""
 
     trained: dict[str, TrainedModel]  # by task, "gender" and "age"
-    networks: dict[tuple[str, ...], Predict]  # the functions that run them, by task(s); see `build_networks`
+    networks: dict[tuple[str, ...], RunGraphs]  # the functions that run them, by task(s); see `build_networks`
 
     @property
     def alignments(self) -> dict[str, Alignment]:
@@ -87,13 +87,13 @@ def load_models(gender_model: str | Path | None = MODELS / "gender", age_model: 
     return Models(trained, build_networks(trained))
 
 
-def build_networks(models: dict[str, TrainedModel]) -> dict[tuple[str, ...], Predict]:
+def build_networks(models: dict[str, TrainedModel]) -> dict[tuple[str, ...], RunGraphs]:
     """Returns the functions that run models, by the tasks that each predicts, such as ("gender", "age").
 
     Models with the same alignment run together in ONNX Runtime, and run level one only once if it is the same. A model that
     ONNX Runtime cannot run runs in Keras. `models` are given by task.
     """
-    networks: dict[tuple[str, ...], Predict] = {}
+    networks: dict[tuple[str, ...], RunGraphs] = {}
     by_alignment: dict[Alignment, dict[str, OnnxGraph]] = {}
     for task, trained in models.items():
         if trained.graph is None:
@@ -103,7 +103,7 @@ def build_networks(models: dict[str, TrainedModel]) -> dict[tuple[str, ...], Pre
     return networks | {tuple(graphs): compile_graphs(graphs) for graphs in by_alignment.values()}
 
 
-def _run_in_keras(task: str, trained: TrainedModel) -> Predict:
+def _run_in_keras(task: str, trained: TrainedModel) -> RunGraphs:
     model = trained.model  # loaded now, so that an error occurs here and not during a prediction
     # Unlike a direct call, this method is compiled; unlike `predict`, it does not start a data pipeline.
     return lambda faces: {task: model.predict_on_batch(faces)}
@@ -128,7 +128,7 @@ def predict_faces(rows: list[dict], models: Models) -> pd.DataFrame:
     return pd.DataFrame({name: pd.array(values, PREDICTION_TYPES[name]) for name, values in columns.items()})
 
 
-def sum_to_classes(probability: npt.ArrayLike, labels: Labels) -> tuple[tuple[str, ...], np.ndarray]:
+def to_reported_classes(probability: npt.ArrayLike, labels: Labels) -> tuple[tuple[str, ...], np.ndarray]:
     """Sums single years to the eight age groups in which predictions are reported; other classes stay unchanged.
 
     Args:
@@ -148,7 +148,7 @@ def _task_columns(probability: np.ndarray, trained: TrainedModel) -> dict:
     """Returns the values of all faces for one task, by column."""
     labels, calibration, ordered = trained.labels, trained.calibration, trained.labels.task == "age"
     probability = probability / probability.sum(axis=1, keepdims=True, dtype=float)
-    names, by_class = sum_to_classes(probability, labels)
+    names, by_class = to_reported_classes(probability, labels)
     predicted = [names[i] for i in decode(by_class, ordered)]
     confidence = prediction_confidence(by_class, ordered)
     unsure = confidence < (calibration.unsure_below if calibration else 0)

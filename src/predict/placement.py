@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-Box: TypeAlias = tuple[int, int, int, int]
+PixelBox: TypeAlias = tuple[int, int, int, int]
 Size: TypeAlias = tuple[int, int]
 _Boxes: TypeAlias = npt.NDArray[np.int64]  # (n, 4)
 
@@ -28,17 +28,17 @@ COST_LABEL = 10**6  # covers another label
 
 def place(
     label_sizes: dict[int, Size],
-    boxes: dict[int, Box],
+    boxes: dict[int, PixelBox],
     photo_size: Size,
-    other_labels: Sequence[Box] = (),
+    other_labels: Sequence[PixelBox] = (),
     cost_below: float = COST_OWN_CORNER,
-) -> dict[int, Box]:
+) -> dict[int, PixelBox]:
     """Places labels one after the other inside the photo, each at the cheapest place beside its face.
 
     A label without a box goes to the photo's upper left corner. A label is left out if it is larger than the photo, or if no
     place costs less than `cost_below`; by default, a place must cover nothing. `other_labels` are places that are taken.
     """
-    placed: dict[int, Box] = {}
+    placed: dict[int, PixelBox] = {}
     for number, size in label_sizes.items():
         if size[0] > photo_size[0] or size[1] > photo_size[1]:
             continue
@@ -53,7 +53,7 @@ def place(
     return placed
 
 
-def _corners_near(box: Box, size: Size) -> npt.NDArray[np.int64]:
+def _corners_near(box: PixelBox, size: Size) -> npt.NDArray[np.int64]:
     """Returns upper left corners of labels at a face, best first: above, below, at the sides, over the corners of its box."""
     left, top, right, bottom = box
     width, height = size
@@ -72,7 +72,7 @@ def _corners_near(box: Box, size: Size) -> npt.NDArray[np.int64]:
     return np.array(corners).astype(int)
 
 
-def _cost(candidates: _Boxes, box: Box, other_faces: list[Box], labels: list[Box]) -> npt.NDArray[np.float64]:
+def _cost(candidates: _Boxes, box: PixelBox, other_faces: list[PixelBox], labels: list[PixelBox]) -> npt.NDArray[np.float64]:
     """Returns the cost of each candidate, float64 (n,)."""
     width, height = candidates[0, 2:] - candidates[0, :2]
     box_width, box_height = box[2] - box[0], box[3] - box[1]
@@ -87,7 +87,7 @@ def _cost(candidates: _Boxes, box: Box, other_faces: list[Box], labels: list[Box
     return cost
 
 
-def _overlap(candidates: _Boxes, boxes: list[Box], margin: int = 0) -> npt.NDArray[np.int64]:
+def _overlap(candidates: _Boxes, boxes: list[PixelBox], margin: int = 0) -> npt.NDArray[np.int64]:
     """Returns the square pixels that each candidate shares with each box and a margin around it, (candidates, boxes)."""
     others = np.array(boxes, int).reshape(-1, 4) + margin * np.array([-1, -1, 1, 1])
     low = np.maximum(candidates[:, None, :2], others[None, :, :2])

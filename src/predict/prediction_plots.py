@@ -64,7 +64,7 @@ def alignment_steps(pixels: Photo, face: Face, alignments: Mapping[str, Alignmen
 
 
 @styled
-def compare_models(shares: pd.DataFrame, heading: str, middle: float | None = None) -> plt.Figure:
+def probability_bars(shares: pd.DataFrame, heading: str, middle: float | None = None) -> plt.Figure:
     """Draws probabilities side by side: a group of bars for each row and a bar for each column, a key of `MODEL_COLOURS`.
 
     Args:

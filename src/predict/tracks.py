@@ -121,7 +121,7 @@ class MultiTracker:
 
     def _detect(self, frame: Photo) -> list[tuple[Track, Face]]:
         """Detects the faces in a frame and restarts the tracker of each."""
-        min_score = DETECTORS[self.detector].min_score
+        min_score = DETECTORS[self.detector].video_min_score
         faces = [face for face in find_faces(frame, self.detector, video=True) if face.score >= min_score]
         views = [FaceView(frame, face) for face in faces]
         tracks = self.in_sight

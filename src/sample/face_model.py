@@ -58,7 +58,7 @@ class FaceModel:
         arrays["textures"] *= arrays.pop("scales")[:, None]
         return cls(**arrays)
 
-    def draw(self, age_group: int, gender: str, rng: np.random.Generator) -> Floats:
+    def sample_coefficients(self, age_group: int, gender: str, rng: np.random.Generator) -> Floats:
         """Draws the coefficients of a new face.
 
         Args:

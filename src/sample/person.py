@@ -46,7 +46,7 @@ class Person:
 
 def new_person(model: FaceModel, age_group: int, gender: str, rng: np.random.Generator) -> Person:
     """Draws a person of an age group (0-7) and gender ("female" or "male"); hair, beard and glasses depend on both."""
-    coefficients = model.draw(age_group, gender, rng)
+    coefficients = model.sample_coefficients(age_group, gender, rng)
     skin_brightness = model.texture(coefficients)[10:80, 40:88].mean()
     darkest = int(np.interp(skin_brightness, (90, 190), (0, 2)))
     hair = HAIR_COLOURS[rng.integers(darkest, darkest + (1 if skin_brightness < 110 else 3))] * rng.uniform(0.9, 1.1)

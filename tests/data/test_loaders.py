@@ -456,7 +456,7 @@ def test_imdb_wiki_reasons_in_order_and_the_funnel(tmp_path):
         "low score": 1,
         "age out of range": 2,
     }
-    funnel = imdb_wiki.funnel(folder).set_index("reason")
+    funnel = imdb_wiki.count_dropped(folder).set_index("reason")
     assert funnel["left"].iloc[-1] == len(loaded.table) and funnel["dropped"].sum() == len(loaded.ledger)
     assert funnel.loc["second face", ["records", "dropped"]].tolist() == [2, 1]
     assert funnel.loc["low score", ["records", "dropped"]].tolist() == [2, 1]
@@ -503,7 +503,7 @@ def test_imdb_wiki_two_records_for_one_file(tmp_path):
 def test_imdb_wiki_gender_may_be_asked_for(tmp_path):
     folder = make_mat(tmp_path, "wiki", [face(), face(gender=np.nan, full_path="1/2.jpg")])
     assert imdb_wiki.load(folder, check_images=False, known_gender=True).ledger["reason"].tolist() == ["gender unknown"]
-    assert imdb_wiki.funnel(folder, known_gender=True).set_index("reason").loc["gender unknown", "dropped"] == 1
+    assert imdb_wiki.count_dropped(folder, known_gender=True).set_index("reason").loc["gender unknown", "dropped"] == 1
 
 
 def test_imdb_wiki_boxes(tmp_path):
@@ -828,7 +828,7 @@ def test_real_adience_pictures(tmp_path):
 
 def test_real_wiki_funnel():
     """The known counts hold over all records, whatever else is wrong with them; ages count from 1 July."""
-    funnel = imdb_wiki.funnel(real("imdb_wiki/wiki.mat").parent).set_index("reason")
+    funnel = imdb_wiki.count_dropped(real("imdb_wiki/wiki.mat").parent).set_index("reason")
     assert funnel["records"].to_dict() == {
         "all records": 62328,
         "path outside the folder": 0,

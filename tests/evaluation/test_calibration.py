@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from src.config import AGE_GROUPS, YEARS
+from src.config import AGE_GROUPS, YEAR_COUNT
 from src.evaluation import calibration
 from src.evaluation.calibration import INTERVAL_BANDS
 
-ALL = np.arange(YEARS)
-EVEN = np.full((1, YEARS), 1 / YEARS)  # its median is 50
-SPREAD = ((YEARS**2 - 1) / 12) ** 0.5 + 2  # of it: the standard deviation of an even distribution, and two years
+ALL = np.arange(YEAR_COUNT)
+EVEN = np.full((1, YEAR_COUNT), 1 / YEAR_COUNT)  # its median is 50
+SPREAD = ((YEAR_COUNT**2 - 1) / 12) ** 0.5 + 2  # of it: the standard deviation of an even distribution, and two years
 FOUR = AGE_GROUPS["four"]
 
 
@@ -76,7 +76,7 @@ def test_the_answer_of_ordered_classes_is_the_median_one():
 
 
 def test_years_add_up_to_groups():
-    probability = np.random.default_rng(2).dirichlet(np.ones(YEARS), 4)
+    probability = np.random.default_rng(2).dirichlet(np.ones(YEAR_COUNT), 4)
     sums = calibration.sum_to_groups(probability, FOUR)
     assert sums[:, 0] == pytest.approx(probability[:, :14].sum(axis=1))
     assert sums[:, 3] == pytest.approx(probability[:, 57:].sum(axis=1))
@@ -88,7 +88,7 @@ def test_years_add_up_to_groups():
 
 def sure_of(years):
     """The probabilities of one year for each face: their standard deviation is 0, so residuals are half the distance."""
-    return np.eye(YEARS)[years]
+    return np.eye(YEAR_COUNT)[years]
 
 
 def test_quantiles_worked_out_by_hand():
@@ -119,13 +119,13 @@ def test_each_band_has_its_own_quantile_where_it_has_twenty_faces():
 
 
 def test_intervals_worked_out_by_hand():
-    sure = np.eye(YEARS)[[0, 34, 100]]
+    sure = np.eye(YEAR_COUNT)[[0, 34, 100]]
     assert calibration.prediction_interval(sure, [0.4], (0,)).tolist() == [[0, 0], [34, 34], [100, 100]]
     assert calibration.prediction_interval(sure, [1.5], (0,)).tolist() == [[0, 3], [31, 37], [97, 100]]  # its spread is 2
     assert calibration.prediction_interval(EVEN, [2], (0,)).tolist() == [[0, 100]]
     assert calibration.prediction_interval(EVEN, [5.5 / SPREAD, 20.5 / SPREAD], (0, 52)).tolist() == [[45, 70]]
     assert calibration.prediction_interval(EVEN, [0, 20.5 / SPREAD], (0, 80)).tolist() == [[50, 50]]
-    between = np.zeros((1, YEARS))
+    between = np.zeros((1, YEAR_COUNT))
     between[0, [20, 40]] = 0.5, 0.5  # the standard deviation is 10
     assert calibration.prediction_interval(between, [1], (0,)).tolist() == [[8, 32]], "about the median"
 
@@ -138,7 +138,7 @@ def seen(n, seed, sharper=1.0, flattering=0.0):
     """
     rng = np.random.default_rng(seed)
     prior = 0.3 + np.exp(-(((ALL - 30) / 20) ** 2)) + (ALL < 7)
-    ages = rng.choice(YEARS, n, p=prior / prior.sum())
+    ages = rng.choice(YEAR_COUNT, n, p=prior / prior.sum())
     spread = 1 + ALL / 12
     looks = ages - flattering * np.maximum(ages - 50, 0) + rng.normal(0, spread[ages])
     log = np.log(prior / spread) - 0.5 * ((looks[:, None] - ALL) / spread) ** 2

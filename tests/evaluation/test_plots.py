@@ -10,7 +10,7 @@ from PIL import Image
 
 from experiments import plots as result_plots
 from src.config import AGE_GROUPS
-from src.data.table import TABLE_COLUMNS, Loaded, split_rejects
+from src.data.table import TABLE_COLUMNS, TableAndLedger, split_rejects
 from src.evaluation import calibration, metrics, plots
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -46,8 +46,8 @@ def test_funnel_shows_every_reason_with_its_count():
 
 def test_funnel_of_nothing_dropped_and_of_nothing_read():
     table, ledger = faces([20, 30]), pd.DataFrame({"path": [], "reason": []}, dtype="string")
-    assert {"2", "2 (100.0%)"} <= set(texts(plots.funnel(Loaded(table, ledger))))
-    assert texts(plots.funnel(Loaded(table[:0], ledger))).count("0") == 2
+    assert {"2", "2 (100.0%)"} <= set(texts(plots.funnel(TableAndLedger(table, ledger))))
+    assert texts(plots.funnel(TableAndLedger(table[:0], ledger))).count("0") == 2
 
 
 def test_distribution_counts_faces_and_unknowns():
@@ -129,7 +129,7 @@ def test_confusion_shows_counts_and_shares_of_the_rows():
 
 def test_accuracy_by_draws_each_interval():
     frame = metrics.metric_by_group(["a"] * 8 + ["b"] * 8, [1] * 6 + [0] * 2 + [1] * 8, order=["a", "b", "nobody"])
-    axes = plots.accuracy_by(frame).axes[0]
+    axes = plots.accuracy_by_group(frame).axes[0]
     np.testing.assert_allclose(axes.collections[1].get_offsets()[:, 0], frame["value"])
     drawn = [segment[:, 0].tolist() for segment in axes.collections[0].get_segments() if len(segment)]
     assert drawn == frame[["low", "high"]].dropna().to_numpy().tolist()
@@ -209,10 +209,10 @@ def test_figures_are_closed_and_leave_the_style_alone():
     assert plt.rcParams["axes.titlelocation"] == place
 
 
-def rows_of(dataset, measure, groups, unit="share"):
+def rows_of(dataset, metric, groups, unit="share"):
     """Rows of results: `groups` gives (by, group, value, low, high, n)."""
     columns = ["by", "group", "value", "low", "high", "n"]
-    return pd.DataFrame(groups, columns=columns).assign(dataset=dataset, measure=measure, unit=unit)
+    return pd.DataFrame(groups, columns=columns).assign(dataset=dataset, metric=metric, unit=unit)
 
 
 def group_results():
@@ -290,5 +290,5 @@ def test_unknown_data_sets_keep_their_names_as_titles():
 
 def test_a_figure_of_photographs_is_small():
     figure = plots.gallery(list(np.random.default_rng(1).integers(0, 256, (4, 64, 64, 3), np.uint8)))
-    shown = plots.as_photo(figure)
+    shown = plots.as_jpeg(figure)
     assert Image.open(io.BytesIO(shown.data)).format == "JPEG" and shown._repr_mimebundle_()[0].keys() == {"image/jpeg"}

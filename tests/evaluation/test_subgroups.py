@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.config import YEARS
+from src.config import YEAR_COUNT
 from src.data.table import split_rejects
 from src.evaluation.calibration import Calibration
 from src.evaluation.subgroups import AGE_BANDS, RESULT_COLUMNS, UTKFACE_RACES, evaluate_subgroups, load_races, worst_group
@@ -23,9 +23,9 @@ def surely(classes, count):
     return np.eye(count)[np.asarray(classes)]
 
 
-def value(results, measure, by="all", group="all", column="value"):
-    rows = results[(results["measure"] == measure) & (results["by"] == by) & (results["group"] == group)]
-    assert len(rows) == 1, f"{len(rows)} rows of {measure} {by} {group}"
+def value(results, metric, by="all", group="all", column="value"):
+    rows = results[(results["metric"] == metric) & (results["by"] == by) & (results["group"] == group)]
+    assert len(rows) == 1, f"{len(rows)} rows of {metric} {by} {group}"
     return rows[column].iloc[0]
 
 
@@ -34,7 +34,7 @@ def known():
     """100 faces of 5 and 100 of 30: all men, of whom three in four are told; the old are told 4 years too old."""
     table = table_of([("male", 5, 5)] * 100 + [("male", 30, 30)] * 100)
     gender = surely(np.tile([1, 1, 1, 0], 50), 2)
-    age = surely([5] * 100 + [34] * 100, YEARS)
+    age = surely([5] * 100 + [34] * 100, YEAR_COUNT)
     race = np.array(["White", "Black", "White", None] * 50, object)
     return evaluate_subgroups(table, gender, age, SURE, race), (table, gender, age, race)
 
@@ -42,7 +42,7 @@ def known():
 def test_rows_have_the_columns_and_hold_together(known):
     results = known[0]
     assert list(results.columns) == list(RESULT_COLUMNS) and (results["dataset"] == "utkface").all()
-    assert not results.duplicated(["measure", "by", "group"]).any()
+    assert not results.duplicated(["metric", "by", "group"]).any()
     bounded = results.dropna(subset=["low", "high"])
     assert (bounded["low"] <= bounded["value"] + 1e-9).all() and (bounded["value"] <= bounded["high"] + 1e-9).all()
     assert set(results["unit"]) == {"share", "years"}
@@ -73,15 +73,15 @@ def test_figures_by_band_and_race(known):
 
 def test_the_interval_is_the_calibrations(known):
     wide = evaluate_subgroups(*known[1][:3], EVERYTHING, known[1][3])
-    assert value(wide, "90% interval covers") == 1 and value(wide, "90% interval width") == YEARS
+    assert value(wide, "90% interval covers") == 1 and value(wide, "90% interval width") == YEAR_COUNT
 
 
 def test_bands_and_their_order():
     ages = [0, 6, 7, 12, 13, 19, 20, 59, 60, 69, 70, 99, 116]
     table = table_of([("female", age, age) for age in ages] * 2)
-    age = surely(np.minimum([*ages, *ages], YEARS - 1), YEARS)
+    age = surely(np.minimum([*ages, *ages], YEAR_COUNT - 1), YEAR_COUNT)
     results = evaluate_subgroups(table, surely([0] * len(table), 2), age, SURE, np.full(len(table), None))
-    counts = results[(results["measure"] == "gender accuracy") & (results["by"] == "age")].set_index("group")["n"]
+    counts = results[(results["metric"] == "gender accuracy") & (results["by"] == "age")].set_index("group")["n"]
     expected = {"0-6": 4, "7-12": 4, "13-19": 4, "20-29": 2, "50-59": 2, "60-69": 4, "70-100": 6}
     assert counts.to_dict() == expected and list(counts.index) == list(expected)
     assert [name for name in AGE_BANDS.names if name in expected] == list(expected)
@@ -92,28 +92,28 @@ def test_bands_and_their_order():
 
 def test_one_group_off_is_forgiven():
     table = table_of([("female", 30, 30)] * 4)
-    answers = surely([30, 40, 20, 50], YEARS)  # of the group, of both beside it, of one further
+    answers = surely([30, 40, 20, 50], YEAR_COUNT)  # of the group, of both beside it, of one further
     results = evaluate_subgroups(table, surely([0] * 4, 2), answers, SURE, np.full(4, None))
-    assert value(results, "eight groups exact") == 0.25 and value(results, "eight groups 1-off") == 0.75
+    assert value(results, "eight groups exact") == 0.25 and value(results, "eight groups one-off") == 0.75
 
 
 def test_ranges_have_groups_but_no_years():
     table = table_of([("female", 0, 2), ("male", 3, 9), ("male", 20, 29), ("female", 70, 100)] * 10, "fairface")
-    age = surely([1, 9, 30, 85] * 10, YEARS)
+    age = surely([1, 9, 30, 85] * 10, YEAR_COUNT)
     results = evaluate_subgroups(
         table, surely([0, 1, 0, 0] * 10, 2), age, SURE, np.array(["East Asian", "Indian"] * 20, object)
     )
-    assert value(results, "nine ranges exact") == 0.75 and value(results, "nine ranges 1-off") == 1
+    assert value(results, "nine ranges exact") == 0.75 and value(results, "nine ranges one-off") == 1
     assert value(results, "nine ranges exact", "age", "20-29") == 0
     assert value(results, "nine ranges exact", "age", "3-9", "n") == 10
     assert value(results, "gender accuracy", "gender", "male") == 0.5
     assert value(results, "gender accuracy", "race", "Indian") == 1
-    assert not results["measure"].isin(["absolute error", "within five years", "90% interval covers"]).any()
+    assert not results["metric"].isin(["absolute error", "within five years", "90% interval covers"]).any()
 
 
 def test_only_faces_with_a_label_are_counted():
     table = table_of([("female", 30, 30), (None, 30, 30), ("male", None, None), (None, 12, 16)], "adience")
-    results = evaluate_subgroups(table, surely([0, 0, 0, 0], 2), surely([30] * 4, YEARS), SURE, np.full(4, None))
+    results = evaluate_subgroups(table, surely([0, 0, 0, 0], 2), surely([30] * 4, YEAR_COUNT), SURE, np.full(4, None))
     assert value(results, "gender accuracy", column="n") == 2 and value(results, "gender accuracy") == 0.5
     assert value(results, "eight groups exact", column="n") == 2  # 12-16 touches two groups
     assert value(results, "absolute error", column="n") == 2

@@ -28,10 +28,10 @@ def pictures(tmp_path_factory):
     (folder / "UTKFace").mkdir()
     (folder / "AllAgeFaces").mkdir()
     (folder / "FairFace" / "train").mkdir(parents=True)
-    space, rng, lines = FaceModel.load(), np.random.default_rng(7), ["file,age,gender,race,service_test"]
+    model, rng, lines = FaceModel.load(), np.random.default_rng(7), ["file,age,gender,race,service_test"]
     for i in range(3 * FACES):
         group, gender = i % 8, GENDERS[i // 8 % 2]
-        picture, _ = scene.snapshot(space, [new_person(space, group, gender, rng)], (150, 150), 100, rng)
+        picture, _ = scene.snapshot(model, [new_person(model, group, gender, rng)], (150, 150), 100, rng)
         low, high = AGE_GROUPS["adience"].years[group]
         age = int(rng.integers(low, min(high, 90) + 1))
         if i < FACES:

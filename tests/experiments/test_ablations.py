@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from experiments import ablations, train_released
-from src.config import YEARS
+from src.config import YEAR_COUNT
 from src.keras_setup import keras
 from src.models.multitask import distillation_loss
 
@@ -20,9 +20,9 @@ def test_baselines_come_first():
 
 def test_the_constant_error_changes_the_loss_of_exact_ages_only():
     rng = np.random.default_rng(1)
-    targets = np.hstack([rng.dirichlet(np.ones(2), 3), rng.dirichlet(np.ones(YEARS), 3)])
+    targets = np.hstack([rng.dirichlet(np.ones(2), 3), rng.dirichlet(np.ones(YEAR_COUNT), 3)])
     labels = np.float32(np.hstack([[[1, 40, 40], [0, 10, 10], [-1, 20, 29]], targets]))  # 10 years: an error of 1.5 anyway
-    logits = np.float32(rng.normal(size=(3, 2 + YEARS)))
+    logits = np.float32(rng.normal(size=(3, 2 + YEAR_COUNT)))
     changed, unchanged = (
         keras.ops.convert_to_numpy(loss(labels, logits)) for loss in (ablations.constant_error_loss, distillation_loss)
     )
@@ -39,7 +39,7 @@ def test_random_weights_distinguish_faces():
 def test_differences_are_paired():
     mine = pd.DataFrame({("utkface", "gender accuracy"): [1, 1, 0, np.nan], ("utkface", "absolute error"): [2.0, 4, 6, 8]})
     baseline = mine - [0.5, 1]
-    rows = ablations.summarise_scores(mine, baseline, np.array(list("abcd"), object)).set_index("measure")
+    rows = ablations.summarise_scores(mine, baseline, np.array(list("abcd"), object)).set_index("metric")
     assert rows["value"].tolist() == pytest.approx([2 / 3, 5]) and rows["n"].tolist() == [3, 4]
     for name in ablations.DIFFERENCE_COLUMNS:  # the same for each face, so the interval is a point
         assert rows[name].tolist() == pytest.approx([0.5, 1])
@@ -61,7 +61,7 @@ def test_the_command_continues_its_file(pictures, untrained_faceres, tmp_path, m
         "gender alone",
     ]
     assert set(first["dataset"]) == {"utkface", "fairface", "allagefaces"}
-    assert not first[first["variant"] == "gender alone"]["measure"].str.contains("error|exact").any()
+    assert not first[first["variant"] == "gender alone"]["metric"].str.contains("error|exact").any()
     ablations.main(
         [*arguments, "mirrored predictions averaged", "young and old faces twice", "no alignment", "without UTKFace"]
     )

@@ -129,9 +129,9 @@ def test_detection(data, groups, tmp_path):
     run("detection", data, "--groups", groups, "--n", 6, "--csv", tmp_path / "detection.csv")
     table = pd.read_csv(tmp_path / "detection.csv")
     assert set(table["part"]) == {"faces", "groups", "nobody", "cost"}
-    found = table[table["part"] == "faces"].set_index(["photos", "way"])["found"]
+    found = table[table["part"] == "faces"].set_index(["photos", "detector"])["found"]
     assert found["UTKFace", "yunet"] == found["FairFace", "yunet"] == 1
-    group = table[(table["part"] == "groups") & (table["way"] == "yunet")].iloc[0]
+    group = table[(table["part"] == "groups") & (table["detector"] == "yunet")].iloc[0]
     assert group["clear"] == group["clear found"] == 2 and group["extra"] == 0
 
 
@@ -143,13 +143,13 @@ def test_funnels(data, tmp_path):
 
 def test_held_out(data, runs, tmp_path):
     run("held_out", data, "--runs", runs, "--csv", tmp_path / "held_out.csv")
-    assert {"gender accuracy", "absolute error"} <= set(pd.read_csv(tmp_path / "held_out.csv")["measure"])
+    assert {"gender accuracy", "absolute error"} <= set(pd.read_csv(tmp_path / "held_out.csv")["metric"])
 
 
 def test_label_limits(data, runs, tmp_path):
     """There are no near-duplicates here, so the table is empty."""
     run("label_limits", data, "--runs", runs, "--csv", tmp_path / "limits.csv")
-    assert list(pd.read_csv(tmp_path / "limits.csv"))[:3] == ["dataset", "ages", "measure"]
+    assert list(pd.read_csv(tmp_path / "limits.csv"))[:3] == ["dataset", "ages", "metric"]
 
 
 def test_label_noise(data, runs):
@@ -166,4 +166,4 @@ def test_scale(wiki, tmp_path):
 def test_speed(standins, tmp_path):
     run("speed", standins.gender, standins.age, "--turns", 1, "--csv", tmp_path / "speed.csv")
     table = pd.read_csv(tmp_path / "speed.csv")
-    assert {"gender", "age", "both"} == set(table["model"]) and {"Keras, predict_on_batch", "LiteRT"} <= set(table["way"])
+    assert {"gender", "age", "both"} == set(table["model"]) and {"Keras, predict_on_batch", "LiteRT"} <= set(table["runtime"])

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from experiments import model_card, results
-from src.config import YEARS
+from src.config import YEAR_COUNT
 from src.data.table import TABLE_COLUMNS
 
 
@@ -23,7 +23,7 @@ def evaluated(monkeypatch):
     """Three faces stand in for the synthetic sample; the second is predicted wrong. Gives the names of the data sets used."""
     table = pd.DataFrame({"path": ["1", "2", "3"], "gender": ["male", "female", "male"], "dataset": "sample"})
     table = table.assign(age_low=30, age_high=30).reindex(columns=list(TABLE_COLUMNS)).astype(TABLE_COLUMNS)
-    probabilities = {"gender": np.array([[0.1, 0.9]] * 3), "age": np.full((3, YEARS), 1 / YEARS)}
+    probabilities = {"gender": np.array([[0.1, 0.9]] * 3), "age": np.full((3, YEAR_COUNT), 1 / YEAR_COUNT)}
     asked = []
 
     def evaluate(dataset, data, models):

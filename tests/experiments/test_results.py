@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from experiments import results
-from src.config import AGE_GROUPS, YEARS
+from src.config import AGE_GROUPS, YEAR_COUNT
 from src.data.table import TABLE_COLUMNS, split
 from src.models import model_folder, two_level_cnn
 
@@ -35,7 +35,7 @@ def evaluation(dataset="sample", subjects=("a", "b", "c", "c")):
     """Four faces. The first is correct; the others are predicted male with 90, 80 and 99%, two of them with a wrong age."""
     table = table_of(dataset, [30, 30, 50, 50], ["male", "female", "female", "female"], list(subjects))
     gender = np.array([[0.3, 0.7], [0.1, 0.9], [0.2, 0.8], [0.01, 0.99]])
-    age = np.eye(YEARS)[[30, 30, 30, 30]] * 0.9 + 0.1 / YEARS
+    age = np.eye(YEAR_COUNT)[[30, 30, 30, 30]] * 0.9 + 0.1 / YEAR_COUNT
     faces = np.arange(4 * 8 * 8 * 3).reshape(4, 8, 8, 3).astype(np.uint8)
     return results.Evaluation(table, faces, {"gender": gender, "age": age}, pd.DataFrame())
 
@@ -68,7 +68,7 @@ def test_only_models_of_the_released_kind_are_accepted(models, standins, tmp_pat
         results.load_released(plain, standins.age)
     groups, trained = AGE_GROUPS["adience"], models["age"]
     labels = model_folder.Labels("age", groups.names, groups.years, tuple(first for first, _ in groups.years))
-    network = two_level_cnn.two_level_cnn(len(groups.names), first=trained.model.get_layer("level_one"))
+    network = two_level_cnn.two_level_cnn(len(groups.names), level_one_model=trained.model.get_layer("level_one"))
     calibration = results.calibration_of(trained)
     folder = model_folder.save_model(tmp_path / "groups", network, labels, trained.alignment, {}, [], calibration)
     with pytest.raises(model_folder.ModelFolderError, match="its classes must be the years 0 to 100"):
@@ -97,16 +97,16 @@ def test_tables_repeat_the_rows(rows):
 
 
 @pytest.mark.parametrize(
-    ("measure", "by", "expected"),
+    ("metric", "by", "expected"),
     [
         ("gender accuracy", "age", "ages 0–6, 85.5% (83.8–87.2, n = 100), against 95.0% (93.1–96.9) over all faces."),
         ("absolute error", "gender", "female faces, 4.95 years"),
         ("gender accuracy", "race", "faces labelled White, 85.5%"),
     ],
 )
-def test_the_worst_group_is_named(rows, measure, by, expected):
-    sentence = results.describe_worst_group(rows, "utkface", measure, by)
-    assert sentence.startswith(f"UTKFace, {measure}: worst for {expected}")
+def test_the_worst_group_is_named(rows, metric, by, expected):
+    sentence = results.describe_worst_group(rows, "utkface", metric, by)
+    assert sentence.startswith(f"UTKFace, {metric}: worst for {expected}")
 
 
 def test_no_worst_group_is_named_among_small_groups(rows):
@@ -116,7 +116,7 @@ def test_no_worst_group_is_named_among_small_groups(rows):
 
 def test_the_comparison_has_ours_first_and_keeps_the_digits_of_others(rows, standins):
     plain, others = (results.read_results(name, standins.results) for name in ("plain", "others"))
-    compared = results.compare_models(rows, plain, others)
+    compared = results.join_comparisons(rows, plain, others)
     assert list(dict.fromkeys(compared["kind"])) == ["ours", "plain", "others"]
     assert compared[compared["kind"] != "ours"][["low", "high"]].isna().all(axis=None)
     table = results.comparison_table(compared)

@@ -36,8 +36,11 @@ def found(get):
 @pytest.fixture(scope="module")
 def faces():
     """Two synthetic faces and one image of noise: uint8 (3, 112, 112, 3)."""
-    space, rng = FaceModel.load(), np.random.default_rng(1)
-    drawn = [np.uint8(space.texture(space.draw(group, gender, rng))) for group, gender in ((1, "female"), (6, "male"))]
+    model, rng = FaceModel.load(), np.random.default_rng(1)
+    drawn = [
+        np.uint8(model.texture(model.sample_coefficients(group, gender, rng)))
+        for group, gender in ((1, "female"), (6, "male"))
+    ]
     noise = rng.integers(0, 256, (112, 112, 3), np.uint8)
     return np.stack([*(cv2.resize(face, (112, 112), interpolation=cv2.INTER_AREA) for face in drawn), noise])
 
@@ -148,9 +151,9 @@ def test_damaged_files_are_refused(tmp_path):
 @pytest.mark.slow
 def test_a_finetuned_teacher_predicts_and_is_cached(tmp_path):
     found(teacher_files.faceres_file)
-    space, rng = FaceModel.load(), np.random.default_rng(4)
+    model, rng = FaceModel.load(), np.random.default_rng(4)
     genders = ["female", "male"] * 20
-    pictures = [np.uint8(space.texture(space.draw(i % 8, gender, rng))) for i, gender in enumerate(genders)]
+    pictures = [np.uint8(model.texture(model.sample_coefficients(i % 8, gender, rng))) for i, gender in enumerate(genders)]
     small = np.stack([cv2.resize(picture, (128, 128)) for picture in pictures])
     table = pd.DataFrame({"gender": genders, "age_low": np.arange(40), "age_high": np.arange(40)})
     part = np.array((["train"] * 3 + ["validation"]) * 10, object)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from experiments import train_released, training_steps
-from src.config import AGE_GROUPS, GENDERS, YEARS
+from src.config import AGE_GROUPS, GENDERS, YEAR_COUNT
 from src.evaluation.subgroups import RESULT_COLUMNS, UTKFACE_RACES
 from src.keras_setup import keras
 from src.models.model_folder import load_model
@@ -55,13 +55,13 @@ def read(folder, name):
 @pytest.mark.slow
 def test_both_models_can_be_loaded_and_predict(runs, pictures, data):
     folders = [runs[0] / "released-3" / task for task in ("gender", "age")]
-    for folder, task, classes in zip(folders, ("gender", "age"), (2, YEARS)):
+    for folder, task, classes in zip(folders, ("gender", "age"), (2, YEAR_COUNT)):
         trained = load_model(folder)
         assert trained.labels.task == task and trained.model.output_shape == (None, classes)
         assert trained.alignment == training_steps.ALIGNMENT and trained.calibration is not None
         assert [layer.name for layer in trained.model.layers[1:]] == ["level_one", "level_two"]
-        measures = {row["measure"] for row in trained.card["results"]}
-        assert measures and all(("gender" in measure) == (task == "gender") for measure in measures)
+        metrics = {row["metric"] for row in trained.card["results"]}
+        assert metrics and all(("gender" in metric) == (task == "gender") for metric in metrics)
     for dataset, counts in json.loads((folders[1] / "card.json").read_text())["trained_on"]["faces"].items():
         mine = data.split[(data.table["dataset"] == dataset).to_numpy(bool)]
         assert counts == {name: int((mine == name).sum()) for name in counts}, dataset
@@ -71,7 +71,7 @@ def test_both_models_can_be_loaded_and_predict(runs, pictures, data):
     found = table[table["status"] == "ok"]
     assert len(found) >= 0.8 * len(photos)
     assert found["gender"].isin(GENDERS).all() and found["age_group"].isin(AGE_GROUPS["adience"].names).all()
-    assert found["age_years"].between(0, YEARS - 1).all()
+    assert found["age_years"].between(0, YEAR_COUNT - 1).all()
 
 
 @pytest.mark.slow
@@ -79,12 +79,12 @@ def test_the_result_files_are_of_the_test_faces(runs, data):
     tables = {name: read(runs[0] / "released-3" / "results", name) for name in TABLES}
     figures = tables["results"]
     assert list(figures.columns) == list(RESULT_COLUMNS)
-    overall = figures[figures["by"] == "all"].set_index(["dataset", "measure"])
+    overall = figures[figures["by"] == "all"].set_index(["dataset", "metric"])
     assert {"gender accuracy", "eight groups exact", "absolute error"} <= set(overall.loc["utkface"].index)
     assert {"gender accuracy", "nine ranges exact"} <= set(overall.loc["fairface"].index)
     assert "absolute error" not in overall.loc["fairface"].index and "absolute error" in overall.loc["allagefaces"].index
     test = data.table[data.split == "test"]["dataset"].value_counts()
-    assert overall["n"].xs("gender accuracy", level="measure").to_dict() == test.to_dict() and test.min() >= 1
+    assert overall["n"].xs("gender accuracy", level="metric").to_dict() == test.to_dict() and test.min() >= 1
     for dataset, names in (("utkface", UTKFACE_RACES), ("fairface", RACES)):
         groups = figures["group"][(figures["dataset"] == dataset) & (figures["by"] == "race")]
         assert len(groups) and set(groups) <= set(names)

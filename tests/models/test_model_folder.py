@@ -37,7 +37,7 @@ def model():
 @pytest.fixture(scope="module")
 def saved(model, tmp_path_factory):
     folder, trained_on = tmp_path_factory.mktemp("models") / "gender", {"dataset": "made", "faces": np.int64(12)}
-    results = [{"measure": "accuracy", "value": np.float64(0.5), "n": 1200}]
+    results = [{"metric": "accuracy", "value": np.float64(0.5), "n": 1200}]
     return model_folder.save_model(folder, model, GENDER, ALIGNMENT, trained_on, results)
 
 

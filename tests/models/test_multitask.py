@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.config import YEARS
+from src.config import YEAR_COUNT
 from src.keras_setup import keras, layers, ops
 from src.models import multitask, train
 from src.models.multitask import (
@@ -21,7 +21,7 @@ SIZE = 32
 
 def outputs(years, male=0.5):
     """Logits of one face, float32 (1, 103): the probabilities of some years, which may not add up to 1."""
-    probability = np.zeros(YEARS)
+    probability = np.zeros(YEAR_COUNT)
     probability[list(years)] = list(years.values())
     with np.errstate(divide="ignore"):
         logits = np.maximum(np.log(np.hstack([1 - male, male, probability])), -40) + 3.0  # any constant may be added
@@ -58,14 +58,14 @@ def test_labels_of_a_table():
 
 def softened(age, error):
     """An exact age with the error of its label: a Gaussian over the years 0-100."""
-    near = np.exp(-0.5 * ((np.arange(YEARS) - age) / error) ** 2)
+    near = np.exp(-0.5 * ((np.arange(YEAR_COUNT) - age) / error) ** 2)
     return near / near.sum()
 
 
 @pytest.mark.parametrize(("age", "error"), [(0, 0.5), (2, 0.5), (9, 1.35), (30, 2.0), (91, 2.0)])
 def test_loss_of_an_exact_age_by_hand(age, error):
     """Labels of small children are precise, those of adults less so."""
-    probability = np.random.default_rng(3).dirichlet(np.ones(YEARS))
+    probability = np.random.default_rng(3).dirichlet(np.ones(YEAR_COUNT))
     said = outputs(dict(enumerate(probability)))
     assert loss((-1, age, age), said) == pytest.approx(-softened(age, error) @ np.log(probability), abs=1e-4)
     same = loss((-1, age, age), said, lambda labels, logits: multitask_loss(labels, logits, label_error=1.5))
@@ -102,7 +102,7 @@ def test_what_is_unknown_adds_nothing():
 
 
 def teacher_labels(label, male, years):
-    probability = np.zeros(YEARS)
+    probability = np.zeros(YEAR_COUNT)
     probability[list(years)] = list(years.values())
     return np.hstack([label, 1 - male, male, probability])
 

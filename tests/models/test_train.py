@@ -44,7 +44,7 @@ def network():
     """A two-level network whose level one only averages, so that an epoch takes no time."""
     face = keras.Input((SIZE, SIZE, 3), dtype="uint8")
     means = layers.AveragePooling2D(8)(layers.Rescaling(1 / 127.5, offset=-1)(face))
-    return two_level_cnn(2, first=keras.Model(face, layers.Flatten()(means), name="level_one"))
+    return two_level_cnn(2, level_one_model=keras.Model(face, layers.Flatten()(means), name="level_one"))
 
 
 @pytest.fixture(scope="module")
@@ -341,7 +341,7 @@ def test_normalisation_by_one_kernel_trains_as_keras_does(task):
     faces, labels, trained = task[0][:8], task[2][:8], []
     for way in (contextlib.nullcontext(), fused_normalisation()):
         # Two steps: what is left of rounding grows with each.
-        model = two_level_cnn(2, first=normalised())
+        model = two_level_cnn(2, level_one_model=normalised())
         model.compile(keras.optimizers.AdamW(1e-4), "sparse_categorical_crossentropy", jit_compile=False)
         keras.utils.set_random_seed(1)
         with way:

@@ -82,7 +82,7 @@ def test_a_frozen_level_one_keeps_its_weights_and_statistics(faces, tmp_path):
     first = keras.Model(face, layers.Flatten()(x), name="level_one")
     before = first.get_weights()
     first.trainable = False
-    model = two_level_cnn.two_level_cnn(2, first=first)
+    model = two_level_cnn.two_level_cnn(2, level_one_model=first)
     settings, split = train.TrainingSettings(epochs=1, batch_size=2), np.array(["train", "train", "validation", "validation"])
     images = np.ascontiguousarray(faces[:, :SMALL, :SMALL])
     after, _ = train.fit(model, images, np.arange(4), np.array([0, 1, 0, 1]), split, settings, checkpoint_folder=tmp_path)

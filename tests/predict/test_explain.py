@@ -79,7 +79,7 @@ def test_the_occlusion_map_of_a_certain_model_is_no_noise():
     "first", [two_level_cnn.level_one(227), residual.average_with_mirror_image(residual.residual_level_one(SIZE))]
 )
 def test_the_projects_own_networks_have_a_last_convolution(first):
-    model = two_level_cnn.two_level_cnn(4, first=first)
+    model = two_level_cnn.two_level_cnn(4, level_one_model=first)
     size = first.input_shape[1]
     face = np.random.default_rng(2).integers(0, 256, (size, size, 3), np.uint8)
     heats = [explain.grad_cam(model, face, classes) for classes in ([0, 1], [2, 3])]  # what speaks against one, for the other

@@ -13,10 +13,10 @@ from src.models.model_folder import Labels, TrainedModel
 from src.predict.inference import Models, build_networks, load_models, predict_faces
 
 GROUPS = AGE_GROUPS["adience"]
-YEARS = tuple(range(101))
+YEAR_COUNT = tuple(range(101))
 LABELS = {
     "gender": Labels("gender", ("female", "male")),
-    "years": Labels("age", tuple(map(str, YEARS)), tuple((year, year) for year in YEARS), YEARS),
+    "years": Labels("age", tuple(map(str, YEAR_COUNT)), tuple((year, year) for year in YEAR_COUNT), YEAR_COUNT),
     "groups": Labels("age", GROUPS.names, GROUPS.years, (1, 5, 10, 17, 28, 40, 50, 68)),
 }
 ALWAYS_SURE, ALWAYS_UNSURE = Calibration(0.0), Calibration(1.0)

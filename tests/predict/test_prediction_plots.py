@@ -46,7 +46,7 @@ def test_alignment_steps_end_in_the_input_of_each_model():
 
 
 def test_models_stand_side_by_side():
-    figure = prediction_plots.compare_models(
+    figure = prediction_plots.probability_bars(
         pd.DataFrame({"mine": [0.3, 0.7], "released": [0.1, 0.9]}, ["female", "male"]), "gender"
     )
     assert [[bar.get_width() for bar in bars] for bars in figure.axes[0].containers] == [[0.3, 0.7], [0.1, 0.9]]

@@ -164,7 +164,9 @@ def test_hog_finds_the_drawn_faces(drawn, hog):
 
 def test_the_seed_decides_the_drawn_face():
     model = face_model.FaceModel.load()
-    one, same, other = (model.texture(model.draw(4, "male", np.random.default_rng(seed))) for seed in (5, 5, 6))
+    one, same, other = (
+        model.texture(model.sample_coefficients(4, "male", np.random.default_rng(seed))) for seed in (5, 5, 6)
+    )
     assert one.shape == (face_model.TEXTURE_SIZE,) * 2 + (3,)
     assert (one == same).all() and (one != other).any()
 

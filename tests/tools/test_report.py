@@ -41,8 +41,8 @@ def test_the_committed_table_equals_the_result_files(file):
     whole = findings.read_results("released_results").query("by == 'all'")
     datasets = list(whole["dataset"].unique())
     rows = [line for line in file.read_text(encoding="utf-8").split("\n") if line.startswith("|")]
-    for row in whole[whole["measure"].isin(report.HEADLINE)].to_dict("records"):
-        line = next(line for line in rows if line.startswith(f"| {report.HEADLINE[row['measure']]} |"))
+    for row in whole[whole["metric"].isin(report.HEADLINE)].to_dict("records"):
+        line = next(line for line in rows if line.startswith(f"| {report.HEADLINE[row['metric']]} |"))
         cell = line.split("|")[2 + datasets.index(row["dataset"])].replace("**", "").strip()
         assert cell == findings.format_result(row), line
 
@@ -115,10 +115,10 @@ def test_other_results_stand_beside_the_released_models(models, results, tmp_pat
     other = released.assign(value=released["value"] / 2, low=None, high=None)
     other.to_csv(tmp_path / "results" / f"{file}.csv", index=False)
     said = getattr(report.Sections(models, tmp_path / "results"), word)().splitlines()
-    assert said[0] == f"| data set | measure | {names} |"
-    gender = released.query("dataset == 'utkface' and measure == 'gender accuracy' and by == 'all'").iloc[0]
+    assert said[0] == f"| data set | metric | {names} |"
+    gender = released.query("dataset == 'utkface' and metric == 'gender accuracy' and by == 'all'").iloc[0]
     assert f"| UTKFace | gender | {findings.format_result(gender)} | {gender['value'] / 2:.1%} |" in said
-    assert len(said) == 2 + len(released.query("by == 'all' and measure in @report.HEADLINE"))
+    assert len(said) == 2 + len(released.query("by == 'all' and metric in @report.HEADLINE"))
 
 
 def test_what_is_optional_is_said_in_a_line_or_shown(models, results, tmp_path, text):
@@ -131,7 +131,7 @@ def test_what_is_optional_is_said_in_a_line_or_shown(models, results, tmp_path, 
 
 
 def write_ablations(folder, datasets):
-    columns = ["variant", "seed", "dataset", "measure", "value", "unit", "against", "difference", "faces", "epochs"]
+    columns = ["variant", "seed", "dataset", "metric", "value", "unit", "against", "difference", "faces", "epochs"]
     size = (12147, 6)
     rows = []
     for dataset in datasets:
@@ -153,7 +153,9 @@ def test_ablations_are_shown_as_far_as_they_are_measured(models, results, tmp_pa
     assert "| no teacher | 88.0 (−1.0) |" in table
     assert "| no teacher, seed 2 | 88.0 (−2.0) |" in table
     assert sections.ablation_size() == "12,147 training faces for 6 epochs"
-    assert sections.cross().startswith("*Not measured yet: `docs/results/ablations.csv` has none of these variants")
+    assert sections.without_one_data_set().startswith(
+        "*Not measured yet: `docs/results/ablations.csv` has none of these variants"
+    )
     cross = "original FaceRes, labels only"
     added = [
         (cross, 1, "utkface", "absolute error", 5.6, "years", "no teacher", 0.1, *size),
@@ -163,7 +165,7 @@ def test_ablations_are_shown_as_far_as_they_are_measured(models, results, tmp_pa
     rows = pd.concat([pd.read_csv(folder / "ablations.csv"), pd.DataFrame(added, columns=columns)])
     rows.to_csv(folder / "ablations.csv", index=False)
     assert "| gender alone *(against no teacher)* | 87.0 (−1.0) | – | – | – |" in sections.ablations()
-    assert sections.cross().splitlines()[2:] == [f"| {cross} | 5.60 |", "| without FairFace | 6.50 (+0.90) |"]
+    assert sections.without_one_data_set().splitlines()[2:] == [f"| {cross} | 5.60 |", "| without FairFace | 6.50 (+0.90) |"]
     assert "{{" not in report.render(sections)
 
 
@@ -174,7 +176,7 @@ def test_results_of_models_for_other_data_sets_are_not_shown(models, results, tm
     released = pd.read_csv(folder / "released_results.csv")
     released[released["dataset"] != "allagefaces"].to_csv(folder / "other_seed.csv", index=False)
     sections = report.Sections(models, folder)
-    for name, shown in {"ablations": sections.ablations(), "other_seed": sections.seeds()}.items():
+    for name, shown in {"ablations": sections.ablations(), "other_seed": sections.other_seed()}.items():
         assert shown.startswith(f"*Not measured yet: `docs/results/{name}.csv` belongs to models")
     assert "| as released |" not in report.render(sections)
 
