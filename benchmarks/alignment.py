@@ -52,13 +52,14 @@ def _photos(table: pd.DataFrame, folder: Path) -> Iterator[Photo]:
 
 
 def eyes_in_boxes(photos: Iterable[Photo], detector: str) -> dict:
-    """Returns the median distance and height of the eyes, as shares of the width of the detector's box."""
+    """Returns the median distance of the eyes, a share of the box's mean side, and their height, a share of its width."""
     shares = []
     for photo in photos:
         for face in align.find_faces(photo, detector)[:1]:
-            left, top, right, _ = face.box
+            left, top, right, bottom = face.box
             one, other = align.eye_centres(face.landmarks)
-            shares.append(np.array([np.hypot(*(other - one)), (one[1] + other[1]) / 2 - top]) / (right - left))
+            side = (right - left + bottom - top) / 2
+            shares.append((np.hypot(*(other - one)) / side, ((one[1] + other[1]) / 2 - top) / (right - left)))
     distance, height = np.median(shares, axis=0)
     return {"part": "boxes", "detector": detector, "n": len(shares), "eye distance": distance, "eye height": height}
 

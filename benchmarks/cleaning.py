@@ -21,6 +21,7 @@ from benchmarks.common import Clock, parser, report
 from src.config import SEED
 from src.data import imdb_wiki
 from src.faces.duplicates import group_similar_hashes
+from src.sample.imdb_wiki_files import matlab_cells
 
 IMDB, WIKI, CELEBRITIES = 460_723, 62_328, 20_284  # records and people of the real data set
 
@@ -41,18 +42,12 @@ def make_imdb(file: Path, wiki: Path, count: int = IMDB, seed: int = SEED) -> No
         for i, (c, birth, year) in enumerate(zip(celeb, births, field["photo_taken"]))
     ]
     struct = {name: values[None] for name, values in field.items()}
-    struct["full_path"] = _cells([np.array([path]) for path in paths])
-    struct["name"] = _cells([np.array([names[c]]) for c in celeb])
-    struct["face_location"] = _cells(list(real["face_location"].ravel()[sampled]))
-    struct["celeb_names"] = _cells([np.array([name]) for name in names])
+    struct["full_path"] = matlab_cells([np.array([path]) for path in paths])
+    struct["name"] = matlab_cells([np.array([names[c]]) for c in celeb])
+    struct["face_location"] = matlab_cells(list(real["face_location"].ravel()[sampled]))
+    struct["celeb_names"] = matlab_cells([np.array([name]) for name in names])
     struct["celeb_id"] = celeb[None] + 1.0
     savemat(file, {"imdb": struct}, do_compression=True)
-
-
-def _cells(values: list) -> np.ndarray:
-    cells = np.empty((1, len(values)), object)
-    cells[0] = np.fromiter(values, object, len(values))
-    return cells
 
 
 def measure(folder: Path) -> dict[str, float]:

@@ -4,20 +4,16 @@ import argparse
 import os
 import time
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from src.config import GENDERS, SEED
+from src.faces.detect import Photo
 from src.faces.image_io import list_photos
 from src.sample import scene
 from src.sample.face_model import FaceModel
 from src.sample.person import new_person
-from src.sample.scene import write_jpeg
-
-Photo: TypeAlias = npt.NDArray[np.uint8]
 
 
 class Clock:
@@ -67,7 +63,7 @@ def write_photos(photos: list[Photo], folder: Path) -> list[Path]:
     """Writes photos as JPEG files; returns their paths."""
     paths = [folder / f"{i:05d}.jpg" for i in range(len(photos))]
     for path, photo in zip(paths, photos):
-        write_jpeg(path, photo)
+        scene.write_jpeg(path, photo)
     return paths
 
 

@@ -34,7 +34,6 @@ from src.faces.prepare import CHUNK
 from src.sample import scene
 from src.sample.face_model import GROUPS, FaceModel
 from src.sample.person import new_person
-from src.sample.scene import write_jpeg
 
 ALL = 523_051  # images of IMDB-WIKI
 KEPT = 0.4  # cleaning keeps at least this share of the records, so more are generated
@@ -70,7 +69,7 @@ def _draw(folder: Path, group: list[tuple[int, str]]) -> None:
     for i, path in group:
         rng = np.random.default_rng([SEED, i])
         person = new_person(model, i % len(GROUPS.years), GENDERS[i // len(GROUPS.years) % 2], rng)
-        write_jpeg(folder / path, scene.snapshot(model, [person], (250, 300), int(rng.integers(125, 160)), rng)[0])
+        scene.write_jpeg(folder / path, scene.snapshot(model, [person], (250, 300), int(rng.integers(125, 160)), rng)[0])
 
 
 def start(table: Path, folder: Path, cache: Path, workers: int) -> subprocess.Popen:

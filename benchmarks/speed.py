@@ -3,8 +3,9 @@
     python -m benchmarks.speed [MODEL_FOLDER ...] [--turns 9] [--csv FILE]
 
 From aligned faces to probabilities; detection and alignment are not included. `both` runs all models at once, as `predict`
-does: shared layers run only once. The runtimes take turns, so that other programs on the machine slow all of them. `Keras,
-called` is `model(faces)`, which is not compiled; `Keras, predict_on_batch` and `Keras, tf.function` are.
+does: shared layers run only once. All models must take faces of one size. The runtimes take turns, so that other programs
+on the machine slow all of them. `Keras, called` is `model(faces)`, which is not compiled; `Keras, predict_on_batch` and
+`Keras, tf.function` are.
 """
 
 import os
@@ -41,8 +42,8 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):  # Linux
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     rows: list[dict] = []
+    (size,) = {load_model(folder).alignment.size for folder in options.folders}
     for folder in options.folders:
-        size = load_model(folder).alignment.size
         with tempfile.TemporaryDirectory() as temporary:
             rows += measure(folder.name, load_runtimes(folder, Path(temporary) / "exported"), size, options.turns)
     if len(options.folders) > 1:

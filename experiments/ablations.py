@@ -21,6 +21,7 @@ from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from experiments import train_released, training_steps
+from experiments.multitask import add_task_heads, distillation_loss, multitask_labels, multitask_loss
 from experiments.teachers import build_teacher, finetune
 from src.config import CACHE, SEED
 from src.evaluation import metrics
@@ -29,7 +30,6 @@ from src.faces import align
 from src.faces.image_io import read_photo
 from src.files import write_text
 from src.keras_setup import keras
-from src.models.multitask import add_task_heads, distillation_loss, multitask_labels, multitask_loss
 from src.models.residual import residual_level_one
 from src.models.train import fast_dtype, fit
 from src.models.two_level_cnn import level_one
@@ -227,9 +227,8 @@ def summarise_scores(scores: pd.DataFrame, baseline: pd.DataFrame | None, subjec
         mean = metrics.bootstrap_mean(column[known], subjects[known], unit)
         difference: tuple = (np.nan,) * 3
         if baseline is not None:
-            # A difference of shares is not a share, so the exact binomial interval must not be used for it.
             paired = (column - baseline[dataset, metric])[known]
-            difference = metrics.bootstrap_mean(paired, subjects[known], "difference")
+            difference = metrics.bootstrap_mean(paired, subjects[known], metrics.Unit.DIFFERENCE)
         differences = dict(zip(DIFFERENCE_COLUMNS, difference))
         rows.append({"dataset": dataset, "metric": metric, **mean._asdict(), **differences})
     return pd.DataFrame(rows)

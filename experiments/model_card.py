@@ -12,7 +12,7 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
-from experiments import results, train_released
+from experiments import multitask, results, train_released
 from experiments.plots import dataset_title, group_titles
 from experiments.results import describe_worst_group, format_result, markdown_table, read_results
 from src import config
@@ -20,12 +20,11 @@ from src.data import DATASETS
 from src.evaluation.metrics import Estimate
 from src.evaluation.subgroups import CALIBRATION_ERRORS, MIN_GROUP_SIZE, Grouping, Metric
 from src.files import atomic_write, write_text
-from src.models import multitask
 from src.models.model_folder import TrainedModel
 from src.processes import run_command
 
-DOCS = config.ROOT / "docs"
-TEMPLATE, TARGET, FIGURE = DOCS / "model_card.template.md", DOCS / "model_card.md", DOCS / "figures" / "failures.png"
+TEMPLATE, TARGET = config.DOCS / "model_card.template.md", config.DOCS / "model_card.md"
+FIGURE = config.DOCS / "figures" / "failures.png"
 TRAINING_COMMIT = "9ffbeca"  # the version of the code that trained the released models
 GROUP_COLUMNS = {  # metrics in the tables by group, and their short titles
     Metric.GENDER_ACCURACY: "gender",

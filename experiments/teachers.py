@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from experiments.mobilenet import BLOCKS, mobilenet
+from experiments.multitask import add_task_heads, multitask_labels
 from experiments.teacher_files import Stages, faceres_file, read_faceres, read_sface, sface_file
 from experiments.training_steps import BASE_SETTINGS, PreparedData, cached_array, fit_multitask, predict_with_mirror
 from src.config import SEED
 from src.keras_setup import keras, layers, ops
-from src.models.multitask import add_task_heads, multitask_labels
 from src.models.train import TrainingSettings, fast_dtype
 
 # Height and width in pixels to which each teacher scales the faces. SFace was trained on faces of 112 pixels with an eye
@@ -28,7 +28,7 @@ PIXEL_MEANS = (123.68, 116.779, 103.939)  # means of red, green and blue, which 
 FEATURE_DEVIATIONS = {"sface": 0.016, "faceres": 0.32}
 # Weaker augmentation than for a network that starts from random weights.
 FINETUNING_SETTINGS = replace(
-    BASE_SETTINGS, epochs=6, batch_size=48, learning_rate=2e-4, weight_decay=1e-2,
+    BASE_SETTINGS, epochs=6, batch_size=48, learning_rate=2e-4,
     grayscale_probability=0.05, downscale_probability=0.1, random_erasing_probability=0,
 )  # fmt: skip
 

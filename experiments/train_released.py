@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from experiments.multitask import add_task_heads
 from experiments.teachers import (
     FEATURE_DEVIATIONS,
     FINETUNING_SETTINGS,
@@ -38,7 +39,6 @@ from experiments.training_steps import (
 )
 from src.config import CACHE, MODELS, RESULTS, SEED
 from src.keras_setup import keras, layers
-from src.models.multitask import add_task_heads
 from src.models.train import fast_dtype
 from src.processes import run_command
 
@@ -47,7 +47,7 @@ TEACHERS = {
     "sface": replace(FINETUNING_SETTINGS, epochs=4, learning_rate=3e-4),
 }
 STUDENT_START = "faceres"  # the teacher from whose weights the student starts
-STUDENT = replace(BASE_SETTINGS, epochs=10, batch_size=48, learning_rate=3e-4, weight_decay=1e-2)
+STUDENT = replace(BASE_SETTINGS, epochs=10, batch_size=48, learning_rate=3e-4)
 
 
 def train(data: PreparedData, seed: int, runs: Path) -> tuple[keras.Model, pd.DataFrame]:

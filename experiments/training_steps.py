@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import log_softmax, softmax
 
+from experiments import multitask
 from src import data as datasets
 from src.config import AGE_GROUPS, CACHE, GENDERS, YEAR_COUNT
 from src.data.table import exact_years, split, split_key, task_labels
@@ -31,10 +32,8 @@ from src.faces.align import Alignment
 from src.faces.duplicates import duplicates_as_subjects, near_duplicates
 from src.faces.prepare import prepare
 from src.files import atomic_write, write_text
-from src.keras_setup import keras, layers
-from src.models import multitask
+from src.keras_setup import keras, layers, ops
 from src.models.model_folder import Labels, save_model
-from src.models.residual import average_with_mirror_image
 from src.models.train import TrainingSettings, fit, predict_probabilities
 
 DATASETS = ("utkface", "fairface", "allagefaces")
@@ -84,8 +83,8 @@ def load_data(folder: Path, runs: Path = CACHE) -> PreparedData:
     group = cached_array(prepared.folder / "near_duplicates.npy", lambda: near_duplicates(prepared.faces))
     is_first = table["dataset"].isin(_FIRST_DATASETS).to_numpy()
     first = duplicates_as_subjects(table[is_first], group[is_first])
-    # A face of the third data set takes as its subject, which `split_key` prefers, the key of its near-duplicates in the
-    # first two, if there are any.
+    # A face of the third data set that has near-duplicates in the first two gets their split key as its subject, and thus
+    # their split.
     key_by_group = pd.Series(split_key(first)).groupby(group[is_first]).first()
     third_groups = pd.Series(group[~is_first], table.index[~is_first])
     third = table[~is_first].assign(subject=third_groups.map(key_by_group).astype("string"))
@@ -157,6 +156,22 @@ def with_mirror_image(model: keras.Model) -> keras.Model:
     averaged = multitask.add_task_heads(average_with_mirror_image(model.get_layer("level_one")))
     averaged.set_weights(model.get_weights())
     return averaged
+
+
+def average_with_mirror_image(level_one: keras.Model) -> keras.Model:
+    """Builds a level one that averages the features of a face and of its mirror image.
+
+    Args:
+        level_one: The feature extractor to apply to both; its weights are copied.
+
+    Returns:
+        A model with the same inputs and outputs, whose layer `trunk` is the copy.
+    """
+    trunk = keras.Model.from_config(level_one.get_config() | {"name": "trunk"})
+    trunk.set_weights(level_one.get_weights())
+    face = keras.Input(level_one.input_shape[1:], dtype="uint8", name="face")
+    features = layers.Average(name="mean_of_both")([trunk(face), trunk(ops.flip(face, axis=2))])
+    return keras.Model(face, features, name="level_one")
 
 
 def extract_task_model(model: keras.Model, task: str, temperature: float = 1.0) -> keras.Model:

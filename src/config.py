@@ -15,7 +15,8 @@ PHOTOS = DATA / "photos"
 CACHE = ROOT / "cache"
 RUNS = ROOT / "runs"
 MODELS = ROOT / "models"
-RESULTS = ROOT / "docs" / "results"
+DOCS = ROOT / "docs"
+RESULTS = DOCS / "results"
 NOTEBOOKS = ROOT / "notebooks"
 
 LANDMARK_FILE = ROOT / "shape_predictor_68_face_landmarks.dat"
@@ -83,19 +84,17 @@ class AgeGroups:
         return np.where(known & (first == last), first, -1)
 
 
-def _named_by_years(years: tuple, starts: tuple) -> AgeGroups:
-    return AgeGroups(years, starts, tuple(f"{low}-{high}" for low, high in years))
+def named_by_years(years: tuple[tuple[int, int], ...], starts: tuple[int, ...] | None = None) -> AgeGroups:
+    """Returns age classes whose names are their years, such as "4-6". Without `starts`, the years leave no gaps."""
+    return AgeGroups(years, starts or tuple(low for low, _ in years), tuple(f"{low}-{high}" for low, high in years))
 
 
 # Age classes that a network can predict: Adience's eight age groups, FairFace's nine, and "four" for small data sets.
 AGE_GROUPS = {
     # Ages between two labels go to the group that `adience.load(labels="mapped")` assigns.
-    "adience": _named_by_years(
+    "adience": named_by_years(
         ((0, 2), (4, 6), (8, 12), (15, 20), (25, 32), (38, 43), (48, 53), (60, 100)), (0, 4, 8, 14, 23, 36, 46, 57)
     ),
     "four": AgeGroups(((0, 13), (14, 34), (35, 56), (57, 100)), (0, 14, 35, 57), ("Kid", "Youth", "Adult", "Old")),
-    "fairface": _named_by_years(
-        ((0, 2), (3, 9), (10, 19), (20, 29), (30, 39), (40, 49), (50, 59), (60, 69), (70, 100)),
-        (0, 3, 10, 20, 30, 40, 50, 60, 70),
-    ),
+    "fairface": named_by_years(((0, 2), (3, 9), (10, 19), (20, 29), (30, 39), (40, 49), (50, 59), (60, 69), (70, 100))),
 }

@@ -110,7 +110,7 @@ def walk_images(folder: Path, follow_links: bool) -> Iterator[str]:
             continue
         seen.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__MACOSX")))
-        prefix = f"{Path(parent).relative_to(folder).as_posix()}/".removeprefix("./")
+        prefix = f"{Path(parent).relative_to(folder).as_posix()}/".removeprefix("./")  # "" in `folder` itself
         for name in names:
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
                 yield prefix + name
@@ -131,8 +131,8 @@ def exclusive_lock(lock_file: Path, wait: bool = True) -> Iterator[None]:
 
     Args:
         lock_file: The lock file. The function creates its folder and removes the file at the end.
-        wait: True waits for another process that has the lock, then removes the unfinished folders that a killed process
-            left beside the lock file. False raises an error.
+        wait: What to do if another process has the lock: True waits for it, False raises an error. True is for folders that
+            only this repository writes, so unfinished folders of a killed process are removed from them.
 
     Raises:
         BlockingIOError: Another process has the lock and `wait` is False.

@@ -42,7 +42,8 @@ def run_notebooks(dataset: str, data: str, numbers: list[int], save: bool = Fals
         ValueError: No notebook has one of the numbers.
         papermill.PapermillExecutionError: A cell failed; the message shows the cell.
     """
-    parameters = {} if dataset == "sample" else {"DATASET": dataset, "DATA": data and str(Path(data).expanduser().resolve())}
+    folder_parameter = str(Path(data).expanduser().resolve()) if data else ""  # notebooks run in their own folder
+    parameters = {} if dataset == "sample" else {"DATASET": dataset, "DATA": folder_parameter}
     os.chdir(ROOT)  # papermill then records relative paths
     target = (RUNS / dataset / folder.relative_to(NOTEBOOKS)).relative_to(ROOT)
     target.mkdir(parents=True, exist_ok=True)

@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 
 from experiments import teachers, training_steps
+from experiments.multitask import add_task_heads
 from src.config import RESULTS
+from src.data import utkface
 from src.evaluation.calibration import INTERVAL_BANDS, Calibration
-from src.evaluation.subgroups import RESULT_COLUMNS, UTKFACE_RACES
+from src.evaluation.subgroups import RESULT_COLUMNS
 from src.keras_setup import keras, layers
-from src.models.multitask import add_task_heads
-from src.models.residual import average_with_mirror_image, residual_level_one
+from src.models.residual import residual_level_one
 
 METRICS = {
     "gender accuracy": (0.95, "share"),
@@ -32,7 +33,7 @@ GROUPS = {
     "all": ["all"],
     "age": ["0-6", "20-29", "70-100"],
     "gender": ["female", "male"],
-    "race": [*UTKFACE_RACES, "Latino_Hispanic"],
+    "race": [*utkface.RACES.values(), "Latino_Hispanic"],
 }
 
 
@@ -82,12 +83,12 @@ def standins(tmp_path_factory):
         history[name] = history[f"val_{name}"] = 0.9 - 0.1 / epoch if name == "gender_accuracy" else 5 + 3 / epoch
     speed = pd.DataFrame(
         [
-            (model, batch, way, 7.0 + batch / 100, 6.0, 9.0, 12.8)
+            (model, batch, runtime, 7.0 + batch / 100, 6.0, 9.0, 12.8)
             for model in calibration
             for batch in (1, 32)
-            for way in ("Keras", "LiteRT")
+            for runtime in ("Keras", "LiteRT")
         ],
-        columns=["model", "batch", "way", "ms a face", "lowest", "highest", "MB"],
+        columns=["model", "batch", "runtime", "ms a face", "lowest", "highest", "MB"],
     )
     made = {
         "released_results": results(),
@@ -112,7 +113,7 @@ def mobilenet_model():
     pooled = layers.GlobalAveragePooling2D(name="pooled")(convolutions.output)
     features = layers.Rescaling(2.0, name="features")(pooled)
     level_one = keras.Model(convolutions.input, features, name="level_one")
-    return training_steps.extract_task_model(add_task_heads(average_with_mirror_image(level_one)), "age")
+    return training_steps.extract_task_model(add_task_heads(training_steps.average_with_mirror_image(level_one)), "age")
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ Frame: TypeAlias = "npt.NDArray[np.uint8]"
 
 def captioned(image: Frame, text: str) -> Frame:
     """Returns a frame with an image of any size, uint8 RGB (h, w, 3), above a line of text."""
-    background = "white" if image[:3, :3].min() == 255 else "#141414"
+    background = "white" if image[:3, :3].min() == 255 else "#141414"  # continues a white margin, such as a notebook's
     frame = Image.new("RGB", (WIDTH, HEIGHT), _BACKGROUND)
     frame.paste(ImageOps.pad(Image.fromarray(image), (WIDTH, BODY), color=background))
     font = "DejaVuSansMono" if text.startswith("python") else "DejaVuSans"

@@ -26,7 +26,7 @@ from src.processes import run_command
 from src.sample import draw
 from tools import cards, people
 
-VIDEO, ANIMATION = config.ROOT / "docs" / "demo.mp4", config.ROOT / "docs" / "figures" / "demo.webp"
+VIDEO, ANIMATION = config.DOCS / "demo.mp4", config.DOCS / "figures" / "demo.webp"
 FPS = 20
 NOTEBOOK = config.NOTEBOOKS / "1_Gender_Classification.ipynb"
 _PHOTOS = ("one_face", "three_faces", "several_faces", "twenty_faces")

@@ -21,7 +21,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from experiments import results
 from src import config
 from src.evaluation.plots import BLUE, GREEN, GREY, ORANGE, styled
-from src.faces.align import Alignment, align, find_faces
+from src.faces.align import Alignment, align_face, find_faces
 from src.files import atomic_write
 from src.keras_setup import keras, layers
 from src.models.two_level_cnn import two_level_cnn
@@ -30,7 +30,7 @@ from src.sample import scene
 from src.sample.face_model import FaceModel
 from src.sample.person import new_person
 
-TARGET = config.ROOT / "docs" / "figures"
+TARGET = config.DOCS / "figures"
 _WIDTH = 9.0  # inches; about 900 pixels in a README
 _BOX_HEIGHT = 0.88
 _TRAINING, _SHARED, _INFERENCE = 3.4, 2.06, 0.58  # heights of the three rows
@@ -104,6 +104,7 @@ def pipelines() -> Figure:
             _arrow(axes, (start.x + start.width / 2, start.y), (end.x - end.width / 2, end.y))
     for names in [*(pair[::-1] for pair in USES), _SAVED]:
         start, end = (PIPELINES[name] for name in names)
+        # A vertical arrow, at the middle of the narrower box.
         x, sign = min(start, end, key=lambda box: box.width).x, math.copysign(_BOX_HEIGHT / 2, end.y - start.y)
         _arrow(axes, (x, start.y + sign), (x, end.y - sign), linestyle="-" if names == _SAVED else "--")
     return figure
@@ -170,7 +171,7 @@ def _describe(operations: list[keras.Operation]) -> str:
         return "softmax" if last.name == "probability" else "dense"
     if isinstance(last, layers.InputLayer):
         return _FACE
-    return "averaged" if "global" in str(type(last)).lower() else "flat"
+    return "averaged" if isinstance(last, layers.GlobalAveragePooling2D) else "flat"
 
 
 @styled
@@ -232,7 +233,7 @@ def synthetic_face() -> npt.NDArray[np.uint8]:
     """Returns an aligned face of a synthetic person, uint8 RGB (256, 256, 3)."""
     rng, model = np.random.default_rng(config.SEED), FaceModel.load()
     photo, _ = scene.snapshot(model, [new_person(model, 4, "female", rng)], (480, 480), 300, rng)
-    return align(photo, find_faces(photo)[0].landmarks, Alignment(size=256))
+    return align_face(photo, find_faces(photo)[0], Alignment(size=256))
 
 
 def save(figure: Figure, target: Path, dpi: int = 160) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import ablations, results, teachers, train_released, training_steps
+from experiments import ablations, multitask, results, teachers, train_released, training_steps
 from experiments import plots as result_plots
 from experiments.plots import dataset_title
 from experiments.results import ResultsMissingError, format_result, markdown_table, read_results
@@ -29,15 +29,13 @@ from src.evaluation.metrics import format_number
 from src.evaluation.subgroups import CALIBRATION_ERRORS, Grouping, Metric
 from src.faces import duplicates
 from src.files import write_text
-from src.models import multitask
 from src.models.model_folder import TrainedModel
 from src.models.two_level_cnn import two_level_cnn
 from src.processes import run_command
 from tools import diagrams, pdf
 
-DOCS = config.ROOT / "docs"
-TEMPLATE, TARGET, README = DOCS / "report.template.md", DOCS / "report.md", config.ROOT / "README.md"
-FIGURES = DOCS / "figures" / "report"
+TEMPLATE, TARGET, README = config.DOCS / "report.template.md", config.DOCS / "report.md", config.ROOT / "README.md"
+FIGURES = config.DOCS / "figures" / "report"
 BEGIN, END = "<!-- results: written by make report -->", "<!-- /results -->"
 _INCLUDED = "it is part of the repository"
 _HISTORY, _RELEASE = results.FILES["released_history"]
@@ -396,7 +394,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name, draw in figures(sections).items():
         diagrams.save(draw(), FIGURES / name)
     if options.pdf:
-        pdf.write(text, DOCS, options.pdf)
+        pdf.write(text, config.DOCS, options.pdf)
     write_text(TARGET, text)
     write_text(README, readme)
     print(*(str(path.relative_to(config.ROOT)) for path in (TARGET, README, FIGURES)), options.pdf or "", sep="\n")

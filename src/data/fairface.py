@@ -42,10 +42,11 @@ def load(folder: str | Path) -> TableAndLedger:
     images = label_files.list_images(folder / subfolder, EXPECTED)
     label_path = source["file"]
     path_on_disk = _stem(label_path).map(dict(zip(_stem(images), images)))  # the image of the same name, with any suffix
+    gender = source["gender"].str.strip().str.lower()
     rows = pd.DataFrame(
         {
             "path": subfolder + label_path.where(label_path.isin(images) | path_on_disk.isna(), path_on_disk),
-            "gender": source["gender"].str.strip().str.lower().map({name: name for name in GENDERS}),
+            "gender": gender.where(gender.isin(GENDERS)),
             **label_files.parse_ages(source["age"].str.strip().str.lower(), AGES),
         }
     )

@@ -100,8 +100,8 @@ def records(folder: str | Path) -> pd.DataFrame:
     """Reads all records.
 
     Returns:
-        Columns of the table of faces; face_score, minus infinity without a face; second_face_score, NaN without a second
-        face; and `outside`, see `label_files.is_outside`.
+        One row per record, with columns of the table of faces and these: face_score, minus infinity without a face;
+        second_face_score, NaN without a second face; and `outside`, see `label_files.is_outside`.
 
     Raises:
         ValueError: A .mat file is damaged or lacks a field.
@@ -197,7 +197,7 @@ def _age_range(dob: pd.Series, photo_taken: pd.Series, path: pd.Series) -> tuple
     is_date = dob.between(FIRST_DATE, LAST_DATE + 1, inclusive="left")
     days = np.floor(dob.where(is_date, UNIX_EPOCH)).to_numpy("int64") - UNIX_EPOCH
     birth_date = pd.Series(days.astype("datetime64[D]").astype("datetime64[s]")).dt  # pandas has no unit of days
-    # The first and the last possible birthday as month * 100 + day
+    # The first and the last possible birthday, as month * 100 + day.
     birthday = birth_date.month * 100 + birth_date.day
     first = birthday.where(~is_vague, text["month"].clip(1) * 100 + text["day"].clip(1))
     last = birthday.where(~is_vague, text["month"].replace(0, 12) * 100 + text["day"].replace(0, 31))
@@ -205,6 +205,7 @@ def _age_range(dob: pd.Series, photo_taken: pd.Series, path: pd.Series) -> tuple
     years = np.floor(photo_taken) - birth_date.year.where(~is_vague, text["year"])
     possible = is_date.where(~is_vague, text["year"] >= 1) & photo_taken.between(1, 9999)
     possible &= ~(text["month"] > 12) & ~(text["day"] > 31)
+    # Who was born after 1 July is a year younger on that day.
     return (years - (last > PHOTO_DAY)).where(possible), (years - (first > PHOTO_DAY)).where(possible)
 
 

@@ -59,9 +59,9 @@ def split_rejects(rows: pd.DataFrame, reasons: Mapping[str, npt.ArrayLike], data
 
 def _drop_rows(rows: pd.DataFrame, reasons: Mapping[str, npt.ArrayLike]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Returns the rows that no reason fits, and the ledger of the others."""
-    masks = [np.asarray(mask, bool) for mask in reasons.values()]
-    none = np.zeros(len(rows), bool)  # `np.select` requires at least one mask
-    reason = np.select([none, *masks], ["", *reasons], default="")
+    reason = np.full(len(rows), "", object)
+    for name in reversed(list(reasons)):  # earlier reasons overwrite later ones
+        reason[np.asarray(reasons[name], bool)] = name
     kept = reason == ""
     ledger = pd.DataFrame({"path": rows["path"].to_numpy()[~kept], "reason": reason[~kept]}, dtype="string")
     return rows[kept], ledger

@@ -6,6 +6,8 @@ https://susanqq.github.io/UTKFace/
 
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from src.data.label_files import parse_file_names
@@ -13,8 +15,9 @@ from src.data.table import TableAndLedger, split_rejects
 
 EXPECTED = "images named AGE_GENDER_RACE_DATE.jpg (or .jpg.chip.jpg, .webp, .png), or a folder UTKFace/ of them"
 # In some original names, a dot or a letter of ".jpg.chip.jpg" is missing, or a space precedes it.
-NAME = r"(?i)^([0-9]+)_([0-9]+)_[0-9]+_[0-9]+\s*(?:\.?j?pe?g)?(?:\.?chip)?\.[a-z]+$"
+NAME = r"(?i)^([0-9]+)_([0-9]+)_([0-9]+)_[0-9]+\s*(?:\.?j?pe?g)?(?:\.?chip)?\.[a-z]+$"
 GENDER_CODES = {0: "male", 1: "female"}  # the opposite of IMDB-WIKI
+RACES = {"0": "White", "1": "Black", "2": "Asian", "3": "Indian", "4": "Other"}  # by the number in the file name
 MAX_AGE = 120  # years
 
 
@@ -44,3 +47,9 @@ def load(folder: str | Path) -> TableAndLedger:
         **masks,
     }
     return split_rejects(rows, reasons, "utkface")
+
+
+def races(paths: pd.Series) -> npt.NDArray[np.object_]:
+    """Returns the race in each file name, shape (n,); None where it is unknown. `paths` are as in the table."""
+    number = paths.str.rpartition("/")[2].str.extract(NAME)[2]
+    return np.array([RACES.get(one) for one in number], object)

@@ -35,7 +35,7 @@ class Calibration:
 
     Attributes:
         unsure_below: Predictions with a lower probability (0-1) are marked as unsure.
-        bands: The first year of each age band of the intervals; empty if there are none.
+        bands: The first year of each age band of the intervals, rising from 0; empty if there are none.
         quantiles: The quantile of each band, from `fit_conformal_quantiles`.
 
     Raises:
@@ -155,19 +155,17 @@ def fit_conformal_quantiles(year_probability: npt.ArrayLike, labelled_years: npt
     return tuple(_conformal_quantile(own if len(own) >= _MIN_FACES_PER_BAND else residual) for own in in_bands)
 
 
-def prediction_interval(
-    year_probability: npt.ArrayLike, quantiles: tuple[float, ...], bands: tuple[int, ...]
-) -> npt.NDArray[np.int64]:
+def prediction_interval(year_probability: npt.ArrayLike, calibration: Calibration) -> npt.NDArray[np.int64]:
     """Returns the lowest and the highest year of each face's interval, int64 (n, 2), inclusive.
 
     The interval is the shortest one that contains each year whose scaled residual is at most the quantile of its band.
 
     Args:
         year_probability: Floats (n, 101).
-        quantiles: The quantile of each band; see `Calibration`.
-        bands: The first year of each band, rising from 0.
+        calibration: Contains the bands and their quantiles.
     """
-    allowed = _scaled_residuals(year_probability) <= np.asarray(quantiles)[_band_index(np.arange(YEAR_COUNT), bands)]
+    quantiles = np.asarray(calibration.quantiles)[_band_index(np.arange(YEAR_COUNT), calibration.bands)]
+    allowed = _scaled_residuals(year_probability) <= quantiles
     return np.column_stack([allowed.argmax(axis=1), YEAR_COUNT - 1 - allowed[:, ::-1].argmax(axis=1)])
 
 

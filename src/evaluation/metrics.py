@@ -24,10 +24,11 @@ _BATCH_NUMBERS = 4_000_000  # numbers that the bootstrap keeps in memory at once
 
 
 class Unit(StrEnum):
-    """The unit of a value: a share of faces (0-1, shown in per cent), or years."""
+    """The unit of a value: a share of faces (0-1, shown in per cent), years, or a difference of two shares."""
 
     SHARE = "share"
     YEARS = "years"
+    DIFFERENCE = "difference"
 
 
 def format_number(value: float, unit: str, sign: str = "") -> str:
@@ -111,7 +112,7 @@ def bootstrap_mean(scores: npt.ArrayLike, subjects=None, unit: str = Unit.SHARE)
     Args:
         scores: One number per face, shape (n,), without NaN.
         subjects: The person in each image (n,); None if all faces are of different people.
-        unit: The unit of the scores; exact intervals are for `Unit.SHARE` only.
+        unit: The unit of the scores; only shares have exact intervals.
     """
     from scipy.stats import binomtest, bootstrap  # slow to import, and not needed for predictions
 
@@ -171,7 +172,7 @@ def headline_metrics(task: str, truth, probability, years=None, centre_years=Non
 
 
 def as_text(results: pd.DataFrame) -> pd.DataFrame:
-    """Returns a table to read, such as "91.3% (85.1–96.6, n = 183)", of a table with the fields of `Estimate` as columns."""
+    """Returns estimates as text, such as "91.3% (85.1–96.6, n = 183)"; `results` has the fields of `Estimate` as columns."""
     texts = [str(Estimate(*row)) for row in results[list(Estimate._fields)].itertuples(index=False)]
     return pd.DataFrame({"value (95% interval)": texts}, index=results.index)
 

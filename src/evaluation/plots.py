@@ -135,34 +135,34 @@ def split_counts(table: pd.DataFrame, split: npt.NDArray[np.object_], names: Seq
 
 
 @styled
-def gallery(pictures, titles: Sequence[str] | None = None, columns: int = 8, heading: str = "") -> plt.Figure:
+def gallery(images, titles: Sequence[str] | None = None, columns: int = 8, heading: str = "") -> plt.Figure:
     """Draws faces in a grid, under a heading.
 
     Args:
-        pictures: uint8 RGB (n, h, w, 3) or a list of (h, w, 3); n may be 0.
-        titles: A small title for each picture.
-        columns: Number of pictures in a row.
+        images: uint8 RGB (n, h, w, 3) or a list of (h, w, 3); n may be 0.
+        titles: A small title for each image.
+        columns: Number of images in a row.
         heading: The title of the figure.
     """
-    titles = [""] * len(pictures) if titles is None else list(titles)
-    if len(titles) != len(pictures):
-        raise ValueError(f"titles must be as many as pictures, {len(pictures)}, got {len(titles)}")
+    titles = [""] * len(images) if titles is None else list(titles)
+    if len(titles) != len(images):
+        raise ValueError(f"titles must be as many as images, {len(images)}, got {len(titles)}")
     side = WIDTH / columns
     letters = int(side * 72 / 4.4)  # of a title of 7 points in one line
     titles = ["\n".join(textwrap.fill(line, letters) for line in str(title).split("\n")) for title in titles]
     lines = max((title.count("\n") + 1 for title in titles if title), default=0)
-    rows = max(1, -(-len(pictures) // columns))
+    rows = max(1, -(-len(images) // columns))
     figure, grid = plt.subplots(
         rows, columns, figsize=(WIDTH, rows * (side + lines * 0.13) + 0.3 * bool(heading)), squeeze=False
     )
     _heading(figure, heading)
     for axes in grid.flat:
         axes.axis("off")
-    for axes, picture, title in zip(grid.flat, pictures, titles):
-        axes.imshow(picture)
+    for axes, image, title in zip(grid.flat, images, titles):
+        axes.imshow(image)
         axes.set_title(title, fontsize=7, loc="center", pad=2)
-    if not len(pictures):
-        figure.text(0.5, 0.5, "no pictures to show", ha="center", va="center", color=GREY)
+    if not len(images):
+        figure.text(0.5, 0.5, "no images to show", ha="center", va="center", color=GREY)
     return figure
 
 

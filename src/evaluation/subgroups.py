@@ -9,16 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from src.config import AGE_GROUPS, YEAR_COUNT, AgeGroups
-from src.data import AGE_GROUPS_OF, fairface
+from src.config import AGE_GROUPS, YEAR_COUNT, named_by_years
+from src.data import AGE_GROUPS_OF, fairface, utkface
 from src.data.table import age_bounds, exact_years, task_labels
 from src.evaluation.calibration import Calibration, expected_calibration_error, prediction_interval, sum_to_groups
 from src.evaluation.metrics import Estimate, Unit, bootstrap_mean, decode, exact_match, one_off
 
-_BAND_RANGES = ((0, 6), (7, 12), (13, 19), (20, 29), (30, 39), (40, 49), (50, 59), (60, 69), (70, 100))
-_BAND_NAMES = tuple(f"{low}-{high}" for low, high in _BAND_RANGES)
-AGE_BANDS = AgeGroups(_BAND_RANGES, tuple(low for low, _ in _BAND_RANGES), _BAND_NAMES)
-UTKFACE_RACES = ("White", "Black", "Asian", "Indian", "Other")
+AGE_BANDS = named_by_years(((0, 6), (7, 12), (13, 19), (20, 29), (30, 39), (40, 49), (50, 59), (60, 69), (70, 100)))
 MIN_GROUP_SIZE = 30  # faces; `worst_group` ignores smaller groups
 RESULT_COLUMNS = ("dataset", "metric", "by", "group", *Estimate._fields)
 
@@ -113,7 +110,7 @@ def evaluate_subgroups(
     middle = np.mean(age_bounds(table), axis=0)
     groups = {
         Grouping.ALL: np.full(len(table), Grouping.ALL, object),
-        Grouping.AGE: np.array([*bands.names, None], object)[bands.index(middle, middle)],
+        Grouping.AGE: np.array([*bands.names, None], object)[bands.index(middle, middle)],  # index -1 selects None
         Grouping.GENDER: table["gender"].fillna("").to_numpy(object),
         Grouping.RACE: np.asarray(race, object),
     }
@@ -162,7 +159,7 @@ def face_scores(
     yield Metric.WITHIN_FIVE_YEARS, rows, error <= 5, Unit.SHARE
     if calibration is None:
         return
-    low, high = prediction_interval(probability, calibration.quantiles, calibration.bands).T
+    low, high = prediction_interval(probability, calibration).T
     covered = (low <= years) & (np.minimum(years, YEAR_COUNT - 1) <= high)
     yield Metric.INTERVAL_COVERAGE, rows, covered, Unit.SHARE
     yield Metric.INTERVAL_WIDTH, rows, high - low + 1, Unit.YEARS
@@ -175,11 +172,12 @@ def load_races(table: pd.DataFrame, folder: Path) -> npt.NDArray[np.object_]:
         table: A table of faces (n rows).
         folder: The data set's folder, from which FairFace's label files are read.
     """
-    digits = table["path"].str.extract(r"(?:^|/)\d+_[01]_([0-4])_\d+[^/]*$")[0].where(table["dataset"] == "utkface")
-    race = np.array([None if pd.isna(digit) else UTKFACE_RACES[int(digit)] for digit in digits], object)
-    is_fairface = (table["dataset"] == "fairface").to_numpy(bool)
-    if is_fairface.any():
-        race[is_fairface] = fairface.races(folder, table["path"][is_fairface])
+    race = np.full(len(table), None, object)
+    for dataset, rows in table.reset_index(drop=True).groupby("dataset"):
+        if dataset == "utkface":
+            race[rows.index] = utkface.races(rows["path"])
+        elif dataset == "fairface":
+            race[rows.index] = fairface.races(folder, rows["path"])
     return race
 
 

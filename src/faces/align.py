@@ -169,12 +169,12 @@ def choose_face(faces: list[Face], box: Box | None, shape: tuple[int, ...]) -> F
     return max(faces, key=central_size)
 
 
-def align(photo: Photo, landmarks: Points, alignment: Alignment = Alignment()) -> Photo:
-    """Rotates, scales and moves a face (a similarity) so that its eye centres are at the template's.
+def align_by_eyes(photo: Photo, eyes: Points, alignment: Alignment = Alignment()) -> Photo:
+    """Rotates, scales and moves a face so that its eye centres are at the template's: the similarity z → a z + b.
 
     Args:
         photo: uint8 (height, width, 3), RGB, 0-255.
-        landmarks: (68, 2), (x, y) in the photo's pixels.
+        eyes: (2, 2), (x, y) in the photo's pixels: the eye on the photo's left first.
         alignment: The template.
 
     Returns:
@@ -183,17 +183,35 @@ def align(photo: Photo, landmarks: Points, alignment: Alignment = Alignment()) -
     Raises:
         ValueError: The eye centres are not two distinct, finite points.
     """
-    return _align_by_eyes(photo, eye_centres(landmarks), alignment)
+    if not np.isfinite(eyes).all() or np.allclose(eyes[0], eyes[1]):
+        raise ValueError(f"alignment requires two distinct eye centres, got {eyes.tolist()}")
+    (left, right), (left_target, right_target) = _to_complex(eyes), _to_complex(alignment.eyes)
+    a = (right_target - left_target) / (right - left)
+    if abs(a) < 0.5:  # bilinear sampling would skip pixels, so they are averaged first
+        step = int(np.ceil(0.5 / abs(a)))
+        photo, corner = _reduced_crop(photo, (left + right) / 2, 1.5 * alignment.size / abs(a), step)
+        half = 0.5 + 0.5j  # coordinates refer to pixel centres, the crop's corner to the corner of a pixel
+        left, a = (left + half - corner) / step - half, a * step
+    b = left_target - a * left
+    matrix = np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
+    face = cv2.warpAffine(photo, matrix, (alignment.size,) * 2, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return _enhance(face, alignment)
 
 
 def align_face(photo: Photo, face: Face, alignment: Alignment = Alignment()) -> Photo:
-    """Aligns a face from `find_faces` by its `eyes`; see `align`."""
-    return _align_by_eyes(photo, face.eyes, alignment)
+    """Aligns a face from `find_faces`; see `align_by_eyes`."""
+    return align_by_eyes(photo, face.eyes, alignment)
+
+
+def align_for_tasks(photo: Photo, face: Face, alignments: dict[str, Alignment]) -> dict[str, Photo]:
+    """Aligns a face from `find_faces` for each task, once for all tasks with the same alignment; see `align_by_eyes`."""
+    aligned = {alignment: align_face(photo, face, alignment) for alignment in set(alignments.values())}
+    return {task: aligned[alignment] for task, alignment in alignments.items()}
 
 
 def align_by_box(photo: Photo, box: Box, alignment: Alignment = Alignment()) -> Photo:
-    """Aligns an upright face of which only the box is known, as if HOG had drawn this box; see `align`."""
-    return _align_by_eyes(photo, _eyes_in_box(box, DETECTORS["hog"]), alignment)
+    """Aligns an upright face of which only the box is known, as if HOG had drawn this box; see `align_by_eyes`."""
+    return align_by_eyes(photo, _eyes_in_box(box, DETECTORS["hog"]), alignment)
 
 
 def eye_centres(landmarks: Points) -> Points:
@@ -220,30 +238,13 @@ def _eyes_around(middle: complex, distance: float, tilt: complex) -> Points:
 
 
 def whole_photo(photo: Photo, alignment: Alignment = Alignment()) -> Photo:
-    """Scales the photo's central square to the template's size, for cropped faces that no detector finds; see `align`."""
+    """Scales the photo's central square to the template's size, for cropped faces that no detector finds."""
     height, width = photo.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     square = photo[top : top + side, left : left + side]
     method = cv2.INTER_AREA if side > alignment.size else cv2.INTER_LINEAR
     return _enhance(cv2.resize(square, (alignment.size,) * 2, interpolation=method), alignment)
-
-
-def _align_by_eyes(photo: Photo, eyes: Points, alignment: Alignment) -> Photo:
-    """Applies the similarity z → a z + b that moves the eyes to the template's."""
-    if not np.isfinite(eyes).all() or np.allclose(eyes[0], eyes[1]):
-        raise ValueError(f"alignment requires two distinct eye centres, got {eyes.tolist()}")
-    (left, right), (left_target, right_target) = _to_complex(eyes), _to_complex(alignment.eyes)
-    a = (right_target - left_target) / (right - left)
-    if abs(a) < 0.5:  # bilinear sampling would skip pixels, so they are averaged first
-        step = int(np.ceil(0.5 / abs(a)))
-        photo, corner = _reduced_crop(photo, (left + right) / 2, 1.5 * alignment.size / abs(a), step)
-        half = 0.5 + 0.5j  # coordinates refer to pixel centres, the crop's corner to the corner of a pixel
-        left, a = (left + half - corner) / step - half, a * step
-    b = left_target - a * left
-    matrix = np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
-    face = cv2.warpAffine(photo, matrix, (alignment.size,) * 2, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return _enhance(face, alignment)
 
 
 def _reduced_crop(photo: Photo, middle: complex, reach: float, step: int) -> tuple[Photo, complex]:

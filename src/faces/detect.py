@@ -235,7 +235,7 @@ def _detect_hog(photo: Photo) -> list[Detection]:
     grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
     first_scale = min(1.0, HOG_SIDE / max(grey.shape))
     uncertain: list[Detection] = []
-    for factor in (1, 2, 4) if 4 * first_scale <= 1 else (1, 2):
+    for factor in (1, 2, 4) if 4 * first_scale <= 1 else (1, 2):  # a photo is enlarged at most twice
         scale = factor * first_scale
         resized = _resize(grey, scale)
         if resized is None:

@@ -113,9 +113,9 @@ def _decode(image: Image.Image, max_pixels: int, reduce_above: int, can_draft: b
     if width * height > max_pixels:
         raise UnreadablePhoto(f"at most {max_pixels:,} pixels are supported, got {width:,} x {height:,}")
     scale = next((factor for factor in SCALES if width * height <= reduce_above * factor**2), SCALES[-1])
-    if scale > 1 and can_draft:  # only has an effect on JPEG
+    if scale > 1 and can_draft:  # makes the decoder of JPEG reduce the photo; has no effect on other formats
         image.draft(None, (max(1, width // scale), max(1, height // scale)))
-    decoder_scale = round(max(width, height) / max(image.size))
+    decoder_scale = round(max(width, height) / max(image.size))  # by which the decoder will reduce the photo
     image.load()  # turns TIFF files upright
     orientation = _orientation(image)
     rgb = _to_srgb(image)

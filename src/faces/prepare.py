@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import dlib
-import joblib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -114,7 +113,7 @@ def prepare(
     starts = range(0, len(table), CHUNK)
     if _unfinished(target, starts):
         install_landmark_file()  # once for all workers
-        rows = table[["path", *BOX_COLUMNS]].assign(exists=stamps.any(axis=1))
+        rows = table[["path", *BOX_COLUMNS]].assign(exists=stamps.any(axis=1))  # the stamps of a missing file are zeros
         try:
             with exclusive_lock(target / ".lock"):
                 offset = _create_files(target, (len(table), alignment.size, alignment.size, 3), settings)
@@ -174,8 +173,9 @@ def _prepare_chunks(
 def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
     """Yields an executor that uses processes of this machine or a Dask cluster."""
     if scheduler is None:
-        count = joblib.cpu_count() if workers == -1 else workers
-        pool = ProcessPoolExecutor(count, initializer=processes.end_with_parent, initargs=(os.getpid(),))
+        pool = ProcessPoolExecutor(
+            None if workers == -1 else workers, initializer=processes.end_with_parent, initargs=(os.getpid(),)
+        )
         try:
             yield pool
         except BrokenProcessPool as error:
@@ -290,14 +290,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folder = data.resolve_folder(options.dataset, options.data)
     table = data.load(options.dataset, folder).table
-    scheduler = options.scheduler or None
+    scheduler = options.scheduler or None  # `make prepare` without a scheduler passes ""
     try:
         prepared = prepare(table, folder, Alignment(), options.cache, options.workers, scheduler, options.detector)
     except KeyboardInterrupt as interrupt:
         interrupt.args = ("stopped; finished work is kept, and the same command resumes",)
         raise
     outcome = pd.Series(np.where(prepared.usable, prepared.alignment_source, prepared.reason))
-    print(outcome.str.split(" (", regex=False).str[0].value_counts().to_string())
+    print(outcome.str.split(" (", regex=False).str[0].value_counts().to_string())  # without the details in brackets
     print(f"{len(table):,} faces are in {prepared.folder}")
     return 0
 

@@ -185,10 +185,10 @@ def load_model(folder: str | Path) -> TrainedModel:
         reason = f"labels.json or card.json lacks {error}" if isinstance(error, KeyError) else error
         raise ModelFolderError(f"{folder} cannot be used: {reason}") from error
     loader = partial(_load_keras_model, folder, card, labels, alignment)
+    trained = TrainedModel(loader, labels, alignment, card, calibration, graph)
     if graph is None:
-        model = loader()  # a model that only Keras can run is loaded now, which checks it
-        return TrainedModel(lambda: model, labels, alignment, card, calibration)
-    return TrainedModel(loader, labels, alignment, card, calibration, graph)
+        trained.model  # noqa: B018  # a model that only Keras can run is loaded now, which checks it
+    return trained
 
 
 def find_models(task: str, dataset: str, which: str = "both") -> dict[str, Path]:

@@ -1,7 +1,9 @@
-"""A level one of residual blocks, stronger than the plain one, and models that average a face with its mirror image."""
+"""A level one of residual blocks, deeper than the plain one. Notebook 1 has it as an exercise."""
+
+import itertools
 
 from src.config import SEED
-from src.keras_setup import keras, layers, ops
+from src.keras_setup import keras, layers
 
 BLOCKS = ((48, 1), (48, 1), (96, 2), (96, 1), (192, 2), (192, 1), (256, 2))  # filters and stride of each residual block
 
@@ -20,7 +22,7 @@ def residual_level_one(size: int = 128, dtype: str = "float32", seed: int = SEED
     Returns:
         A model from uint8 faces (batch, size, size, 3), RGB, 0-255, to features (batch, 256).
     """
-    seeds = iter(range(seed + 1, seed + 100))  # one for each convolution
+    seeds = itertools.count(seed + 1)  # one for each convolution
 
     def convolution(x, filters, kernel_size, strides=1, gamma="ones"):
         """Adds a convolution and batch normalisation to a map (batch, height, width, channels)."""
@@ -44,20 +46,4 @@ def residual_level_one(size: int = 128, dtype: str = "float32", seed: int = SEED
             x = convolution(x, filters, 1)
         x = relu(layers.Add(dtype=dtype)([x, y]), name=f"block_{i}")
     features = layers.GlobalAveragePooling2D(dtype=dtype, name="features")(x)
-    return keras.Model(face, features, name="level_one")
-
-
-def average_with_mirror_image(level_one: keras.Model) -> keras.Model:
-    """Builds a level one that averages the features of a face and of its mirror image.
-
-    Args:
-        level_one: The feature extractor to apply to both; its weights are copied.
-
-    Returns:
-        A model with the same inputs and outputs, whose layer `trunk` is the copy.
-    """
-    trunk = keras.Model.from_config(level_one.get_config() | {"name": "trunk"})
-    trunk.set_weights(level_one.get_weights())
-    face = keras.Input(level_one.input_shape[1:], dtype="uint8", name="face")
-    features = layers.Average(name="mean_of_both")([trunk(face), trunk(ops.flip(face, axis=2))])
     return keras.Model(face, features, name="level_one")

@@ -169,7 +169,7 @@ def fit(
         faces: Array or memory map (n, size, size, 3), RGB, 0-255.
         rows: Indices of the faces to use (m,).
         labels: Their labels: integers (m,), or floats (m, k) for another kind of loss.
-        split: "train" or "validation" for each of them (m,); faces with any other value, such as "test", are not used.
+        split: "train" or "validation" for each of them (m,); faces of any other split are not used.
         settings: How to train.
         on_epoch: Called with the history after each epoch.
         checkpoint_folder: Folder for the saved states.
@@ -182,6 +182,7 @@ def fit(
     """
     with data_parallel():
         model, split = _rebuild(model, model.to_json()), np.asarray(split)
+        # A training does not depend on test faces. Faces of other splits, such as unusable ones, are left out further down.
         rows, labels, split = (np.asarray(values)[split != "test"] for values in (rows, labels, split))
         folder = checkpoint_folder / _state_name(model, faces, rows, labels, split, settings, loss)
         with exclusive_lock(folder / ".lock"):

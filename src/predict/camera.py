@@ -100,7 +100,7 @@ def _newest(camera: cv2.VideoCapture, first: Photo) -> Generator[Photo, None, No
 
 def annotate_frames(frames: Iterator[Photo], predictor: Predictor) -> Iterator[Photo]:
     """Draws the predictions on each frame of `open_camera`. They are means over all detections so far and thus stabilise."""
-    tracker = MultiTracker(predictor.detector)
+    tracker = MultiTracker(predictor.detector)  # the rate of the frames is unknown, so the default is assumed
     for frame in frames:
         run_models(tracker.update(frame), frame, predictor.models)
         tracks = [track for track in tracker.in_sight if track.detections >= MIN_DETECTIONS]

@@ -157,7 +157,7 @@ def _table(table: pd.DataFrame) -> str:
 
 def page(predictor: Predictor) -> gr.Blocks:
     """Builds the page with its three tabs; their predictions are also the API endpoints /photo, /camera and /video."""
-    queue = {"concurrency_id": "models", "concurrency_limit": 32}
+    queue = {"concurrency_id": "models", "concurrency_limit": 32}  # `_models_lock` lets one of them run at a time
     # Gradio deletes the annotated videos and unused uploads when they are ten minutes old.
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 600)) as blocks:
         gr.Markdown(f"# {TITLE}\n{INTRODUCTION}")

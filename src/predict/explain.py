@@ -20,7 +20,8 @@ from src.models.model_folder import TrainedModel
 from src.predict.inference import to_reported_classes
 
 TINY = np.finfo(np.float32).tiny
-HIDDEN_VALUE = 128  # value of the square that hides a part of the face
+HIDDEN_SHARE, HIDDEN_VALUE = 0.2, 128  # side (a share of the face's) and value of the square that hides a part of the face
+HIDDEN_STEPS = 14  # number of squares along each side
 OCCLUSION_BATCH = 32  # partly hidden faces that are predicted together
 
 
@@ -64,7 +65,7 @@ def grad_cam(model: keras.Model, face: npt.NDArray[np.uint8], classes: list[int]
     import tensorflow as tf
 
     level_one, level_two = model.get_layer("level_one"), model.get_layer("level_two")
-    # A level one by `average_with_mirror_image` contains the network that sees both images.
+    # A level one by `experiments.training_steps.average_with_mirror_image` contains the network that sees both images.
     shared = next((layer for layer in level_one.layers if isinstance(layer, keras.Model)), level_one)
     mirrored = shared is not level_one
     views = [face, face[:, ::-1]] if mirrored else [face]
@@ -77,9 +78,7 @@ def grad_cam(model: keras.Model, face: npt.NDArray[np.uint8], classes: list[int]
     return _full_size(heat[0] + heat[1][:, ::-1] if mirrored else heat[0], face.shape[0])
 
 
-def occlusion(
-    model: keras.Model, face: npt.NDArray[np.uint8], classes: list[int], share: float = 0.2, steps: int = 14
-) -> OcclusionResult:
+def occlusion(model: keras.Model, face: npt.NDArray[np.uint8], classes: list[int]) -> OcclusionResult:
     """Computes how far the log odds of the classes fall if a grey square hides a part of the face.
 
     Log odds show what probabilities near 1 hide: these hardly move even if the network has far less support for the classes.
@@ -90,13 +89,11 @@ def occlusion(
         model: A network from faces to probabilities.
         face: The aligned face, uint8 (size, size, 3), RGB, 0-255.
         classes: As for `grad_cam`.
-        share: The side of the square, as a fraction of the face's side.
-        steps: The number of squares along each side.
     """
     size = face.shape[0]
-    side = round(share * size)
-    starts = np.round((np.arange(steps) + 0.5) / steps * size - side / 2).astype(int)
-    hidden = np.repeat(face[None], steps * steps, axis=0)
+    side = round(HIDDEN_SHARE * size)
+    starts = np.round((np.arange(HIDDEN_STEPS) + 0.5) / HIDDEN_STEPS * size - side / 2).astype(int)
+    hidden = np.repeat(face[None], HIDDEN_STEPS**2, axis=0)
     for image, (top, left) in zip(hidden, itertools.product(starts, starts)):
         image[max(0, top) : top + side, max(0, left) : left + side] = HIDDEN_VALUE
     batches = [face[None], *np.array_split(hidden, -(-len(hidden) // OCCLUSION_BATCH))]
@@ -105,7 +102,7 @@ def occlusion(
     # The sum over the other classes is exact near 0, where 1 - chosen is rounded. `TINY` avoids the logarithm of zero.
     others = np.delete(probability, classes, axis=1).sum(axis=1)
     log_odds = np.log(np.maximum(chosen, TINY)) - np.log(np.maximum(others, TINY))
-    heat = _full_size(np.maximum(log_odds[0] - log_odds[1:], 0).reshape(steps, steps), size)
+    heat = _full_size(np.maximum(log_odds[0] - log_odds[1:], 0).reshape(HIDDEN_STEPS, HIDDEN_STEPS), size)
     return OcclusionResult(heat, float(chosen[0]), float(chosen[1:].min()))
 
 

@@ -82,10 +82,9 @@ def detect_faces_in_photo(
     rows: list[dict] = []
     for number, face in enumerate(align.find_faces(pixels, detector), start=1):
         box = np.clip(face.box, 0, (width, height, width, height)) * scale  # in the pixels of the full photo
-        aligned = {alignment: align.align_face(pixels, face, alignment) for alignment in set(alignments.values())}
         rows.append({"photo": name, "status": Status.OK, "face": number, **_box_columns(box),
                      "detection_score": round(face.score, 3),
-                     "aligned": {task: aligned[alignment] for task, alignment in alignments.items()}})  # fmt: skip
+                     "aligned": align.align_for_tasks(pixels, face, alignments)})  # fmt: skip
     if rows or fallback == Fallback.NONE:
         return rows or [{"photo": name, "status": Status.NO_FACE, "message": NO_FACE_FOUND}]
     box = (0, 0, width * scale, height * scale)

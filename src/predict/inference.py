@@ -158,6 +158,6 @@ def _task_columns(probability: np.ndarray, trained: TrainedModel) -> dict:
     if not labels.single_years:
         return columns | {"age_years": expected_years(probability, labels.centre_years).round(1)}
     if calibration and calibration.quantiles:
-        low, high = prediction_interval(probability, calibration.quantiles, calibration.bands).T
+        low, high = prediction_interval(probability, calibration).T
         columns |= {"age_interval_low": low, "age_interval_high": high}
     return columns | {"age_years": decode(probability, ordered=True)}

@@ -64,13 +64,12 @@ def alignment_steps(pixels: Photo, face: Face, alignments: Mapping[str, Alignmen
 
 
 @styled
-def probability_bars(shares: pd.DataFrame, heading: str, middle: float | None = None) -> plt.Figure:
+def probability_bars(shares: pd.DataFrame, heading: str) -> plt.Figure:
     """Draws probabilities side by side: a group of bars for each row and a bar for each column, a key of `MODEL_COLOURS`.
 
     Args:
         shares: Probabilities 0-1; the index names the groups.
         heading: The title of the figure.
-        middle: Where to draw a vertical line, such as 0.5 between two classes.
     """
     figure, axes = plt.subplots(figsize=(WIDTH * 0.8, 0.9 + 0.26 * shares.size))
     height = 0.8 / shares.shape[1]
@@ -78,8 +77,7 @@ def probability_bars(shares: pd.DataFrame, heading: str, middle: float | None = 
         places = np.arange(len(shares)) - 0.4 + (i + 0.5) * height
         bars = axes.barh(places, shares[name], height * 0.9, color=MODEL_COLOURS[name], label=name)
         axes.bar_label(bars, fmt="{:.0%}", padding=4)
-    if middle is not None:
-        axes.axvline(middle, color=GREY, linestyle=":", zorder=0)
+    axes.axvline(0.5, color=GREY, linestyle=":", zorder=0)
     axes.set(yticks=range(len(shares)), yticklabels=shares.index, ylim=(len(shares) - 0.4, -0.6), xlim=(0, 1.1), xticks=[])
     axes.tick_params(axis="y", length=0)
     axes.spines["bottom"].set_visible(False)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
-from src.faces.align import Face, align_face, find_faces
+from src.faces.align import Face, align_for_tasks, find_faces
 from src.faces.detect import DETECTORS, Box, Photo, intersection_over_union
 from src.faces.landmark_file import packaged_file
 from src.predict.inference import FACE_TYPES, Models
@@ -199,10 +199,7 @@ class MultiTracker:
 
 def run_models(detected: list[tuple[Track, Face]], frame: Photo, models: Models) -> None:
     """Runs the models on the faces detected in a frame, and adds the probabilities to their tracks."""
-    faces = [
-        {task: align_face(frame, face, alignment) for task, alignment in models.alignments.items()} for _, face in detected
-    ]
-    probabilities = models.probabilities(faces)
+    probabilities = models.probabilities([align_for_tasks(frame, face, models.alignments) for _, face in detected])
     for i, (track, _) in enumerate(detected):
         track.add_probabilities({task: values[i] for task, values in probabilities.items()})
 

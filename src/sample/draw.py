@@ -1,7 +1,8 @@
 """Draws the embedded sample: images of people who do not exist, in the layouts of the real data sets.
 
-The sample is drawn once and always the same: `adience/` (Adience's layout with some of its irregular labels),
-`imdb_wiki/` (IMDB-WIKI's, with every defect of its records) and `photos/` (photos of several people for the pipelines).
+The sample has three folders: `adience/` (Adience's layout, with some of its irregular labels), `imdb_wiki/` (IMDB-WIKI's
+layout, with every defect of its records) and `photos/` (photos of several people, for the pipelines). Every machine draws
+the same sample, once.
 """
 
 import contextlib
@@ -23,12 +24,11 @@ from src.files import atomic_folder, exclusive_lock
 from src.sample import face_model, imdb_wiki_files, scene
 from src.sample.face_model import GROUPS, FaceModel
 from src.sample.person import Person, new_person
-from src.sample.scene import write_jpeg
 
 SETTINGS_FILE = "drawn.json"  # in each finished folder
 VERSION = 3  # version of the drawing; a new number redraws existing samples
 FACES = 1000  # images in `adience/`
-MIN_FACES = 160  # with these, each fold has every age group and gender
+MIN_FACES = 160  # with fewer, a fold may lack an age group or a gender
 
 FOLDS, USERS = 5, 40  # a user_id of Adience is a user's album of several people
 BLOCK = len(GROUPS.years) * len(GENDERS)  # consecutive people, one of each age group and gender
@@ -39,13 +39,13 @@ Job: TypeAlias = tuple  # a delayed call of joblib
 
 
 class IrregularLabel(NamedTuple):
-    """One of Adience's irregular labels; the shares follow the real data set loosely."""
+    """One of Adience's irregular labels, about as frequent as in the real data set."""
 
-    age_group: int  # age group of the rows that get the label
+    age_group: int  # only rows of this age group get the label
     age: str | None  # new age; None keeps the old one
     gender: str | None  # new gender; None keeps the old one
     share: int  # rows per 1000
-    old_gender: str | None = None  # gender of the rows that get the label; None means any
+    old_gender: str | None = None  # only rows of this gender get the label; None: rows of any gender
 
 
 IRREGULAR_LABELS = [
@@ -174,7 +174,7 @@ def _draw_face(folder: Path, user: str, name: str, model: FaceModel, person: Per
     image, _ = scene.snapshot(model, [person], size, int(rng.integers(116, 138)), rng)
     tilt = cv2.getRotationMatrix2D((IMAGE_SIDE / 2, IMAGE_SIDE / 2), rng.uniform(-6, 6), 1.0)
     image = cv2.warpAffine(image, tilt, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    write_jpeg(folder / "faces" / user / f"coarse_tilt_aligned_face.{name}", image)
+    scene.write_jpeg(folder / "faces" / user / f"coarse_tilt_aligned_face.{name}", image)
 
 
 def _plan_imdb_wiki(folder: Path, model: FaceModel, faces: int) -> Iterator[Job]:

@@ -110,9 +110,11 @@ def _save(path: Path, subset: str, records: list[dict]) -> None:
     column = {name: [record[name] for record in records] for name in records[0]}
     dtypes = {"dob": "int32", "photo_taken": "uint16", "gender": "float64", "face_score": "float64"}
     dtypes |= {"second_face_score": "float64", "celeb_id": "uint16"}
-    struct = {name: np.array(values, dtypes[name]) if name in dtypes else _cells(values) for name, values in column.items()}
+    struct = {
+        name: np.array(values, dtypes[name]) if name in dtypes else matlab_cells(values) for name, values in column.items()
+    }
     if subset == "imdb":
-        struct["celeb_names"] = _cells(list(dict.fromkeys(column["name"])))
+        struct["celeb_names"] = matlab_cells(list(dict.fromkeys(column["name"])))
     else:
         del struct["celeb_id"]
     # The order of fields in the real files
@@ -124,7 +126,7 @@ def _save(path: Path, subset: str, records: list[dict]) -> None:
     path.write_bytes(b"MATLAB 5.0 MAT-file, drawn sample".ljust(MAT_HEADER_BYTES) + file.getvalue()[MAT_HEADER_BYTES:])
 
 
-def _cells(values: list) -> np.ndarray:
+def matlab_cells(values: list) -> np.ndarray:
     """Returns a Matlab cell array, object (1, n), of arrays or strings."""
     cells = np.empty((1, len(values)), object)
     for i, value in enumerate(values):

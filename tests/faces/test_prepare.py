@@ -21,7 +21,7 @@ from PIL import Image
 from src import config
 from src.data.table import BOX_COLUMNS, TABLE_COLUMNS, check_table
 from src.faces import prepare as prepare_module
-from src.faces.align import Alignment, align, align_face, find_faces, whole_photo
+from src.faces.align import Alignment, align_face, find_faces, whole_photo
 from src.faces.detect import DEFAULT_DETECTOR, DETECTORS
 from src.faces.image_io import read_photo
 from src.faces.prepare import prepare
@@ -199,7 +199,7 @@ def test_each_detector_has_its_own_cache_which_names_it(pictures, tmp_path):
     for face, path in zip(made["hog"].faces, few["path"]):
         photo = read_photo(folder / path)
         (found,) = find_faces(photo, "hog")
-        assert (face == align(photo, found.landmarks, SMALL)).all()
+        assert (face == align_face(photo, found, SMALL)).all()
 
 
 def test_an_unknown_detector_is_refused_before_anything_is_written(pictures, tmp_path):

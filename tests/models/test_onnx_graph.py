@@ -7,13 +7,14 @@ import sys
 import numpy as np
 import pytest
 
+from experiments.training_steps import average_with_mirror_image
 from src.config import MODELS, ROOT
 from src.faces.align import Alignment
 from src.keras_setup import keras, layers, ops
 from src.models import model_folder
 from src.models.model_folder import Labels
 from src.models.onnx_graph import UnsupportedModelError, compile_graphs, read_graph
-from src.models.residual import average_with_mirror_image, residual_level_one
+from src.models.residual import residual_level_one
 from src.models.two_level_cnn import level_two, two_level_cnn
 from src.predict.inference import build_networks
 

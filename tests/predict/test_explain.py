@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import skimage.data
 
+from experiments.training_steps import average_with_mirror_image
 from src.config import AGE_GROUPS
 from src.faces.align import Alignment, find_faces
 from src.keras_setup import keras, layers
@@ -28,7 +29,7 @@ def spot_finder(mirrored: bool) -> keras.Model:
     kernel[..., 0, 0], kernel[..., 1, 0], kernel[..., 2, 0] = 0.05, -0.05, -0.05
     convolution.set_weights([kernel])
     if mirrored:
-        first = residual.average_with_mirror_image(first)
+        first = average_with_mirror_image(first)
     dense = layers.Dense(2, activation="softmax", name="level_two")
     model = keras.Model(face, dense(first(face)))
     weights, bias = dense.get_weights()
@@ -76,7 +77,7 @@ def test_the_occlusion_map_of_a_certain_model_is_no_noise():
 
 
 @pytest.mark.parametrize(
-    "first", [two_level_cnn.level_one(227), residual.average_with_mirror_image(residual.residual_level_one(SIZE))]
+    "first", [two_level_cnn.level_one(227), average_with_mirror_image(residual.residual_level_one(SIZE))]
 )
 def test_the_projects_own_networks_have_a_last_convolution(first):
     model = two_level_cnn.two_level_cnn(4, level_one_model=first)

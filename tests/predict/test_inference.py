@@ -43,7 +43,7 @@ def test_single_years_give_a_group_the_median_and_an_interval(year):
     best = (sums.cumsum() < 0.5).sum()
     assert row["age_group"] == GROUPS.names[best] and row["age_group_probability"] == pytest.approx(sums[best], abs=1e-4)
     assert row["age_years"] == (probability.cumsum() < 0.5).sum()
-    expected = prediction_interval(probability[None], (1.4, 1.3), (0, 30))[0].tolist()
+    expected = prediction_interval(probability[None], Calibration(0, (0, 30), (1.4, 1.3)))[0].tolist()
     assert [row["age_interval_low"], row["age_interval_high"]] == expected
     assert row["age_interval_low"] <= row["age_years"] <= row["age_interval_high"]
 

@@ -107,7 +107,7 @@ def test_without_a_result_file_the_command_writes_nothing(standins, monkeypatch,
 
 @pytest.mark.parametrize(
     ("file", "word", "names"),
-    [("other_seed", "seeds", "as released | another seed"), ("held_out", "from_photos", "prepared faces | photo files")],
+    [("other_seed", "other_seed", "as released | another seed"), ("held_out", "from_photos", "prepared faces | photo files")],
 )
 def test_other_results_stand_beside_the_released_models(models, results, tmp_path, file, word, names):
     shutil.copytree(results, tmp_path / "results")

@@ -4,16 +4,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.config import YEAR_COUNT
-from src.keras_setup import keras, layers, ops
-from src.models import multitask, train
-from src.models.multitask import (
+from experiments import multitask
+from experiments.multitask import (
     AbsoluteError,
     GenderAccuracy,
     distillation_loss,
     multitask_labels,
     multitask_loss,
 )
+from src.config import YEAR_COUNT
+from src.keras_setup import keras, layers, ops
+from src.models import train
 
 NOTHING_KNOWN = (-1, -1, -1)
 SIZE = 32
