@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common import parser, report
-from experiments.results import NO_FACE_FOUND
+from experiments.results import NO_FACE_METRIC
 from experiments.training_steps import load_data
 from src import data as datasets
 from src.config import AGE_GROUPS, CACHE, MODELS
@@ -57,7 +57,7 @@ def measured(photos: pd.DataFrame, predictions: pd.DataFrame) -> list[dict]:
         found = bootstrap_mean(scores[of], subjects[of], unit)._asdict()
         rows.append({"metric": metric, "by": by, "group": group} | found)
 
-    add(NO_FACE_FOUND, (predictions["status"] == Status.WHOLE_PHOTO).to_numpy(float), np.ones(len(photos), bool))
+    add(NO_FACE_METRIC, (predictions["status"] == Status.WHOLE_PHOTO).to_numpy(float), np.ones(len(photos), bool))
     known = photos["gender"].notna().to_numpy()
     is_correct = (predictions["gender"] == photos["gender"]).to_numpy(bool, na_value=False)
     add(Metric.GENDER_ACCURACY, is_correct, known)

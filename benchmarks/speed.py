@@ -22,7 +22,7 @@ from src.config import MODELS, SEED
 from src.keras_setup import keras
 from src.models.export import export
 from src.models.model_folder import load_model
-from src.predict.inference import build_networks
+from src.predict.inference import build_runners
 
 import tensorflow as tf  # isort: skip  # after src.keras_setup, which silences its start
 
@@ -47,9 +47,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as temporary:
             rows += measure(folder.name, load_runtimes(folder, Path(temporary) / "exported"), size, options.turns)
     if len(options.folders) > 1:
-        networks = build_networks({folder.name: load_model(folder) for folder in options.folders}).values()
+        runners = build_runners({folder.name: load_model(folder) for folder in options.folders}).values()
         bytes_read = sum((folder / "model.keras").stat().st_size for folder in options.folders)
-        runtimes = {"ONNX Runtime, as predict": (lambda faces: [network(faces) for network in networks], bytes_read)}
+        runtimes = {"ONNX Runtime, as predict": (lambda faces: [run(faces) for run in runners], bytes_read)}
         rows += measure("both", runtimes, size, options.turns)
     report(rows, options.csv, 1)
 

@@ -1,5 +1,7 @@
 """Ablations of the released models' training: short trainings that differ in one choice.
 
+A random start differs in the learning rate too.
+
     python -m experiments.ablations DATA [--runs FOLDER] [--seeds 1 2] [--only NAME ...] [--csv FILE] [--faces N] [--epochs N]
 
 DATA contains UTKFace/, FairFace/ and AllAgeFaces/. Aligned faces, fine-tuned teachers and their predictions are shared with
@@ -133,7 +135,7 @@ def _evaluate_variant(name: str, seed: int, setup: _Setup) -> pd.DataFrame:
     table, faces = setup.table.copy(), _aligned_faces(variant.alignment, setup)
     table.loc[:, list(variant.hidden)] = pd.NA
     model, seconds = _train(VARIANTS[variant.baseline] if variant.with_mirror else variant, seed, setup, table, faces)
-    predict = training_steps.predict_with_mirror if variant.with_mirror else training_steps.predict_tasks
+    predict = training_steps.predict_both_ways if variant.with_mirror else training_steps.predict_tasks
     table = table[is_validation].reset_index(drop=True)
     scores = _score_faces(table, predict(model, faces, np.flatnonzero(is_validation)))
     file, baseline = (setup.folder / f"scores-{setup.epochs}-{seed}-{which}.csv" for which in (name, variant.baseline))
@@ -251,7 +253,10 @@ def main(arguments: list[str] | None = None) -> None:
     results = pd.read_csv(csv) if csv.exists() else pd.DataFrame(columns=list(COLUMNS))
     if (results[list(size)] != list(size.values())).any(axis=None):
         parser.error(f"{csv} must contain trainings of {size}, got another size: choose another file")
-    wanted = {*options.only, *(VARIANTS[name].baseline for name in options.only)}
+    wanted = set(options.only)
+    for name in reversed(VARIANTS):  # baselines come first
+        if name in wanted:
+            wanted.add(VARIANTS[name].baseline)
     for seed in options.seeds:
         for name in VARIANTS:
             if name in wanted and not ((results["variant"] == name) & (results["seed"] == seed)).any():

@@ -30,7 +30,8 @@ from src.processes import run_command
 from src.sample import draw
 
 FOLDS = (0, 1, 2, 3, 4)
-# Task, age groups and label set of each experiment. Genders are tested on "mapped", which has the same labels on more rows.
+# Task, age groups and label set of each experiment. Genders are tested on "mapped" alone, because both label sets have the
+# same genders.
 EXPERIMENTS = {
     "gender": ("gender", "adience", "mapped"),
     "eight groups, strict": ("age", "adience", "strict"),

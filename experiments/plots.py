@@ -17,6 +17,7 @@ from src.evaluation.plots import (
     GENDER_COLOURS,
     GREEN,
     GREY,
+    MODEL_COLOURS,
     PURPLE,
     SKY,
     VERMILLION,
@@ -27,7 +28,7 @@ from src.evaluation.plots import (
 from src.evaluation.subgroups import Grouping
 
 _GROUPING_COLOURS = {Grouping.ALL: BLACK, Grouping.AGE: GREEN, Grouping.RACE: PURPLE}  # genders have their own colours
-_MODEL_COLOURS = {"ours": VERMILLION, "plain": GREEN, "others": GREY}
+_MODEL_COLOURS = {"ours": MODEL_COLOURS["released"], "plain": GREEN, "others": GREY}
 _LINE_COLOURS = (BLACK, GREEN, VERMILLION, SKY, PURPLE, BLUE)
 
 

@@ -62,7 +62,7 @@ FILES = {
 }
 RELEASED_MODELS = "released models"  # their name in comparisons
 # Further values of the column `metric`: in held_out.csv, then in label_limits.csv.
-NO_FACE_FOUND = "no face found"
+NO_FACE_METRIC = "no face found"
 OTHER_GENDER, YEARS_APART = "other gender", "years apart"
 
 
@@ -140,9 +140,10 @@ def describe_worst_group(results: pd.DataFrame, dataset: str, metric: str, by: s
     """
     rows = results[results["dataset"] == dataset]
     subject = f"{dataset_title(dataset)}, {metric}"
-    if not ((rows["metric"] == metric) & (rows["by"] == by) & (rows["n"] >= MIN_GROUP_SIZE)).any():
+    try:
+        row = worst_group(rows, metric, by)
+    except ValueError:
         return f"{subject}: no {'age band' if by == 'age' else by} has {MIN_GROUP_SIZE} faces, so no worst group is named."
-    row = worst_group(rows, metric, by)
     overall = rows[(rows["metric"] == metric) & (rows["by"] == Grouping.ALL)].iloc[0]
     name = row["group"].replace("_", " ")
     name = {"age": f"ages {name.replace('-', '–')}", "gender": f"{name} faces", "race": f"faces labelled {name}"}[by]
@@ -262,18 +263,18 @@ class Evaluation(NamedTuple):
 
 
 def evaluate_released(
-    dataset: str, data: str | Path, models: dict[str, TrainedModel], cache: Path = config.CACHE, **options
+    dataset: str, folder: str | Path, models: dict[str, TrainedModel], cache: Path = config.CACHE, **options
 ) -> Evaluation:
     """Evaluates the released models on the test faces of a data set.
 
     Args:
         dataset: Name of the data set.
-        data: Its folder; see `src.data.resolve_folder`.
+        folder: Its folder; see `src.data.resolve_folder`.
         models: From `load_released`.
         cache: Folder for the aligned faces.
         **options: Options of the data set's loader; see `src.data.load`.
     """
-    folder = datasets.resolve_folder(dataset, data)
+    folder = datasets.resolve_folder(dataset, folder)
     table = datasets.load(dataset, folder, **options).table
     prepared = prepare(table, folder, models["gender"].alignment, cache)
     rows = np.flatnonzero(test_mask(table, prepared.faces) & prepared.usable)
@@ -290,8 +291,8 @@ def evaluate_released(
 def test_mask(table: pd.DataFrame, faces: np.ndarray) -> npt.NDArray[np.bool_]:
     """Returns a mask of the test faces (n,): fold 0 or, in a data set without folds, the test split of `table.split`.
 
-    In a data set without identities, faces with a near-duplicate are excluded, because the released models may have been
-    trained on the duplicate.
+    In a data set without identities, faces with a near-duplicate in it are excluded, because the released models may have
+    been trained on the duplicate.
     """
     test = split(table, 0 if table["fold"].notna().any() else None) == "test"
     if table["subject"].isna().all():

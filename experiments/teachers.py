@@ -14,7 +14,7 @@ import numpy.typing as npt
 from experiments.mobilenet import BLOCKS, mobilenet
 from experiments.multitask import add_task_heads, multitask_labels
 from experiments.teacher_files import Stages, faceres_file, read_faceres, read_sface, sface_file
-from experiments.training_steps import BASE_SETTINGS, PreparedData, cached_array, fit_multitask, predict_with_mirror
+from experiments.training_steps import BASE_SETTINGS, PreparedData, cached_array, fit_multitask, predict_both_ways
 from src.config import SEED
 from src.keras_setup import keras, layers, ops
 from src.models.train import TrainingSettings, fast_dtype
@@ -28,7 +28,7 @@ PIXEL_MEANS = (123.68, 116.779, 103.939)  # means of red, green and blue, which 
 FEATURE_DEVIATIONS = {"sface": 0.016, "faceres": 0.32}
 # Weaker augmentation than for a network that starts from random weights.
 FINETUNING_SETTINGS = replace(
-    BASE_SETTINGS, epochs=6, batch_size=48, learning_rate=2e-4,
+    BASE_SETTINGS, batch_size=48, learning_rate=3e-4,
     grayscale_probability=0.05, downscale_probability=0.1, random_erasing_probability=0,
 )  # fmt: skip
 
@@ -152,5 +152,5 @@ def teacher_probabilities(name: str, data: PreparedData, settings: TrainingSetti
     digest.update(multitask_labels(data.table).tobytes() + "".join(data.split).encode())
     return cached_array(
         data.folder / f"teacher-{name}-{digest.hexdigest()[:8]}.npy",
-        lambda: predict_with_mirror(finetune(name, data, settings, runs), data.faces, np.arange(len(data.table))),
+        lambda: predict_both_ways(finetune(name, data, settings, runs), data.faces, np.arange(len(data.table))),
     )

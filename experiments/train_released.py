@@ -34,7 +34,7 @@ from experiments.training_steps import (
     PreparedData,
     fit_multitask,
     load_data,
-    with_mirror_image,
+    mirrored_network,
     write_release,
 )
 from src.config import CACHE, MODELS, RESULTS, SEED
@@ -43,10 +43,9 @@ from src.models.train import fast_dtype
 from src.processes import run_command
 
 TEACHERS = {
-    "faceres": replace(FINETUNING_SETTINGS, epochs=10, learning_rate=3e-4),
-    "sface": replace(FINETUNING_SETTINGS, epochs=4, learning_rate=3e-4),
+    "faceres": replace(FINETUNING_SETTINGS, epochs=10),
+    "sface": replace(FINETUNING_SETTINGS, epochs=4),
 }
-STUDENT_START = "faceres"  # the teacher from whose weights the student starts
 STUDENT = replace(BASE_SETTINGS, epochs=10, batch_size=48, learning_rate=3e-4)
 
 
@@ -62,10 +61,10 @@ def train(data: PreparedData, seed: int, runs: Path) -> tuple[keras.Model, pd.Da
         The student, which averages the features of each face and of its mirror image, and the history of its training.
     """
     model = build_student(data.faces.shape[1], fast_dtype(), seed)
-    model.set_weights(finetune(STUDENT_START, data, TEACHERS[STUDENT_START], runs).get_weights())
+    model.set_weights(finetune("faceres", data, TEACHERS["faceres"], runs).get_weights())
     targets = teacher_targets(data, runs, TEACHERS)
     model, history = fit_multitask(model, data, replace(STUDENT, seed=seed), runs, targets)
-    return with_mirror_image(model), history
+    return mirrored_network(model), history
 
 
 def teacher_targets(data: PreparedData, runs: Path, names: Iterable[str]) -> npt.NDArray[np.float32]:
@@ -76,8 +75,7 @@ def teacher_targets(data: PreparedData, runs: Path, names: Iterable[str]) -> npt
 def build_student(size: int, dtype: str = "float32", seed: int = SEED) -> keras.Model:
     """Builds the network to release, with random weights.
 
-    The weights of the fine-tuned FaceRes fit it (`set_weights`). Unlike this teacher, it contains no nested model and takes
-    the faces at their full size.
+    The weights of the fine-tuned FaceRes fit it (`set_weights`). Unlike this teacher, it takes the faces at their full size.
 
     Args:
         size: Height and width of the aligned faces in pixels.
@@ -89,7 +87,7 @@ def build_student(size: int, dtype: str = "float32", seed: int = SEED) -> keras.
     """
     convolutions = faceres_convolutions(size, dtype)
     pooled = layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(convolutions.output)
-    features = layers.Rescaling(1 / FEATURE_DEVIATIONS[STUDENT_START], dtype=dtype, name="features")(pooled)
+    features = layers.Rescaling(1 / FEATURE_DEVIATIONS["faceres"], dtype=dtype, name="features")(pooled)
     return add_task_heads(keras.Model(convolutions.input, features, name="level_one"), seed=seed)
 
 

@@ -36,9 +36,9 @@ from src.keras_setup import keras, layers, ops
 from src.models.model_folder import Labels, save_model
 from src.models.train import TrainingSettings, fit, predict_probabilities
 
-DATASETS = ("utkface", "fairface", "allagefaces")
+TRAINING_DATASETS = ("utkface", "fairface", "allagefaces")
 # The data sets of release 1.0. The third does not change their split, so all releases are tested on the same faces of them.
-_FIRST_DATASETS = DATASETS[:2]
+_FIRST_DATASETS = TRAINING_DATASETS[:2]
 ALIGNMENT = Alignment(size=128, eye_distance=0.36, eye_height=0.35)
 BASE_SETTINGS = TrainingSettings(
     batch_size=64, rotation=12, zoom=0.15, shift=0.05, brightness=0.3,
@@ -68,7 +68,7 @@ class PreparedData(NamedTuple):
 
 
 def load_data(folder: Path, runs: Path = CACHE) -> PreparedData:
-    """Loads `DATASETS`, aligns their faces, and splits them so that near-duplicates stay together.
+    """Loads `TRAINING_DATASETS`, aligns their faces, and splits them so that near-duplicates stay together.
 
     Args:
         folder: Contains the folders UTKFace, FairFace and AllAgeFaces.
@@ -78,7 +78,7 @@ def load_data(folder: Path, runs: Path = CACHE) -> PreparedData:
         ValueError: A data set cannot be read or prepared.
         OSError: A folder is missing, or the cache cannot be written.
     """
-    table = pd.concat([datasets.load(name, folder).table for name in DATASETS], ignore_index=True)
+    table = pd.concat([datasets.load(name, folder).table for name in TRAINING_DATASETS], ignore_index=True)
     prepared = prepare(table, folder, ALIGNMENT, runs)
     group = cached_array(prepared.folder / "near_duplicates.npy", lambda: near_duplicates(prepared.faces))
     is_first = table["dataset"].isin(_FIRST_DATASETS).to_numpy()
@@ -89,7 +89,7 @@ def load_data(folder: Path, runs: Path = CACHE) -> PreparedData:
     third_groups = pd.Series(group[~is_first], table.index[~is_first])
     third = table[~is_first].assign(subject=third_groups.map(key_by_group).astype("string"))
     table = pd.concat([first, duplicates_as_subjects(third, group[~is_first])])
-    splits = np.where(prepared.reason == "", split(table), "none")
+    splits = np.where(prepared.usable, split(table), "none")
     return PreparedData(table, prepared.faces, prepared.alignment_source, splits, prepared.folder)
 
 
@@ -103,7 +103,7 @@ def cached_array(file: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
     return np.load(file, mmap_mode="r")
 
 
-def predict_with_mirror(model: keras.Model, faces: np.ndarray, rows: np.ndarray) -> npt.NDArray[np.float32]:
+def predict_both_ways(model: keras.Model, faces: np.ndarray, rows: np.ndarray) -> npt.NDArray[np.float32]:
     """Returns the mean of the probabilities for each face and for its mirror image.
 
     Args:
@@ -119,7 +119,7 @@ def predict_with_mirror(model: keras.Model, faces: np.ndarray, rows: np.ndarray)
 
 
 def predict_tasks(model: keras.Model, faces: np.ndarray, rows: np.ndarray) -> npt.NDArray[np.float32]:
-    """Returns the probabilities for each face as `predict_with_mirror` does, but without the mirror image."""
+    """Returns the probabilities for each face as `predict_both_ways` does, but without the mirror image."""
     logits = predict_probabilities(model, faces, rows)
     return np.hstack([softmax(logits[:, :2], axis=1), softmax(logits[:, 2:], axis=1)])
 
@@ -151,14 +151,14 @@ def fit_multitask(
     )  # fmt: skip
 
 
-def with_mirror_image(model: keras.Model) -> keras.Model:
+def mirrored_network(model: keras.Model) -> keras.Model:
     """Returns a copy of a network for both tasks that averages the features of each face and of its mirror image."""
-    averaged = multitask.add_task_heads(average_with_mirror_image(model.get_layer("level_one")))
+    averaged = multitask.add_task_heads(mirrored_level_one(model.get_layer("level_one")))
     averaged.set_weights(model.get_weights())
     return averaged
 
 
-def average_with_mirror_image(level_one: keras.Model) -> keras.Model:
+def mirrored_level_one(level_one: keras.Model) -> keras.Model:
     """Builds a level one that averages the features of a face and of its mirror image.
 
     Args:

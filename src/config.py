@@ -55,12 +55,12 @@ def require_keras_backend() -> str:
 
 @dataclass(frozen=True)
 class AgeGroups:
-    """Ordered age classes that cover all ages.
+    """Ordered age groups that cover all ages.
 
     Attributes:
-        years: First and last year of each class's label, inclusive. Labels may leave gaps: Adience has 4-6 and 8-12.
-        starts: First year of each class when the ages in gaps belong to a class too: Adience's 4-6 covers 4 to 7.
-        names: Name of each class.
+        years: First and last year of each group's label, inclusive. Labels may leave gaps: Adience has 4-6 and 8-12.
+        starts: First year of each group when the ages in gaps belong to a group too: Adience's 4-6 covers 4 to 7.
+        names: Name of each group.
     """
 
     years: tuple[tuple[int, int], ...]
@@ -85,11 +85,11 @@ class AgeGroups:
 
 
 def named_by_years(years: tuple[tuple[int, int], ...], starts: tuple[int, ...] | None = None) -> AgeGroups:
-    """Returns age classes whose names are their years, such as "4-6". Without `starts`, the years leave no gaps."""
+    """Returns age groups whose names are their years, such as "4-6". Without `starts`, the years leave no gaps."""
     return AgeGroups(years, starts or tuple(low for low, _ in years), tuple(f"{low}-{high}" for low, high in years))
 
 
-# Age classes that a network can predict: Adience's eight age groups, FairFace's nine, and "four" for small data sets.
+# Age groups that a network can predict: Adience's eight, FairFace's nine ranges, and "four" for small data sets.
 AGE_GROUPS = {
     # Ages between two labels go to the group that `adience.load(labels="mapped")` assigns.
     "adience": named_by_years(

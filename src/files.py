@@ -67,7 +67,12 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         if target.exists():
             _copy_mode(target, new)
             os.replace(target, old)
-        os.replace(new, target)
+        try:
+            os.replace(new, target)
+        except OSError:
+            if old.exists():
+                os.replace(old, target)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(new, ignore_errors=True)
@@ -126,13 +131,16 @@ def _copy_mode(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def exclusive_lock(lock_file: Path, wait: bool = True) -> Iterator[None]:
+def exclusive_lock(
+    lock_file: Path, wait: bool = True, remove_unfinished: bool = True, locked: Path | None = None
+) -> Iterator[None]:
     """Acquires a lock that only one process at a time can have. The operating system releases the lock of a killed process.
 
     Args:
         lock_file: The lock file. The function creates its folder and removes the file at the end.
-        wait: What to do if another process has the lock: True waits for it, False raises an error. True is for folders that
-            only this repository writes, so unfinished folders of a killed process are removed from them.
+        wait: What to do if another process has the lock: True waits for it, False raises an error.
+        remove_unfinished: Whether to remove folders that a killed `atomic_folder` left beside the lock file.
+        locked: What the error message calls the locked file; by default the lock file.
 
     Raises:
         BlockingIOError: Another process has the lock and `wait` is False.
@@ -143,11 +151,13 @@ def exclusive_lock(lock_file: Path, wait: bool = True) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         if not wait:
-            raise BlockingIOError(f"another run is using {lock_file}: wait for its end or choose another file") from None
+            raise BlockingIOError(
+                f"another run is using {locked or lock_file}: wait for its end or choose another file"
+            ) from None
         print(f"waiting for another run that is using {lock_file.parent}", flush=True)
         lock.acquire()
     try:
-        for unfinished in lock_file.parent.glob(f"{TEMPORARY_PREFIX}*/") if wait else ():
+        for unfinished in lock_file.parent.glob(f"{TEMPORARY_PREFIX}*/") if remove_unfinished else ():
             shutil.rmtree(unfinished, ignore_errors=True)
         yield
     finally:

@@ -2,7 +2,8 @@
 
     python -m src.run_notebooks [--dataset sample] [--data FOLDER] [--notebooks 1 2 3 4 5 6 7] [--solutions] [--save]
 
-The executed notebooks go to runs/DATASET/. On the sample, two run at once where neither reads the other's files.
+The executed notebooks go to runs/DATASET/. On the sample, two run at once; a notebook waits for those before it whose files
+it reads.
 With --save, they run one after the other, and their outputs also replace those of the files in notebooks/.
 With --solutions, the solutions of the exercises in notebooks/solutions/ run instead.
 """

@@ -113,7 +113,7 @@ def mobilenet_model():
     pooled = layers.GlobalAveragePooling2D(name="pooled")(convolutions.output)
     features = layers.Rescaling(2.0, name="features")(pooled)
     level_one = keras.Model(convolutions.input, features, name="level_one")
-    return training_steps.extract_task_model(add_task_heads(training_steps.average_with_mirror_image(level_one)), "age")
+    return training_steps.extract_task_model(add_task_heads(training_steps.mirrored_level_one(level_one)), "age")
 
 
 @pytest.fixture

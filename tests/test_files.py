@@ -68,6 +68,15 @@ def test_a_link_to_a_folder_stays_and_the_folder_is_replaced(tmp_path):
     assert [path.name for path in real.parent.iterdir()] == ["model"]
 
 
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path):
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "old").touch()
+    with pytest.raises(FileNotFoundError), atomic_folder(target) as new:
+        new.rmdir()
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "old"]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
 def test_new_files_get_the_umasks_mode_and_replaced_ones_keep_theirs(tmp_path):
     before = os.umask(0o027)

@@ -186,7 +186,7 @@ class Sections:
         """Returns a sentence with the share of photo files in which no face was detected."""
 
         def sentence(measured: pd.DataFrame) -> str:
-            rows = measured[measured["metric"] == results.NO_FACE_FOUND].set_index("dataset")
+            rows = measured[measured["metric"] == results.NO_FACE_METRIC].set_index("dataset")
             names = [name for name in self.results["dataset"].unique() if name in rows.index]
             shares = ", ".join(f"{dataset_title(name)} {format_result(rows.loc[name])}" for name in names)
             return f"Photos on which no face was found: {shares}."

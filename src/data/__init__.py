@@ -1,4 +1,7 @@
-"""Data sets: each loader reads the files of one data set as its authors publish them and returns a table of faces."""
+"""Data sets: each loader reads the files of one data set as its authors publish them and returns a table of faces.
+
+Reading order: `table`, `label_files`, `utkface` and the other loaders, `download`.
+"""
 
 from importlib import import_module
 from pathlib import Path

@@ -59,9 +59,9 @@ def download(name: str, folder: Path, addresses: Path = ADDRESSES) -> None:
         downloads.mkdir(exist_ok=True)
         record_file = downloads / UNPACKED
         record = json.loads(record_file.read_text(encoding="utf-8")) if record_file.exists() else {}
-        urls = {file.rpartition("/")[2]: file for file in entry["files"]}
-        todo = [file for file in urls if not _is_unpacked(record.get(file), folder)]
-        by_hand = [file for file in todo if not urls[file].startswith("http")]
+        sources = {file.rpartition("/")[2]: file for file in entry["files"]}  # URLs, or names of files to download by hand
+        todo = [file for file in sources if not _is_unpacked(record.get(file), folder)]
+        by_hand = [file for file in todo if not sources[file].startswith("http")]
         missing = [file for file in by_hand if not (downloads / file).is_file()]
         if missing:
             raise FileNotFoundError(
@@ -71,7 +71,7 @@ def download(name: str, folder: Path, addresses: Path = ADDRESSES) -> None:
         for file in todo:
             archive, sha256 = downloads / file, record.get(file, {}).get("sha256")
             if file not in by_hand:
-                _fetch(urls[file], archive, sha256)
+                _fetch(sources[file], archive, sha256)
             found = pooch.file_hash(str(archive))
             if sha256 not in (None, found):
                 raise DownloadError(f"{archive} must have the SHA-256 {sha256}, got {found}: delete it and download it again")

@@ -25,7 +25,7 @@ CLEANED = RUNS / "imdb_wiki"  # where notebook 5 writes what notebooks 1 and 2 r
 CLEANED_TABLE, CLEANED_LEDGER, CLEANED_FOLDER = "imdb_wiki_clean.csv", "imdb_wiki_ledger.csv", "imdb_wiki_folder.txt"
 GENDER_CODES = {0.0: "female", 1.0: "male"}  # NaN is unknown
 UNIX_EPOCH = 719529  # Matlab's date number of 1 January 1970
-FIRST_DATE, LAST_DATE = 367, 3652425  # Matlab's date numbers of 1 January 1 and 31 December 9999
+FIRST_DATE, LAST_DATE = 367, 3652425  # Matlab's date numbers of the first day of year 1 and the last day of year 9999
 BIRTH_DATE = r"_([0-9]{1,4})-([0-9]{1,2})-([0-9]{1,3})"  # a few days have three digits, as in 1929-10-012
 PHOTO_DAY = 701  # 1 July as month * 100 + day, which the authors assume for every photo
 

@@ -34,7 +34,7 @@ def require_folder(folder: str | Path, expected: str) -> Path:
 
 
 def find_subfolder(folder: Path, names: tuple[str, ...], pattern: str = "*") -> str:
-    """Returns "NAME/", for paths, of the first subfolder in `names` with a file that fits the glob `pattern`; else ""."""
+    """Returns "NAME/" of the first of these subfolders that contains a file matching the glob `pattern`; "" if none does."""
     return next((f"{name}/" for name in names if any((folder / name).glob(pattern))), "")
 
 
@@ -85,8 +85,8 @@ def parse_file_names(
     Args:
         folder: The data set's folder, or the parent of one of `subfolders`.
         subfolders: Names of the folder with the images.
-        expected: What the folder should contain, for the error message.
         pattern: Regular expression of a file name, with one group per number.
+        expected: What the folder should contain, for the error message.
 
     Returns:
         The paths, sorted; the numbers, Float64 (n, groups), NA where a name does not fit; and masks (n,) by reason. A

@@ -19,12 +19,12 @@ import pandas as pd
 from src.config import SEED
 
 RESAMPLES = 2000
-CONFIDENCE_LEVEL = 0.95  # confidence level of all intervals
+CONFIDENCE_LEVEL = 0.95  # of the intervals of means
 _BATCH_NUMBERS = 4_000_000  # numbers that the bootstrap keeps in memory at once: 32 MB
 
 
 class Unit(StrEnum):
-    """The unit of a value: a share of faces (0-1, shown in per cent), years, or a difference of two shares."""
+    """The unit of a value: a share of faces (0-1, shown in per cent), years, or a difference of two scores."""
 
     SHARE = "share"
     YEARS = "years"
@@ -39,7 +39,7 @@ def format_number(value: float, unit: str, sign: str = "") -> str:
 def format_value(value: float, unit: str, sd: float = np.nan) -> str:
     """Returns a value as text with its unit, such as "95.1%" or "4.60 years", and with ± its standard deviation if given."""
     spread = "" if np.isnan(sd) else f" ± {format_number(sd, unit)}"
-    return f"{format_number(value, unit)}{spread}{'%' if unit == Unit.SHARE else ' years'}"
+    return f"{format_number(value, unit)}{spread}{'%' if unit == Unit.SHARE else ' years' if unit == Unit.YEARS else ''}"
 
 
 class Estimate(NamedTuple):
@@ -150,7 +150,8 @@ def headline_metrics(task: str, truth, probability, years=None, centre_years=Non
         task: "gender" or "age".
         truth: The correct classes, integers (n,).
         probability: Floats (n, classes).
-        years: The exact age of each face, floats (n,), NaN where unknown; None leaves out the mean absolute error.
+        years: The exact age of each face, floats (n,), NaN where unknown; None leaves out the mean absolute error, which is
+            that of `expected_years`.
         centre_years: The mean age of each class, floats (classes,); required with `years`.
         subjects: The person in each image (n,).
 

@@ -1,4 +1,4 @@
-"""The figures of the notebooks, and the style of all figures. Each function returns a closed matplotlib figure.
+"""The figures of the notebooks, and the style of all figures. Decorated functions return a closed matplotlib figure.
 
 The colours are those of Okabe and Ito, which people with any colour vision can distinguish (https://jfly.uni-koeln.de/color/).
 In the notebooks, a thing has the same colour in every figure.

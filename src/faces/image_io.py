@@ -179,9 +179,10 @@ def list_photos(paths: list[str | Path]) -> list[Path]:
             line does not expand.
 
     Returns:
-        The files in the order given. A folder, and each folder that matches a pattern, is replaced by the images in it and
-        in its subfolders: names with one of `IMAGE_SUFFIXES`, sorted, without hidden ones. Other names are returned as they
-        are. These include missing files and patterns without a match, so that predictions have a row for them.
+        The files in the order given. A folder is replaced by the images in it and in its subfolders, sorted. A pattern is
+        replaced by the images that it matches and those in the folders that it matches, sorted; without any, it is returned
+        as it is. Images have one of `IMAGE_SUFFIXES` and are not hidden. A file that is named is returned with any suffix,
+        even if it is missing, so that predictions have a row for it.
 
     Raises:
         ValueError: A name is empty.

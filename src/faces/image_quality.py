@@ -74,7 +74,7 @@ def _drop_bad_images(loaded: TableAndLedger, properties: pd.DataFrame, min_side:
     group = group_similar_hashes(properties["hash"].to_numpy()[good])
     reasons["duplicate image"] = np.zeros(len(properties), bool)
     reasons["duplicate image"][good] = pd.Series(group).duplicated()
-    table, ledger = split_rejects(loaded.table, reasons, loaded.table["dataset"])
+    table, ledger = split_rejects(loaded.table, reasons, loaded.table["dataset"].iloc[0])
     return TableAndLedger(table, pd.concat([loaded.ledger, ledger], ignore_index=True))
 
 

@@ -48,8 +48,8 @@ class AlignmentSource(StrEnum):
     """What a face was aligned by."""
 
     LANDMARKS = "landmarks"  # a detected face, by the eyes that `Detector.eyes_from` selects
-    BOX = "box"  # the data set's box, in which no face was detected
-    WHOLE_PHOTO = "whole_photo"  # the image's central square; no face was detected and the data set has no box
+    BOX = "box"  # the data set's box, because no detected face overlaps it
+    WHOLE_PHOTO = "whole_photo"  # the image's central square, because no face was detected and the data set has no box
     UNUSABLE = ""  # no face: the image cannot be used
 
 
@@ -119,6 +119,8 @@ def prepare(
                 offset = _create_files(target, (len(table), alignment.size, alignment.size, 3), settings)
                 common = _ChunkSettings(folder.absolute(), target, alignment, detector, settings, offset)
                 _prepare_chunks(common, rows, _unfinished(target, starts), workers, scheduler)
+        except FileNotFoundError:  # a worker lacks dlib's models
+            raise
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -136,7 +138,10 @@ def _unfinished(target: Path, starts: range) -> list[int]:
 
 
 def _create_files(target: Path, shape: tuple[int, ...], settings: dict) -> int:
-    """Creates an empty `faces.npy` if it is missing; returns where its first face begins."""
+    """Removes files of a killed run and creates `faces.npy`, empty, and `settings.json` if they are missing.
+
+    Returns where the first face begins in `faces.npy`; raises OSError if the disk is too full.
+    """
     array = target / "faces.npy"
     (target / "chunks").mkdir(exist_ok=True)
     unfinished = f"{TEMPORARY_PREFIX}*"  # files of a killed run; without faces.npy, all results are worthless
@@ -207,11 +212,11 @@ def _prepare_chunk(common: _ChunkSettings, start: int, rows: pd.DataFrame) -> in
     _require_same_versions(_settings(alignment, detector), common.settings)
     faces = np.zeros((len(rows), alignment.size, alignment.size, 3), np.uint8)
     results = []
-    for target, row in zip(faces, rows.itertuples(index=False)):
+    for slot, row in zip(faces, rows.itertuples(index=False)):
         path, box = common.folder / row.path, tuple(getattr(row, edge) for edge in BOX_COLUMNS)
         aligned, source, reason = _align_row(path, None if any(map(pd.isna, box)) else box, alignment, detector)
         if aligned is not None:
-            target[:] = aligned
+            slot[:] = aligned
         elif row.exists and not path.exists():  # the drive may be disconnected: this must not be cached as a failure
             raise ValueError(f"{path} existed at the start and is missing now: check the drive, then run again")
         results.append((source, reason))
@@ -289,7 +294,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--scheduler", help="address of a Dask cluster, such as tcp://host:8786")
     options = parser.parse_args(arguments)
     folder = data.resolve_folder(options.dataset, options.data)
-    table = data.load(options.dataset, folder).table
+    table = data.load_for_training(options.dataset, folder).table
     scheduler = options.scheduler or None  # `make prepare` without a scheduler passes ""
     try:
         prepared = prepare(table, folder, Alignment(), options.cache, options.workers, scheduler, options.detector)

@@ -16,10 +16,10 @@ from src.faces.prepare import prepare
 
 
 class TrainingSet(NamedTuple):
-    """Labelled faces.
+    """Faces to train on.
 
     Attributes:
-        table: Table of the labelled faces with the column `label`. Its index is the row of each face in `faces`.
+        table: Table of faces, with the column `label` once a task is chosen. Its index is the row of each face in `faces`.
         faces: All aligned faces of the data set, uint8 (n, size, size, 3), RGB, memory-mapped.
     """
 

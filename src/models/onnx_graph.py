@@ -25,7 +25,7 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 # From uint8 faces (n, height, width, 3), RGB, 0-255, to float32 probabilities (n, classes) by task.
-RunGraphs = Callable[[npt.NDArray[np.uint8]], dict[str, npt.NDArray[np.float32]]]
+RunModels = Callable[[npt.NDArray[np.uint8]], dict[str, npt.NDArray[np.float32]]]
 
 OPSET = 18  # version of the ONNX operators
 INPUT_NAME = "faces"  # name of the input of all graphs
@@ -108,7 +108,7 @@ def read_graph(content: bytes) -> OnnxGraph:
         raise UnsupportedModelError(f"model.keras cannot be translated to ONNX: {type(error).__name__}: {error}") from error
 
 
-def compile_graphs(graphs: dict[str, OnnxGraph]) -> RunGraphs:
+def compile_graphs(graphs: dict[str, OnnxGraph]) -> RunModels:
     """Merges graphs and returns a function that runs them on the same faces.
 
     Args:

@@ -39,7 +39,7 @@ class TrainingSettings:
         downscale_probability: Share of the faces that are reduced to 25-80% of their resolution.
         random_erasing_probability: Share of the faces in which noise covers a patch of up to a third of the side. Source:
             Zhong et al., "Random erasing data augmentation", AAAI 2020.
-        seed: Seed of the order of the faces, of the augmentation and of dropout.
+        seed: Seed of the order of the faces and of the augmentation. Dropout has the seed of its layer.
     """
 
     epochs: int = 12
@@ -60,9 +60,9 @@ class TrainingSettings:
 class FaceBatches(keras.utils.PyDataset):
     """Batches of faces and labels for Keras: uint8 (b, size, size, 3), RGB, 0-255, and labels (b,) or (b, k).
 
-    If several devices share a batch, its size is a multiple of their number. Training drops the remainder of each epoch;
-    which faces these are changes with the order. Prediction pads the last batch with copies of a face. Their weight is 0 in
-    a third array, weights (b,).
+    If several devices share a batch, there is a third array, weights (b,), and the size of each batch is a multiple of the
+    number of devices. Training leaves out the remainder, which differs from epoch to epoch. Prediction fills the last batch
+    with copies of a face, whose weight is 0.
 
     Args:
         faces: uint8 array or memory map (n, size, size, 3).
@@ -171,7 +171,7 @@ def fit(
         labels: Their labels: integers (m,), or floats (m, k) for another kind of loss.
         split: "train" or "validation" for each of them (m,); faces of any other split are not used.
         settings: How to train.
-        on_epoch: Called with the history after each epoch.
+        on_epoch: Called with the history after each epoch, and once when a training resumes.
         checkpoint_folder: Folder for the saved states.
         loss: Name or function of a Keras loss.
         metrics: Names or classes of Keras metrics.
@@ -187,7 +187,6 @@ def fit(
         folder = checkpoint_folder / _state_name(model, faces, rows, labels, split, settings, loss)
         with exclusive_lock(folder / ".lock"):
             checkpoints = _Checkpoints(folder, settings.patience, on_epoch)
-            keras.utils.set_random_seed(settings.seed)
             start = len(checkpoints.history)
             if start:
                 model = keras.models.load_model(checkpoints.path(start) / "state.keras")

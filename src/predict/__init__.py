@@ -1,4 +1,8 @@
-"""Predictions for new photos, videos and cameras."""
+"""Predictions for new photos, videos and cameras.
+
+Reading order: `predictor` (lists the steps), `extract_faces`, `inference`, `annotate` with `placement`; `__main__` with
+`table_file`; `tracks`, `video`, `camera`, `demo`; then what the notebooks show: `explain`, `prediction_plots`, `upload`.
+"""
 
 from typing import TYPE_CHECKING
 

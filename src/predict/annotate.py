@@ -85,7 +85,8 @@ def layout(size: Size, rows: pd.DataFrame, legend: bool = True) -> Layout:
     """Computes the places of boxes, labels, numbers and the legend.
 
     - A label is inside the photo, beside its face, and covers no face and no other label.
-    - If that is not possible for all faces, numbers replace all labels (with `legend`) or those without room (without it).
+    - If that is not possible for all faces, numbers replace all labels with `legend`. Without it, the other labels may cover
+      a corner of their own face, and numbers replace the rest.
     - A number is beside its face or on a corner of its box, otherwise where it covers the least.
 
     Args:

@@ -36,7 +36,7 @@ class OcclusionResult(NamedTuple):
 def predicted_class(trained: TrainedModel, face: npt.NDArray[np.uint8]) -> tuple[str, list[int]]:
     """Predicts the gender or age group of an aligned face, uint8 (size, size, 3), RGB, 0-255.
 
-    Returns it with the indices of the model's classes in it, for example the years of an age group.
+    Returns its name, and the indices of the model's classes that belong to it, for example the years of an age group.
     """
     names, probability = to_reported_classes(np.asarray(trained.model(face[None], training=False)), trained.labels)
     predicted = decode(probability, ordered=trained.labels.task == "age")[0]
@@ -65,7 +65,7 @@ def grad_cam(model: keras.Model, face: npt.NDArray[np.uint8], classes: list[int]
     import tensorflow as tf
 
     level_one, level_two = model.get_layer("level_one"), model.get_layer("level_two")
-    # A level one by `experiments.training_steps.average_with_mirror_image` contains the network that sees both images.
+    # A level one by `experiments.training_steps.mirrored_level_one` contains the network that sees both images.
     shared = next((layer for layer in level_one.layers if isinstance(layer, keras.Model)), level_one)
     mirrored = shared is not level_one
     views = [face, face[:, ::-1]] if mirrored else [face]
@@ -140,17 +140,15 @@ def _zoom(alignment: Alignment, factor: float) -> Alignment:
 
 def _log_odds(level_two: keras.Model, features, classes: list[int]):
     """Returns the log odds of the classes, from the logits: probabilities near 1 have almost no gradient."""
-    last = level_two
-    if isinstance(level_two, keras.Model):
-        last = level_two.layers[-1]
-        features = keras.Model(level_two.inputs, last.input)([features], training=False)
+    last = level_two.layers[-1]
+    features = keras.Model(level_two.inputs, last.input)([features], training=False)
     logits = (ops.matmul(ops.cast(features, "float32"), last.kernel) + last.bias)[0]
     others = np.setdiff1d(np.arange(logits.shape[0]), classes)
     return ops.logsumexp(ops.take(logits, np.array(classes))) - ops.logsumexp(ops.take(logits, others))
 
 
 def _last_feature_map(network: keras.Model):
-    """Returns the last output of the last convolution's height and width: the one after its activation and shortcut."""
+    """Returns the last map of the last convolution's height and width: the one after its activation and shortcut."""
     size = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)][-1].output.shape[1:3]
     outputs = [layer.output for layer in network.layers if not isinstance(layer.output, (list, tuple))]
     return [output for output in outputs if len(output.shape) == 4 and output.shape[1:3] == size][-1]

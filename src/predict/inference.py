@@ -12,7 +12,7 @@ from src.evaluation.calibration import prediction_interval, sum_to_groups
 from src.evaluation.metrics import decode, expected_years, prediction_confidence
 from src.faces.align import Alignment
 from src.models.model_folder import Labels, ModelFolderError, TrainedModel, load_model
-from src.models.onnx_graph import OnnxGraph, RunGraphs, compile_graphs
+from src.models.onnx_graph import OnnxGraph, RunModels, compile_graphs
 
 DETECTION_TYPES = {
     "photo": "string", "status": "string",
@@ -33,7 +33,7 @@ class Models(NamedTuple):
     """The loaded models."""
 
     trained: dict[str, TrainedModel]  # by task, "gender" and "age"
-    networks: dict[tuple[str, ...], RunGraphs]  # the functions that run them, by task(s); see `build_networks`
+    runners: dict[tuple[str, ...], RunModels]  # the functions that run them, by task(s); see `build_runners`
 
     @property
     def alignments(self) -> dict[str, Alignment]:
@@ -51,10 +51,10 @@ class Models(NamedTuple):
             The class probabilities by task, float32 (n, classes); empty without faces.
         """
         batches: dict[str, list] = {task: [] for task in self.trained}
-        for tasks, network in self.networks.items():
+        for tasks, run in self.runners.items():
             for start in range(0, len(faces), BATCH_FACES):
                 batch = np.stack([face[tasks[0]] for face in faces[start : start + BATCH_FACES]])
-                for task, probability in network(batch).items():
+                for task, probability in run(batch).items():
                     batches[task].append(probability)
         return {task: np.concatenate(parts) for task, parts in batches.items() if parts}
 
@@ -84,26 +84,26 @@ def load_models(gender_model: str | Path | None = MODELS / "gender", age_model: 
     for task, model in trained.items():
         if (found := model.labels.task) != task:
             raise ModelFolderError(f"{folders[task]} contains a model for {found}, not for {task}: choose another folder")
-    return Models(trained, build_networks(trained))
+    return Models(trained, build_runners(trained))
 
 
-def build_networks(models: dict[str, TrainedModel]) -> dict[tuple[str, ...], RunGraphs]:
+def build_runners(models: dict[str, TrainedModel]) -> dict[tuple[str, ...], RunModels]:
     """Returns the functions that run models, by the tasks that each predicts, such as ("gender", "age").
 
     Models with the same alignment run together in ONNX Runtime, and run level one only once if it is the same. A model that
     ONNX Runtime cannot run runs in Keras. `models` are given by task.
     """
-    networks: dict[tuple[str, ...], RunGraphs] = {}
+    runners: dict[tuple[str, ...], RunModels] = {}
     by_alignment: dict[Alignment, dict[str, OnnxGraph]] = {}
     for task, trained in models.items():
         if trained.graph is None:
-            networks[(task,)] = _run_in_keras(task, trained)
+            runners[(task,)] = _run_in_keras(task, trained)
         else:
             by_alignment.setdefault(trained.alignment, {})[task] = trained.graph
-    return networks | {tuple(graphs): compile_graphs(graphs) for graphs in by_alignment.values()}
+    return runners | {tuple(graphs): compile_graphs(graphs) for graphs in by_alignment.values()}
 
 
-def _run_in_keras(task: str, trained: TrainedModel) -> RunGraphs:
+def _run_in_keras(task: str, trained: TrainedModel) -> RunModels:
     model = trained.model  # loaded now, so that an error occurs here and not during a prediction
     # Unlike a direct call, this method is compiled; unlike `predict`, it does not start a data pipeline.
     return lambda faces: {task: model.predict_on_batch(faces)}

@@ -2,9 +2,9 @@
 
 1. `list_sources` lists and names the photos.
 2. `extract_faces.detect_faces_in_photos` reads them, detects the faces and aligns them as the models' cards say.
-3. `inference.Models.probabilities` runs the models on the aligned faces.
-4. `inference.Models.to_rows` turns the probabilities into the columns of the table.
-5. `annotate.annotate` draws the predictions on copies of the photos, on request.
+3. `inference.predict_faces` runs the models on the aligned faces (`Models.probabilities`) and turns their probabilities into
+   the columns of the table (`Models.to_rows`).
+4. `annotate.annotate` draws the predictions on copies of the photos, on request.
 """
 
 import itertools

@@ -77,7 +77,7 @@ def open_table(path: Path, photos: list[str], settings: dict) -> Iterator[TableF
     if path.exists() and (path.is_dir() or not _is_table(path)):
         raise ValueError(f"{path} is not a table of predictions, and only such a table is replaced: choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(path.with_name(f".{path.name}.lock"), wait=False):
+    with exclusive_lock(path.with_name(f".{path.name}.lock"), wait=False, remove_unfinished=False, locked=path):
         settings_file = path.with_name(f".{path.name}.unfinished")
         text = json.dumps([settings, PREDICTION_COLUMNS], sort_keys=True)
         resume = path.exists() and settings_file.exists() and settings_file.read_text(encoding="utf-8") == text

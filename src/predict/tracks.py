@@ -55,7 +55,7 @@ class Track:
     number: int  # from 1
     views: list[FaceView] = field(default_factory=list)  # of the detections `STORED_DETECTIONS`
     boxes: dict[int, Box] = field(default_factory=dict)  # by frame
-    probabilities: dict[str, npt.NDArray] = field(default_factory=dict)  # by task, the sum over all detections, (classes,)
+    probability_sums: dict[str, npt.NDArray] = field(default_factory=dict)  # by task, over all detections, (classes,)
     detections: int = 0
     missed: int = 0  # consecutive detections without this person
     last_detection: int = 0  # frame
@@ -74,7 +74,7 @@ class Track:
     def add_probabilities(self, probabilities: dict[str, npt.NDArray]) -> None:
         """Adds class probabilities to the sums."""
         for task, values in probabilities.items():
-            self.probabilities[task] = self.probabilities.get(task, 0) + values.astype(float)
+            self.probability_sums[task] = self.probability_sums.get(task, 0) + values.astype(float)
 
 
 class MultiTracker:
@@ -173,7 +173,7 @@ class MultiTracker:
         if earlier and earlier.distance(view) < SAME_PERSON_DISTANCE:
             return self._merge(earlier, matched) if matched else earlier
         if not matched:
-            matched = Track(len(self.tracks) + 1)
+            matched = Track(max((track.number for track in self.tracks), default=0) + 1)  # merged tracks leave gaps
             self.tracks.append(matched)
         return matched
 
@@ -187,7 +187,7 @@ class MultiTracker:
         earlier.boxes.update(track.boxes)
         earlier.views += track.views
         earlier.detections += track.detections
-        earlier.add_probabilities(track.probabilities)
+        earlier.add_probabilities(track.probability_sums)
         self.tracks.remove(track)
         return earlier
 
@@ -209,7 +209,7 @@ def predictions_table(tracks: list[Track], models: Models) -> pd.DataFrame:
     rows: list[dict] = []
     if tracks:
         tasks = models.trained
-        rows = models.to_rows({task: np.stack([t.probabilities[task] / t.detections for t in tracks]) for task in tasks})
+        rows = models.to_rows({task: np.stack([t.probability_sums[task] / t.detections for t in tracks]) for task in tasks})
     return pd.DataFrame(rows, columns=list(FACE_TYPES)).astype(FACE_TYPES)
 
 

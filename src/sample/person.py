@@ -18,6 +18,7 @@ FRAME_WIDTH, FRAME_HEIGHT = 5.0, 5.4  # size of the painted frame, which reaches
 EYE_HEIGHT = 2.35  # distance of the eyes from the frame's upper edge
 FACE_BOX = (-1.2, -0.85, 1.2, 1.8)  # left, top, right, bottom of the face
 TEENAGER, ADULT = 3, 4  # age groups 15-20 and 25-32
+LONG_HAIR = 0.5  # longer hair is also painted behind the head
 # From black to fair; darker skin goes with the darker colours.
 HAIR_COLOURS = np.float32([(30, 25, 24), (56, 38, 28), (94, 64, 44), (150, 108, 66), (190, 150, 98)])
 GREY_HAIR, WHITE_HAIR = np.float32([146, 143, 140]), np.float32([214, 212, 209])
@@ -105,7 +106,7 @@ def draw_person(
     neck = 0.55 + 0.07 * grown + 0.13 * (grown and male)
     canvas = _Canvas(size * EYE_DISTANCE, height, rng)
     # From back to front: hair behind the head, neck, clothes, collar, ears, head, face, glasses, hair on top
-    if person.hair_length > 0.5:
+    if person.hair_length > LONG_HAIR:
         canvas.paint_hair(_long_hair_mask(canvas, person), person, 0.7)
     canvas.paint(canvas.oval((0, 1.6), (neck + 0.05, 1.4), 0.05), skin * 0.8)
     body = canvas.oval((0, 3.8), (1.8 + 0.2 * grown + 0.4 * (grown and male), 1.95), 0.05)
@@ -175,9 +176,9 @@ def _wrinkles(points: np.ndarray, rng: np.random.Generator) -> Floats:
 
 
 def _top_hair_mask(canvas: "_Canvas", person: Person) -> Floats:
-    """Returns the mask of the hair around the face, which ends at the ears or, if it is long, at its length."""
+    """Returns the mask of the hair above and beside the face, which ends at `hair_length`. Long hair leaves the neck free."""
     cap = canvas.oval((0, -0.45), (1.3, 1.5), 0.05)
-    if person.hair_length > 0.5:
+    if person.hair_length > LONG_HAIR:
         cap = np.maximum(cap, _long_hair_mask(canvas, person))
     opening = canvas.oval((person.parting_offset * 0.5, 0.1), (1.1, 0.1 + person.hairline_height), 0.09)
     opening = np.maximum(opening, canvas.oval((0, 0.9), (1.04, 1.2), 0.09))

@@ -54,12 +54,9 @@ def test_the_command_continues_its_file(pictures, untrained_faceres, tmp_path, m
     arguments = [str(pictures), "--runs", str(tmp_path), "--epochs", "1", "--faces", "100", "--csv", str(csv), "--only"]
     ablations.main([*arguments, "no alignment", "gender alone"])
     first = pd.read_csv(csv)
-    assert first["variant"].unique().tolist() == [
-        "as released",
-        "no alignment",
-        "original FaceRes, labels only",
-        "gender alone",
-    ]
+    baselines = ["as released", "no teacher", "original FaceRes, labels only"]  # the second is the baseline of the third
+    assert first["variant"].unique().tolist() == [*baselines[:2], "no alignment", baselines[2], "gender alone"]
+    assert first["difference"].isna().equals(first["variant"] == "as released")
     assert set(first["dataset"]) == {"utkface", "fairface", "allagefaces"}
     assert not first[first["variant"] == "gender alone"]["metric"].str.contains("error|exact").any()
     ablations.main(

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.training_steps import average_with_mirror_image
+from experiments.training_steps import mirrored_level_one
 from src.config import MODELS, ROOT
 from src.faces.align import Alignment
 from src.keras_setup import keras, layers, ops
@@ -16,7 +16,7 @@ from src.models.model_folder import Labels
 from src.models.onnx_graph import UnsupportedModelError, compile_graphs, read_graph
 from src.models.residual import residual_level_one
 from src.models.two_level_cnn import level_two, two_level_cnn
-from src.predict.inference import build_networks
+from src.predict.inference import build_runners
 
 SIZE = 33  # odd, so that windows at the edge hold fewer pixels
 
@@ -73,7 +73,7 @@ def assert_equal_probabilities(model, folder, tolerance=1e-5):
 
 def test_the_released_models_give_the_probabilities_of_keras():
     models = {task: model_folder.load_model(MODELS / task) for task in ("gender", "age")}
-    ((tasks, run),) = build_networks(models).items()
+    ((tasks, run),) = build_runners(models).items()
     faces = faces_of(models["age"].alignment.size)
     probabilities = run(faces)
     assert tasks == ("gender", "age") == tuple(probabilities)
@@ -88,7 +88,7 @@ def test_the_two_level_cnn(tmp_path):
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_the_residual_network(mirrored, tmp_path):
     first = residual_level_one(97)
-    model = with_level_two(average_with_mirror_image(first) if mirrored else first)
+    model = with_level_two(mirrored_level_one(first) if mirrored else first)
     model.get_layer("level_two").set_weights([weights / 20 for weights in model.get_layer("level_two").get_weights()])
     assert_equal_probabilities(with_random_statistics(model), tmp_path, 1e-4)
 
@@ -169,7 +169,7 @@ def test_a_model_that_only_keras_can_run_predicts_beside_another(tmp_path):
     for task, model in zip(labels, (gender, age)):
         folder = model_folder.save_model(tmp_path / task.task, model, task, Alignment(size=SIZE), {}, [])
         models[task.task] = model_folder.load_model(folder)
-    networks = build_networks(models)
+    networks = build_runners(models)
     assert models["gender"].graph is None and sorted(networks) == [("age",), ("gender",)]
     for (task,), run in networks.items():
         np.testing.assert_allclose(run(faces_of(SIZE))[task], models[task].model(faces_of(SIZE)), atol=1e-5, rtol=0)

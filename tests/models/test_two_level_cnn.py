@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.training_steps import average_with_mirror_image
+from experiments.training_steps import mirrored_level_one
 from src.keras_setup import keras, layers
 from src.models import residual, train, two_level_cnn
 
@@ -117,7 +117,7 @@ def test_residual_architecture(small, faces):
 
 
 def test_a_face_and_its_mirror_image_give_the_mean_of_both(small, faces):
-    both = average_with_mirror_image(small)
+    both = mirrored_level_one(small)
     images = faces[:, :SMALL, :SMALL]
     mirrored = images[:, :, ::-1]
     features = both.predict(images, verbose=0)
@@ -129,7 +129,7 @@ def test_a_face_and_its_mirror_image_give_the_mean_of_both(small, faces):
 
 def test_a_network_that_is_called_without_a_mode_does_not_train(faces):
     """In training mode, batch normalisation would use the batch's statistics and change its own."""
-    model = average_with_mirror_image(residual.residual_level_one(SIZE))
+    model = mirrored_level_one(residual.residual_level_one(SIZE))
     before = [weights.copy() for weights in model.get_weights()]
     features = np.asarray(model(faces))
     assert features.std() > 0 and features == pytest.approx(model.predict_on_batch(faces), abs=1e-4)

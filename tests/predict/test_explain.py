@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import skimage.data
 
-from experiments.training_steps import average_with_mirror_image
+from experiments.training_steps import mirrored_level_one
 from src.config import AGE_GROUPS
 from src.faces.align import Alignment, find_faces
 from src.keras_setup import keras, layers
@@ -29,9 +29,10 @@ def spot_finder(mirrored: bool) -> keras.Model:
     kernel[..., 0, 0], kernel[..., 1, 0], kernel[..., 2, 0] = 0.05, -0.05, -0.05
     convolution.set_weights([kernel])
     if mirrored:
-        first = average_with_mirror_image(first)
-    dense = layers.Dense(2, activation="softmax", name="level_two")
-    model = keras.Model(face, dense(first(face)))
+        first = mirrored_level_one(first)
+    features = keras.Input(first.output_shape[1:])
+    dense = layers.Dense(2, activation="softmax")
+    model = keras.Model(face, keras.Model(features, dense(features), name="level_two")(first(face)))
     weights, bias = dense.get_weights()
     weights[:] = 0
     weights[(slice(0, None, 2) if not mirrored else slice(0, 1)), 1] = 0.5 if not mirrored else 60
@@ -76,9 +77,7 @@ def test_the_occlusion_map_of_a_certain_model_is_no_noise():
     assert np.hypot(*np.subtract(np.unravel_index(result.heat.argmax(), result.heat.shape), place)) < 16
 
 
-@pytest.mark.parametrize(
-    "first", [two_level_cnn.level_one(227), average_with_mirror_image(residual.residual_level_one(SIZE))]
-)
+@pytest.mark.parametrize("first", [two_level_cnn.level_one(227), mirrored_level_one(residual.residual_level_one(SIZE))])
 def test_the_projects_own_networks_have_a_last_convolution(first):
     model = two_level_cnn.two_level_cnn(4, level_one_model=first)
     size = first.input_shape[1]

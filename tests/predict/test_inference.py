@@ -10,7 +10,7 @@ from src.config import AGE_GROUPS
 from src.evaluation.calibration import Calibration, prediction_interval
 from src.faces.align import Alignment
 from src.models.model_folder import Labels, TrainedModel
-from src.predict.inference import Models, build_networks, load_models, predict_faces
+from src.predict.inference import Models, build_runners, load_models, predict_faces
 
 GROUPS = AGE_GROUPS["adience"]
 YEAR_COUNT = tuple(range(101))
@@ -95,9 +95,9 @@ def test_the_message_names_unsure_predictions_after_that_of_the_detection(gender
 
 def test_models_with_the_same_alignment_run_together():
     trained = load_models().trained
-    together = build_networks(trained)
+    together = build_runners(trained)
     other = replace(trained["age"], alignment=replace(trained["age"].alignment, gamma=True))
-    apart = build_networks(trained | {"age": other})
+    apart = build_runners(trained | {"age": other})
     assert list(together) == [("gender", "age")] and list(apart) == [("gender",), ("age",)]
     faces = np.random.default_rng(1).integers(0, 256, (5, *[trained["age"].alignment.size] * 2, 3), np.uint8)
     expected = together["gender", "age"](faces)

@@ -18,7 +18,10 @@ from src.faces.detect import VIDEO_DETECTOR, intersection_over_union
 from src.predict import camera, demo, predictor, tracks, video
 from src.predict.__main__ import main
 from src.predict.predictor import Predictor
-from src.predict.tracks import Track
+from src.predict.tracks import MultiTracker, Track
+from src.sample import scene
+from src.sample.face_model import FaceModel
+from src.sample.person import new_person
 from src.sample.scene import street as draw_street
 
 FRAMES, RATE = 110, 25
@@ -83,6 +86,19 @@ def test_three_people_are_three_tracks(street, made):
     visible = sum(box is not None for boxes in street[2] for box in boxes)
     assert sum(map(len, whose.values())) > 0.8 * visible
     assert sum(map(len, whose.values())) > 0.95 * len(frames), "there is no box without a person"
+
+
+def test_a_new_person_gets_a_number_of_their_own():
+    """Tracks that turn out to be of one person are merged, which leaves gaps in the numbers."""
+    model, rng = FaceModel.load(), np.random.default_rng(2)
+    people = [new_person(model, group, gender, rng) for group, gender in ((3, "female"), (6, "male"))]
+    pictures = [scene.snapshot(model, [person], (320, 320), 150, rng)[0] for person in people]
+    empty = np.full_like(pictures[0], 128)
+    tracker = MultiTracker(VIDEO_DETECTOR, fps=1)
+    tracker.update(np.hstack([pictures[0], empty]))
+    tracker.tracks[0].number = 2
+    tracker.update(np.hstack([empty, pictures[1]]))
+    assert [track.number for track in tracker.tracks] == [2, 3]
 
 
 def test_each_person_has_one_prediction(made):
