@@ -287,6 +287,7 @@ def network_camera(tmp_path_factory):
     write(folder / "film.mp4", pictures)
     handler = functools.partial(NetworkCamera, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.handle_error = lambda *_: None  # a client that has ended is no error
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"127.0.0.1:{server.server_port}"
         server.shutdown()
