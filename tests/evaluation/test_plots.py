@@ -92,7 +92,7 @@ def test_gallery_shows_each_picture_under_its_title():
     shown = [axes for axes in figure.axes if axes.images]
     assert [axes.get_title() for axes in shown] == [f"face {i}" for i in range(5)]
     assert all((axes.images[0].get_array() == picture).all() for axes, picture in zip(shown, pictures))
-    assert texts(plots.gallery([])) == ["no pictures to show"]
+    assert texts(plots.gallery([])) == ["no images to show"]
     with pytest.raises(ValueError, match="5, got 2"):
         plots.gallery(pictures, ["a", "b"])
 

@@ -45,7 +45,7 @@ def test_stages_of_a_released_model_and_their_figure(mobilenet_model):
         "2 separable conv", "averaged", "softmax",
     ]  # fmt: skip
     assert stages[0].shape == (128, 128, 3) and stages[-1].shape == (101,)
-    said = words(diagrams.runners({"one": mobilenet_model}, np.zeros((8, 8, 3), np.uint8)))
+    said = words(diagrams.networks({"one": mobilenet_model}, np.zeros((8, 8, 3), np.uint8)))
     assert f"{mobilenet_model.count_params():,} parameters" in said and "4×4×1024" in said and "mirror image" in said
 
 
