@@ -62,7 +62,7 @@ SAME_FACE_IOU = 0.4  # intersection over union of two boxes of one face
 
 # dlib
 HOG_SIDE = 800  # longest side in HOG's first search; HOG finds faces from 80 pixels up
-CNN_SIDE = 480  # longest side for dlib's CNN, which is seven times as slow per pixel and finds faces from about 40 pixels up
+CNN_SIDE = 480  # longest side for dlib's CNN, which is seven times as slow per pixel and finds faces from 80 pixels up
 CNN_MIN_SIDE = 16  # dlib's CNN fails on thinner photos
 DLIB_FACE_SCORE = 0.1  # minimum score of a certain face; face-like patterns score between 0 and this
 

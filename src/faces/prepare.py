@@ -294,15 +294,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--scheduler", help="address of a Dask cluster, such as tcp://host:8786")
     options = parser.parse_args(arguments)
     folder = data.resolve_folder(options.dataset, options.data)
-    table = data.load_for_training(options.dataset, folder).table
+    table, ledger = data.load_for_training(options.dataset, folder)
     scheduler = options.scheduler or None  # `make prepare` without a scheduler passes ""
     try:
         prepared = prepare(table, folder, Alignment(), options.cache, options.workers, scheduler, options.detector)
     except KeyboardInterrupt as interrupt:
         interrupt.args = ("stopped; finished work is kept, and the same command resumes",)
         raise
+    if len(ledger):
+        print(f"dropped by the loader:\n{ledger['reason'].value_counts().to_string(header=False)}")
     outcome = pd.Series(np.where(prepared.usable, prepared.alignment_source, prepared.reason))
-    print(outcome.str.split(" (", regex=False).str[0].value_counts().to_string())  # without the details in brackets
+    counts = outcome.str.split(" (", regex=False).str[0].value_counts()  # without the details in brackets
+    print(f"aligned by, or reason for no face:\n{counts.to_string()}")
     print(f"{len(table):,} faces are in {prepared.folder}")
     return 0
 

@@ -157,9 +157,10 @@ def load_model(folder: str | Path) -> TrainedModel:
     """
     folder = Path(folder)
     if missing := [name for name in FILES if not (folder / name).is_file()]:
+        problem = f"it requires {', '.join(FILES)}, missing: {', '.join(missing)}" if folder.is_dir() else "no such folder"
         raise ModelFolderError(
-            f"{folder} is not a model folder: it requires {', '.join(FILES)}, missing: {', '.join(missing)}; "
-            "notebooks 1 and 2 write such folders, models/sample-gender and models/sample-age"
+            f"{folder} is not a model folder: {problem}; models/gender and models/age are the released models, and "
+            "notebooks 1 and 2 write others beside them"
         )
     content = (folder / "model.keras").read_bytes()
     try:

@@ -57,7 +57,7 @@ def open_camera(source: int | str = 0) -> Iterator[Iterator[Photo]]:
     if address:
         scheme, host = address[1].lower(), address[2]
         name = f"at {scheme}://{host}"
-        reason = f"no stream within {TIMEOUT:g} seconds; check the address, the user and the password"
+        reason = f"no connection, or no stream within {TIMEOUT:g} seconds; check the address, the user and the password"
         limit = round(1000 * TIMEOUT)
         options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
         camera = cv2.VideoCapture(scheme + text[len(scheme) :], cv2.CAP_FFMPEG, options)

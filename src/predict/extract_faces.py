@@ -90,7 +90,7 @@ def detect_faces_in_photo(
     box = (0, 0, width * scale, height * scale)
     return [{"photo": name, "status": Status.WHOLE_PHOTO, "face": 1, **_box_columns(box),
              "aligned": {task: align.whole_photo(pixels, alignment) for task, alignment in alignments.items()},
-             "message": f"{NO_FACE_FOUND}; the whole photo was used instead"}]  # fmt: skip
+             "message": f"{NO_FACE_FOUND}; the photo's central square was used instead"}]  # fmt: skip
 
 
 def _box_columns(box: Iterable[float]) -> dict[str, int]:

@@ -7,6 +7,7 @@
 4. `annotate.annotate` draws the predictions on copies of the photos, on request.
 """
 
+import io
 import itertools
 import json
 import os
@@ -135,7 +136,8 @@ def list_sources(photos: PhotoSource | Iterable[PhotoSource], annotate: str | Pa
 
     Folders and patterns exclude the annotated copies in the folder `annotate`.
     """
-    if isinstance(photos, (str, Path, bytes, Image.Image, np.ndarray)) or not isinstance(photos, Iterable):
+    # Among these, open files and dictionaries are no photos: `_check_photo` refuses them.
+    if isinstance(photos, (str, Path, bytes, Image.Image, np.ndarray, io.IOBase, dict)) or not isinstance(photos, Iterable):
         photos = [photos]
     earlier_copies = set()
     if annotate is not None:
@@ -192,7 +194,7 @@ def reserve_copies(names: Iterable[str], folder: Path) -> dict[Path, Path]:
         The copy's path by the original's path.
 
     Raises:
-        ValueError: A copy would replace a file that no earlier call has written.
+        ValueError: The folder is a file, or a copy would replace a file that no earlier call has written.
         OSError: The folder cannot be created or written.
     """
     paths = dict.fromkeys(map(Path, names))
@@ -212,6 +214,8 @@ def reserve_copies(names: Iterable[str], folder: Path) -> dict[Path, Path]:
             listed.add(file.name)
         used_names.add(copy.name.lower())
         copies[path] = copy
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"annotated copies need a folder, but {folder} is a file: choose another name")
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / COPIES_LIST, json.dumps(sorted(listed)))
     return copies

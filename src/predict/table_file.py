@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,12 +76,16 @@ def open_table(path: Path, photos: list[str], settings: dict) -> Iterator[TableF
         return
     name, path = path, resolve_links(path)
     if path.exists() and (path.is_dir() or not _is_table(path)):
-        raise ValueError(f"{path} is not a table of predictions, and only such a table is replaced: choose another name")
+        found = "a folder" if path.is_dir() else "not a table of predictions"
+        raise ValueError(f"{path} is {found}, and only a table of predictions is replaced: choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(path.with_name(f".{path.name}.lock"), wait=False, remove_unfinished=False, locked=path):
         settings_file = path.with_name(f".{path.name}.unfinished")
         text = json.dumps([settings, PREDICTION_COLUMNS], sort_keys=True)
-        resume = path.exists() and settings_file.exists() and settings_file.read_text(encoding="utf-8") == text
+        unfinished = path.exists() and settings_file.exists()
+        resume = unfinished and settings_file.read_text(encoding="utf-8") == text
+        if unfinished and not resume:
+            print(f"{name} was unfinished, but with other photos, models or options: starting again", file=sys.stderr)
         done, rows = _finished_photos(path, photos) if resume else (0, [])
         try:
             with atomic_write(path) as new, new.open("w", encoding="utf-8", newline="") as file:

@@ -101,7 +101,7 @@ def test_names_that_begin_with_a_dash_or_are_no_text(tmp_path, capfd, monkeypatc
         (["--annotate", "WALL"], "wall.png"),
         (["--annotate", ""], "--annotate: expected a name, got an empty one"),
         (["--csv", ""], "--csv: expected a name, got an empty one"),
-        (["--csv", "FOLDER"], "is not a table of predictions"),
+        (["--csv", "FOLDER"], "is a folder"),
         (["--csv", "WALL"], "wall.png is not a table of predictions"),
         (["--wrong"], "--wrong"),
     ],

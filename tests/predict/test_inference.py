@@ -84,7 +84,7 @@ def test_the_message_names_unsure_predictions_after_that_of_the_detection(gender
     probabilities = {"gender": np.full((2, 2), 0.5), "age": np.tile(around(9), (2, 1))}
     models = Models(trained, {("gender", "age"): lambda faces: probabilities})
     faces = [{"aligned": dict.fromkeys(trained, np.zeros((8, 8, 3), np.uint8))} for _ in range(2)]
-    faces[1]["message"] = fallback = "no face found; the whole photo was used instead"
+    faces[1]["message"] = fallback = "no face found; the photo's central square was used instead"
     table = predict_faces([*faces, {"message": "no such file"}], models)
     assert table["message"].tolist() == [message, f"{fallback}; {message}", "no such file"]
     unsure = table[["gender_unsure", "age_unsure"]]

@@ -196,6 +196,8 @@ def test_pil_images_of_every_mode(predictor, expected):
         (HEAD[:0], r"got uint8 \(0, 260, 3\)"),
         (3, "got int"),
         (None, "got NoneType"),
+        (io.BytesIO(b"line\nline"), "got BytesIO"),
+        ({"photo": HEAD}, "got dict"),
         ([HEAD], "got list"),
     ],
 )

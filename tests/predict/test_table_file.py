@@ -54,9 +54,11 @@ def test_an_unfinished_table_is_resumed_and_a_finished_one_is_replaced(tmp_path)
         assert not replaced.done and read(path).empty
 
 
-def test_other_settings_do_not_resume_it(tmp_path):
+def test_other_settings_do_not_resume_it(tmp_path, capsys):
     interrupted(tmp_path / "t.csv", "abc", table("abc"), settings={"fallback": "none"})
+    assert not capsys.readouterr().err
     assert not interrupted(tmp_path / "t.csv", "abc", settings={"fallback": "whole-photo"})
+    assert str(tmp_path / "t.csv") in capsys.readouterr().err, "the user learns that finished photos are done again"
 
 
 @pytest.mark.parametrize(
