@@ -131,33 +131,29 @@ def _copy_mode(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def exclusive_lock(
-    lock_file: Path, wait: bool = True, remove_unfinished: bool = True, locked: Path | None = None
-) -> Iterator[None]:
+def exclusive_lock(lock_file: Path, user_file: Path | None = None) -> Iterator[None]:
     """Acquires a lock that only one process at a time can have. The operating system releases the lock of a killed process.
 
     Args:
         lock_file: The lock file. The function creates its folder and removes the file at the end.
-        wait: What to do if another process has the lock: True waits for it, False raises an error.
-        remove_unfinished: Whether to remove folders that a killed `atomic_folder` left beside the lock file.
-        locked: What the error message calls the locked file; by default the lock file.
+        user_file: The file that the lock protects, if it is in a folder of the user. If another process has the lock, an
+            error names this file. Without it, the function waits for the lock, then removes the folders that a killed
+            `atomic_folder` left beside the lock file.
 
     Raises:
-        BlockingIOError: Another process has the lock and `wait` is False.
+        BlockingIOError: Another process has the lock, and there is a `user_file`.
     """
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_file)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        if not wait:
-            raise BlockingIOError(
-                f"another run is using {locked or lock_file}: wait for its end or choose another file"
-            ) from None
+        if user_file:
+            raise BlockingIOError(f"another run is using {user_file}: wait for its end or choose another file") from None
         print(f"waiting for another run that is using {lock_file.parent}", flush=True)
         lock.acquire()
     try:
-        for unfinished in lock_file.parent.glob(f"{TEMPORARY_PREFIX}*/") if remove_unfinished else ():
+        for unfinished in lock_file.parent.glob(f"{TEMPORARY_PREFIX}*/") if not user_file else ():
             shutil.rmtree(unfinished, ignore_errors=True)
         yield
     finally:

@@ -1,6 +1,7 @@
 """Atomic writes and locks."""
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -130,14 +131,19 @@ with exclusive_lock(Path(sys.argv[1])):
 
 @pytest.mark.parametrize("end", ["in order", "killed"])
 def test_a_lock_without_waiting_is_refused_until_its_holder_ends(tmp_path, end):
-    lock = tmp_path / ".table.csv.lock"
+    table, lock = tmp_path / "table.csv", tmp_path / ".table.csv.lock"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], **pipes) as holder:
         assert holder.stdout.readline() == b"locked\n"
-        with pytest.raises(BlockingIOError, match="another run is using .*table.csv"), exclusive_lock(lock, wait=False):
+        with (
+            pytest.raises(BlockingIOError, match=f"another run is using {re.escape(str(table))}:"),
+            exclusive_lock(lock, table),
+        ):
             pass
         if end == "killed":
             holder.kill()
-    with exclusive_lock(lock, wait=False):
+    foreign = tmp_path / f"{TEMPORARY_PREFIX}of-another-run"
+    foreign.mkdir()
+    with exclusive_lock(lock, table):
         pass
-    assert not list(tmp_path.iterdir()), "no lock is left"
+    assert list(tmp_path.iterdir()) == [foreign], "no lock is left, and nothing else in the user's folder is removed"

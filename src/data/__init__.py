@@ -60,9 +60,8 @@ def load(name: str, folder: str | Path, **options) -> TableAndLedger:
     """
     if name not in DATASETS:
         raise ValueError(f"data set must be one of {', '.join(DATASETS)}, got {name!r}")
-    module = import_module(
-        f"src.data.{'adience' if name == 'sample' else name}"
-    )  # imported here, because predictions need no loader
+    # Imported here, because predictions need no loader.
+    module = import_module(f"src.data.{'adience' if name == 'sample' else name}")
     table, ledger = module.load(folder, **options)
     if table.empty:
         counts = [f"{reason}: {count:,}" for reason, count in ledger["reason"].value_counts().items()]

@@ -119,9 +119,9 @@ def prepare(
                 offset = _create_files(target, (len(table), alignment.size, alignment.size, 3), settings)
                 common = _ChunkSettings(folder.absolute(), target, alignment, detector, settings, offset)
                 _prepare_chunks(common, rows, _unfinished(target, starts), workers, scheduler)
-        except FileNotFoundError:  # a worker lacks dlib's models
-            raise
         except OSError as error:
+            if error.errno is None:  # not from the operating system, such as a missing package: its message says all
+                raise
             raise OSError(
                 error.errno,
                 f"the aligned faces cannot be written to {target} ({error.strerror}): make room or choose another folder "

@@ -79,7 +79,7 @@ def open_table(path: Path, photos: list[str], settings: dict) -> Iterator[TableF
         found = "a folder" if path.is_dir() else "not a table of predictions"
         raise ValueError(f"{path} is {found}, and only a table of predictions is replaced: choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(path.with_name(f".{path.name}.lock"), wait=False, remove_unfinished=False, locked=path):
+    with exclusive_lock(path.with_name(f".{path.name}.lock"), path):
         settings_file = path.with_name(f".{path.name}.unfinished")
         text = json.dumps([settings, PREDICTION_COLUMNS], sort_keys=True)
         unfinished = path.exists() and settings_file.exists()
