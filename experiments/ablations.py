@@ -17,23 +17,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from experiments import train_released, training_steps
-from experiments.multitask import add_task_heads, distillation_loss, multitask_labels, multitask_loss
+from experiments.multitask import add_task_heads, distillation_loss, label_columns, multitask_labels, multitask_loss
 from experiments.teachers import build_teacher, finetune
-from src.config import CACHE, SEED
+from src.config import CACHE, GENDERS, SEED, YEAR_COUNT
 from src.evaluation import metrics
 from src.evaluation.subgroups import Metric, face_scores
 from src.faces import align
 from src.faces.image_io import read_photo
 from src.files import write_text
-from src.keras_setup import keras
-from src.models.residual import residual_level_one
-from src.models.train import fast_dtype, fit
+from src.keras_setup import keras, layers, ops
+from src.models.residual import BLOCKS, residual_level_one
+from src.models.train import fast_dtype, fit, predict_probabilities
 from src.models.two_level_cnn import level_one
 from src.processes import run_command
 
@@ -42,6 +44,13 @@ CHILDREN = "gender accuracy of children"  # a metric that only this module has
 YOUNG, OLD = 10, 60  # years: the faces of people below or above are rare
 LABEL_ERROR = 1.5  # years
 PIXEL_DEVIATION = 64  # typical standard deviation of a pixel of a face
+FEATURE_WEIGHT = 3.0  # weight of the imitated features in `imitation_loss`
+# Blocks of residual networks that cost about as much time as the student at 112 pixels.
+LEVEL_ONE_BLOCKS = {
+    "residual": BLOCKS,
+    "wider": ((56, 1), (56, 1), (112, 2), (112, 1), (224, 2), (224, 1), (304, 2)),
+    "deeper": ((48, 1), (48, 1), (48, 1), (96, 2), (96, 1), (96, 1), (192, 2), (192, 1), (192, 1), (256, 2)),
+}
 FROM_SCRATCH = {"learning_rate": 1e-3}  # settings of networks that start from random weights
 DIFFERENCE_COLUMNS = ("difference", "difference_low", "difference_high")  # to the baseline with the same seed
 COLUMNS = (
@@ -56,13 +65,14 @@ class Variant:
 
     baseline: str = "as released"  # the variant that it differs from in one choice
     teacher: str = "both"  # "both", the name of one, or "" to learn from the labels alone
-    start: str = "fine-tuned"  # or "original" weights of FaceRes, "random" ones, or another level one: "residual", "plain"
+    start: str = "fine-tuned"  # or "original" or "random" weights of FaceRes, "plain", or a name in `LEVEL_ONE_BLOCKS`
+    features: bool = False  # whether the network imitates the features of the original SFace, too
     settings: dict = field(default_factory=dict)  # fields of `TrainingSettings`
     constant_error: bool = False  # whether the error of age labels is `LABEL_ERROR` at every age
     repeat_rare_ages: bool = False  # whether training faces of the young and of the old appear twice in an epoch
     hidden: tuple[str, ...] = ()  # columns of labels that are hidden
     without: str = ""  # the data set that is left out of the training
-    alignment: str = "eyes"  # or the whole "photo", or aligned faces that are filtered: "gamma" or "denoised"
+    alignment: str = "eyes"  # or the whole "photo", or aligned faces that are changed: "gamma", "denoised", "112 pixels"
     with_mirror: bool = False  # averages the baseline's predictions for each face and its mirror image
 
 
@@ -71,7 +81,9 @@ _NO_AUGMENTATION = dict.fromkeys(
      "random_erasing_probability"), 0.0,
 )  # fmt: skip
 _ORIGINAL = "original FaceRes, labels only"
+_RESIDUAL = "residual level one, labels only"
 _ON_LABELS = Variant(_ORIGINAL, teacher="", start="original")
+_RESIDUAL_ON_LABELS = Variant(_RESIDUAL, teacher="", start="residual", settings=FROM_SCRATCH)
 # Baselines come before the variants that are compared with them. Fine-tuned weights have seen all labels of all data sets, so
 # variants without some of these start from the original ones.
 VARIANTS = {
@@ -90,6 +102,12 @@ VARIANTS = {
     "denoised": Variant(alignment="denoised"),
     "no augmentation but mirror": Variant(settings=_NO_AUGMENTATION),
     _ORIGINAL: replace(_ON_LABELS, baseline="no teacher"),
+    "SFace's features imitated": replace(_ON_LABELS, features=True),
+    _RESIDUAL: replace(_RESIDUAL_ON_LABELS, baseline=_ORIGINAL),
+    "residual, SFace's features imitated": replace(_RESIDUAL_ON_LABELS, features=True),
+    "residual, 112 pixels": replace(_RESIDUAL_ON_LABELS, alignment="112 pixels"),
+    "wider residual, 112 pixels": replace(_RESIDUAL_ON_LABELS, start="wider", alignment="112 pixels"),
+    "deeper residual, 112 pixels": replace(_RESIDUAL_ON_LABELS, start="deeper", alignment="112 pixels"),
     "gender alone": replace(_ON_LABELS, hidden=("age_low", "age_high")),
     "age alone": replace(_ON_LABELS, hidden=("gender",)),
     "without UTKFace": replace(_ON_LABELS, without="utkface"),
@@ -102,6 +120,24 @@ VARIANTS = {
 def constant_error_loss(labels, logits):
     """`distillation_loss` with the same error of age labels at every age."""
     return distillation_loss(labels, logits, LABEL_ERROR)
+
+
+@keras.saving.register_keras_serializable("age_and_gender_ablations")
+def imitation_loss(labels, outputs):
+    """Returns `multitask_loss`, plus the mean squared distance between imitated features and those of a teacher.
+
+    Source: Romero et al., "FitNets: hints for thin deep nets", ICLR 2015.
+
+    Args:
+        labels: Tensor (n, 3 + features): the labels of `multitask_labels` with a teacher's features as targets.
+        outputs: Tensor (n, 103 + features): the logits, then the imitated features.
+
+    Returns:
+        Tensor (n,).
+    """
+    logit_count = len(GENDERS) + YEAR_COUNT
+    distance = ops.mean(ops.square(outputs[:, logit_count:] - label_columns(labels).teacher), axis=1)
+    return multitask_loss(labels, outputs[:, :logit_count]) + FEATURE_WEIGHT * distance
 
 
 class _Setup(NamedTuple):
@@ -147,8 +183,15 @@ def _evaluate_variant(name: str, seed: int, setup: _Setup) -> pd.DataFrame:
 
 def _train(variant: Variant, seed: int, setup: _Setup, table: pd.DataFrame, faces: np.ndarray) -> tuple[keras.Model, float]:
     """Trains a variant on faces with the labels in `table`; returns the network and the training time in seconds."""
-    targets, loss = None, multitask_loss
-    if variant.teacher:
+    model = _build_network(variant.start, seed, setup, faces.shape[1])
+    targets, loss, reported = None, multitask_loss, training_steps.METRICS
+    if variant.features:
+        targets, loss, reported = _sface_features(setup), imitation_loss, ()
+        initial = keras.initializers.GlorotUniform(seed)
+        imitated = layers.Dense(targets.shape[1], kernel_initializer=initial, dtype="float32", name="imitated")
+        outputs = [model.output, imitated(model.get_layer("dropout").input)]
+        model = keras.Model(model.input, layers.Concatenate(dtype="float32")(outputs))
+    elif variant.teacher:
         names = train_released.TEACHERS if variant.teacher == "both" else [variant.teacher]
         targets = train_released.teacher_targets(setup.data, setup.runs, names)[setup.rows]
         loss = constant_error_loss if variant.constant_error else distillation_loss
@@ -158,18 +201,19 @@ def _train(variant: Variant, seed: int, setup: _Setup, table: pd.DataFrame, face
         rows = np.append(rows, np.flatnonzero(is_rare & (setup.split == "train")))
     settings = replace(train_released.STUDENT, epochs=setup.epochs, seed=seed, **variant.settings)
     model, history = fit(
-        _build_network(variant.start, seed, setup), faces, rows, multitask_labels(table, targets)[rows], setup.split[rows],
-        settings, training_steps.log_epoch, setup.folder / "training", loss, training_steps.METRICS,
+        model, faces, rows, multitask_labels(table, targets)[rows], setup.split[rows], settings, training_steps.log_epoch,
+        setup.folder / "training", loss, reported,
     )  # fmt: skip
-    return model, float(history["seconds"].sum())
+    return keras.Model(model.input, model.get_layer("logits").output), float(history["seconds"].sum())
 
 
-def _build_network(start: str, seed: int, setup: _Setup) -> keras.Model:
-    """Builds the student with the start's weights. "residual" and "plain" have another level one, with random weights."""
-    size, dtype = training_steps.ALIGNMENT.size, fast_dtype()
-    if start in ("plain", "residual"):
-        build = level_one if start == "plain" else residual_level_one
-        return add_task_heads(build(size, dtype=dtype, seed=seed), seed=seed)
+def _build_network(start: str, seed: int, setup: _Setup, size: int) -> keras.Model:
+    """Builds a network with the start's weights, for faces of `size` pixels; see `Variant.start`."""
+    dtype = fast_dtype()
+    if start == "plain":
+        return add_task_heads(level_one(size, dtype, seed), seed=seed)
+    if start in LEVEL_ONE_BLOCKS:
+        return add_task_heads(residual_level_one(size, dtype, seed, LEVEL_ONE_BLOCKS[start]), seed=seed)
     student = train_released.build_student(size, dtype, seed)
     if start == "original":
         student.set_weights(build_teacher("faceres", size, seed=seed).get_weights())
@@ -188,15 +232,30 @@ def _build_network(start: str, seed: int, setup: _Setup) -> keras.Model:
     return student
 
 
-def _aligned_faces(alignment: str, setup: _Setup) -> np.ndarray:
-    """Returns the setup's faces in an alignment, uint8 (m, 128, 128, 3), from a cache; see `Variant.alignment`."""
+def _sface_features(setup: _Setup) -> npt.NDArray[np.float32]:
+    """Returns the pooled features of the original SFace, float32 (m, 1024), scaled to mean 0 and variance 1, from a cache."""
+
+    def compute() -> np.ndarray:
+        faces = setup.data.faces
+        sface = build_teacher("sface", faces.shape[1], fast_dtype()).get_layer("level_one")
+        features = predict_probabilities(sface, faces, setup.rows)
+        known = features[setup.split == "train"]
+        return (features - known.mean(axis=0)) / known.std(axis=0)
+
+    return training_steps.cached_array(setup.folder / "sface_features.npy", compute)
+
+
+def _aligned_faces(alignment: str, setup: _Setup) -> npt.NDArray[np.uint8]:
+    """Returns the setup's faces in an alignment, uint8 (m, size, size, 3), from a cache; see `Variant.alignment`."""
 
     def compute() -> np.ndarray:
         eyes = setup.data.faces[setup.rows]
         if alignment == "eyes":
             return eyes
         inputs = [setup.source / path for path in setup.table["path"]] if alignment == "photo" else eyes
-        step = {"photo": _scale_photo, "gamma": align.adaptive_gamma, "denoised": align.denoise}[alignment]
+        step = {
+            "photo": _scale_photo, "gamma": align.adaptive_gamma, "denoised": align.denoise, "112 pixels": _shrink,
+        }[alignment]  # fmt: skip
         progress = tqdm(inputs, alignment, mininterval=5, unit=" faces")
         return np.stack(Parallel(n_jobs=-1)(delayed(step)(one) for one in progress))
 
@@ -205,6 +264,10 @@ def _aligned_faces(alignment: str, setup: _Setup) -> np.ndarray:
 
 def _scale_photo(path: Path) -> np.ndarray:
     return align.whole_photo(read_photo(path), training_steps.ALIGNMENT)
+
+
+def _shrink(face: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return cv2.resize(face, (112, 112), interpolation=cv2.INTER_AREA)
 
 
 def _score_faces(table: pd.DataFrame, probability: np.ndarray) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """A level one of residual blocks, deeper than the plain one. Notebook 1 has it as an exercise."""
 
 import itertools
+from collections.abc import Sequence
 
 from src.config import SEED
 from src.keras_setup import keras, layers
@@ -8,7 +9,9 @@ from src.keras_setup import keras, layers
 BLOCKS = ((48, 1), (48, 1), (96, 2), (96, 1), (192, 2), (192, 1), (256, 2))  # filters and stride of each residual block
 
 
-def residual_level_one(size: int = 128, dtype: str = "float32", seed: int = SEED) -> keras.Model:
+def residual_level_one(
+    size: int = 128, dtype: str = "float32", seed: int = SEED, blocks: Sequence[tuple[int, int]] = BLOCKS
+) -> keras.Model:
     """Builds a residual feature extractor. The shapes of its weights do not depend on the size of the faces.
 
     Sources: He et al., "Deep residual learning for image recognition", CVPR 2016; for shortcuts with average pooling,
@@ -18,9 +21,10 @@ def residual_level_one(size: int = 128, dtype: str = "float32", seed: int = SEED
         size: Height and width of the faces in pixels.
         dtype: Keras dtype policy, such as "mixed_bfloat16".
         seed: Seed of the initial weights.
+        blocks: Number of filters and stride of each residual block.
 
     Returns:
-        A model from uint8 faces (batch, size, size, 3), RGB, 0-255, to features (batch, 256).
+        A model from uint8 faces (batch, size, size, 3), RGB, 0-255, to features (batch, n): the filters of the last block.
     """
     seeds = itertools.count(seed + 1)  # one for each convolution
 
@@ -37,7 +41,7 @@ def residual_level_one(size: int = 128, dtype: str = "float32", seed: int = SEED
     x = layers.Rescaling(1 / 127.5, offset=-1, dtype=dtype, name="scale")(face)
     x = relu(convolution(x, 32, 5, strides=2))
     x = layers.MaxPooling2D(3, 2, "same", dtype=dtype, name="pooling")(x)
-    for i, (filters, strides) in enumerate(BLOCKS, start=1):
+    for i, (filters, strides) in enumerate(blocks, start=1):
         y = relu(convolution(x, filters, 3, strides))
         y = convolution(y, filters, 3, gamma="zeros")  # gamma 0: blocks start as identities
         if strides > 1:
