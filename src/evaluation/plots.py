@@ -265,6 +265,7 @@ def accuracy_by_group(frame: pd.DataFrame, heading: str = "Accuracy with its 95%
     lowest = np.nanmin([0.9, *frame["low"], *frame["value"]])
     axes.set(xlim=(max(0, np.floor(lowest * 10) / 10) - 0.01, 1.01), yticks=range(len(frame)), yticklabels=frame.index)
     axes.set_ylim(len(frame) - 0.5, -0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_title(heading)
     return figure

@@ -35,7 +35,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     formats = f"folders are searched for {', '.join(IMAGE_SUFFIXES)}; video formats: {', '.join(VIDEO_SUFFIXES)}"
     parser.add_argument("photos", nargs="*", metavar="PHOTO_OR_FOLDER", help=f"or VIDEO; {formats}")
     parser.add_argument(
-        "--csv", type=_path, metavar="FILE",
+        "--csv", type=_file, metavar="FILE",
         help="write the table to this file, pipe or device (-: standard output) instead of printing it",
     )  # fmt: skip
     parser.add_argument("--annotate", type=_path, metavar="FOLDER", help="write annotated copies into this folder")
@@ -65,6 +65,12 @@ def _path(name: str) -> Path:
     if not name:
         raise argparse.ArgumentTypeError("expected a name, got an empty one")
     return Path("/dev/stdout" if name == "-" else name).expanduser()
+
+
+def _file(name: str) -> Path:
+    if name.endswith(("/", os.sep)):
+        raise argparse.ArgumentTypeError(f"expected the name of a file, got the folder {name}")
+    return _path(name)
 
 
 def _predict_photos(options: argparse.Namespace) -> int:
@@ -100,7 +106,8 @@ def _write_table(
         for batch in predictor.batches(sources, copies, table.done):
             table.add(batch)
     counts = ", ".join(f"{count:,} {status}" for status, count in table.counts.most_common()) or "no photo found"
-    summary = f"{len(sources):,} photos, {table.counts.total():,} rows ({counts}) written to {options.csv}"
+    photos, rows = (f"{n:,} {unit}{'s' * (n != 1)}" for n, unit in ((len(sources), "photo"), (table.counts.total(), "row")))
+    summary = f"{photos}, {rows} ({counts}) written to {options.csv}"
     print(summary, file=sys.stdout if table.resumable else sys.stderr)  # the table itself may go to standard output
 
 
@@ -112,6 +119,8 @@ def _predict_videos(options: argparse.Namespace) -> int:
         raise ValueError("expected either photos or videos, got both: run the command twice")
     if options.csv:
         raise ValueError("--csv is for photos, and a video has two tables: name a folder for them with --annotate")
+    if options.fallback != Fallback.NONE:
+        raise ValueError("--fallback is for photos, and frames without a face stay without one: leave it out")
     copies = reserve_copies(options.photos, options.annotate or RUNS / "videos") if options.photos else {}
     predictor = Predictor(options.gender_model, options.age_model, detector=options.detector or VIDEO_DETECTOR)
     if options.camera is not None:

@@ -78,7 +78,7 @@ def test_a_dash_is_standard_output(tmp_path, capfd):
     status, out, err = run(capfd, wall, "--csv", "-")
     header, row = out.splitlines()
     assert status == 0 and tuple(header.split(",")) == PREDICTION_COLUMNS and row.startswith(f"{wall},no_face")
-    assert err[-1].startswith("1 photos, 1 rows")
+    assert err[-1].startswith("1 photo, 1 row (")
 
 
 def test_names_that_begin_with_a_dash_or_are_no_text(tmp_path, capfd, monkeypatch):
@@ -102,6 +102,7 @@ def test_names_that_begin_with_a_dash_or_are_no_text(tmp_path, capfd, monkeypatc
         (["--annotate", ""], "--annotate: expected a name, got an empty one"),
         (["--csv", ""], "--csv: expected a name, got an empty one"),
         (["--csv", "FOLDER"], "is a folder"),
+        (["--csv", "new/"], "--csv: expected the name of a file, got the folder new/"),
         (["--csv", "WALL"], "wall.png is not a table of predictions"),
         (["--wrong"], "--wrong"),
     ],

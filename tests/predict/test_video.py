@@ -236,6 +236,7 @@ def test_mistakes_are_told(tmp_path, standins, street, capfd):
     for arguments, said in (
         ([film, "photo.jpg"], "run the command twice"),
         ([film, "--csv", "x.csv"], "name a folder for them with --annotate"),
+        ([film, "--fallback", "whole-photo"], "--fallback is for photos"),
         ([film, "--annotate", str(street[0].parent)], "must not replace"),
         (["--camera", "7"], "camera 7 sends no image: there is no such camera"),
         (["--camera", "/dev/video7"], "camera /dev/video7 sends no image: there is no such camera"),
