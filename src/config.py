@@ -59,7 +59,8 @@ class AgeGroups:
 
     Attributes:
         years: First and last year of each group's label, inclusive. Labels may leave gaps: Adience has 4-6 and 8-12.
-        starts: First year of each group when the ages in gaps belong to a group too: Adience's 4-6 covers 4 to 7.
+        starts: The age from which on each group counts, so that no age is between two groups: Adience's 4-6 counts from 4 to
+            7.
         names: Name of each group.
     """
 

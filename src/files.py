@@ -64,13 +64,13 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     try:
         new.mkdir()
         yield new
-        if target.exists():
-            _copy_mode(target, new)
-            os.replace(target, old)
         try:
+            if target.exists():
+                _copy_mode(target, new)
+                os.replace(target, old)
             os.replace(new, target)
-        except OSError:
-            if old.exists():
+        except BaseException:  # Ctrl-C between the two renames, too
+            if old.exists() and not target.exists():
                 os.replace(old, target)
             raise
         shutil.rmtree(old, ignore_errors=True)
@@ -132,13 +132,15 @@ def _copy_mode(source: Path, target: Path) -> None:
 
 @contextmanager
 def exclusive_lock(lock_file: Path, user_file: Path | None = None) -> Iterator[None]:
-    """Acquires a lock that only one process at a time can have. The operating system releases the lock of a killed process.
+    """Acquires a lock that only one process at a time can have, and removes what a killed run left beside it.
+
+    The operating system releases the lock of a killed process.
 
     Args:
         lock_file: The lock file. The function creates its folder and removes the file at the end.
         user_file: The file that the lock protects, if it is in a folder of the user. If another process has the lock, an
-            error names this file. Without it, the function waits for the lock, then removes the folders that a killed
-            `atomic_folder` left beside the lock file.
+            error names this file, and nothing is removed. Without it, the function waits for the lock, then removes the
+            unfinished folders of a killed `atomic_folder`, but not the content that it was replacing ("-old").
 
     Raises:
         BlockingIOError: Another process has the lock, and there is a `user_file`.
@@ -153,8 +155,10 @@ def exclusive_lock(lock_file: Path, user_file: Path | None = None) -> Iterator[N
         print(f"waiting for another run that is using {lock_file.parent}", flush=True)
         lock.acquire()
     try:
-        for unfinished in lock_file.parent.glob(f"{TEMPORARY_PREFIX}*/") if not user_file else ():
-            shutil.rmtree(unfinished, ignore_errors=True)
+        if not user_file:
+            for unfinished in lock_file.parent.glob(f"{TEMPORARY_PREFIX}*/"):
+                if not unfinished.name.endswith("-old"):
+                    shutil.rmtree(unfinished, ignore_errors=True)
         yield
     finally:
         # A process that waits for the removed file notices this after it has acquired it, and tries again (filelock).

@@ -53,7 +53,8 @@ def fused_normalisation() -> Iterator[None]:
     keras_call = layer.call
 
     def call(self, inputs, training=None, mask=None):
-        if not (training and self.trainable and len(inputs.shape) == 4):
+        is_usual = self.scale and self.center and self.axis in (-1, 3) and mask is None
+        if not (training and self.trainable and len(inputs.shape) == 4 and is_usual):
             return keras_call(self, inputs, training=training, mask=mask)
         scale, offset = (tf.cast(weights.value, tf.float32) for weights in (self.gamma, self.beta))
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(

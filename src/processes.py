@@ -18,8 +18,9 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     """Runs a command and exits with the status that it returns.
 
     A ValueError or OSError is printed as one sentence, with status 2. On Ctrl-C, SIGTERM or SIGHUP, `main` gets a
-    KeyboardInterrupt, worker processes end, and the status is 128 plus the signal's number. If `main` sets the exception's
-    arguments, they are printed instead of "stopped". A signal that the caller ignores, as under nohup, stays ignored.
+    KeyboardInterrupt, worker processes end, and the status is 128 plus the signal's number. If `main` replaces the text of
+    the exception (`interrupt.args = ("…",)`), this text is printed instead of "stopped". A signal that the caller ignores, as
+    under nohup, stays ignored.
     """
     received = signal.SIGINT
 

@@ -68,7 +68,7 @@ def run_notebooks(dataset: str, data: str, numbers: list[int], save: bool = Fals
     finally:
         pool.shutdown(kill_workers=True)
     print("\nWritten, with paths relative to the repository (`make lab` opens the notebooks):")
-    cards = [path.relative_to(ROOT) for path in sorted(MODELS.glob("*/card.json"))]
+    cards = [path.relative_to(ROOT) for path in sorted(MODELS.glob("[!.]*/card.json"))]
     for path in [*sorted(target.glob("*.ipynb")), *sorted(target.glob("*.csv")), *cards]:
         if path.stat().st_mtime >= began:
             print(f"  {path.parent}/  (a trained model)" if path in cards else f"  {path}")
@@ -123,7 +123,7 @@ def main() -> int:
     require_keras_backend()  # before a notebook shows the same error as a traceback
     if options.save and options.dataset != "sample":
         parser.error("--save requires the sample, because saved outputs must not show real people")
-    if options.dataset != "sample":
+    if options.dataset != "sample" or options.data:
         resolve_folder(options.dataset, options.data)
     try:
         folder = NOTEBOOKS / "solutions" if options.solutions else NOTEBOOKS

@@ -5,6 +5,7 @@ import re
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -79,6 +80,29 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
+def test_a_folder_that_was_being_replaced_when_it_was_killed_keeps_its_content(tmp_path):
+    for name in (f"{TEMPORARY_PREFIX}0123-old", f"{TEMPORARY_PREFIX}0123d"):
+        (tmp_path / name).mkdir()
+    with exclusive_lock(tmp_path / ".lock"):
+        assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [f"{TEMPORARY_PREFIX}0123-old"]
+
+
+def test_ctrl_c_between_the_two_renames_keeps_the_folder(tmp_path, monkeypatch):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "old.txt").touch()
+    rename = os.replace
+
+    def interrupted(source, target):
+        if Path(target).name == "target" and not str(source).endswith("-old"):
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "target"):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["target", "old.txt"]
+
+
 def test_new_files_get_the_umasks_mode_and_replaced_ones_keep_theirs(tmp_path):
     before = os.umask(0o027)
     try:
@@ -121,6 +145,7 @@ def test_one_process_at_a_time_holds_a_lock(tmp_path):
 
 HOLD = """
 import sys
+from pathlib import Path
 from pathlib import Path
 from src.files import exclusive_lock
 with exclusive_lock(Path(sys.argv[1])):

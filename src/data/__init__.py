@@ -24,15 +24,18 @@ def resolve_folder(name: str, folder: str | Path = "") -> Path:
 
     Args:
         name: One of `DATASETS`.
-        folder: The data set's folder; "" selects data/NAME, where `make data` puts it. The sample always has its own folder
-            and is drawn first if necessary.
+        folder: The data set's folder; "" selects data/NAME, where `make data` puts it. The sample, which is drawn first if
+            necessary, always has its own folder.
 
     Raises:
+        ValueError: A folder is given for the sample.
         FileNotFoundError: The folder does not exist.
     """
     if name == "sample":
         from src.sample import draw
 
+        if str(folder):
+            raise ValueError(f"the sample has its own folder, got {folder}: name the data set too, such as DATASET=utkface")
         return draw.draw_sample() / "adience"
     folder = Path(folder).expanduser() if str(folder) else DATA / name
     if not folder.is_dir():
@@ -69,7 +72,7 @@ def load(name: str, folder: str | Path, **options) -> TableAndLedger:
             f"{folder}: expected at least one usable face of {name}, but every row was dropped "
             f"({', '.join(counts) or 'the label files have 0 rows'}); data/README.md describes the expected content"
         )
-    return TableAndLedger(check_table(table.assign(dataset=name)), ledger)
+    return TableAndLedger(check_table(table.assign(dataset=name)), ledger)  # Adience's loader also reads the sample
 
 
 def load_for_training(name: str, folder: str | Path, **options) -> TableAndLedger:

@@ -124,6 +124,8 @@ def _unpack(archive: Path, folder: Path) -> list[str]:
     new = Path(tempfile.mkdtemp(dir=folder, prefix=TEMPORARY_PREFIX))  # after a kill, `exclusive_lock` removes it
     try:
         if archive.name.endswith((".tar", ".tar.gz", ".tgz")):
+            if not hasattr(tarfile, "data_filter"):
+                raise DownloadError(f"{archive} must be unpacked by hand, because Python 3.11.4 or later is required for it")
             with tarfile.open(archive) as tar:
                 tar.extractall(new, filter="data")  # refuses names and links that lead outside
         elif archive.name.endswith(".zip"):

@@ -67,7 +67,7 @@ def load(
     reasons = _drop_reasons(rows, min_score, max_age, min_age, known_gender)
     if check_images:
         reasons["image missing"] = label_files.is_missing(Path(folder).expanduser(), rows["path"])
-    reasons["duplicate image"] = _is_duplicate(rows["path"], reasons)
+    reasons["duplicate image"] = label_files.is_duplicate(rows["path"], reasons)
     return split_rejects(rows, reasons, "imdb_wiki")
 
 
@@ -87,7 +87,7 @@ def count_dropped(
         f"age out of range: above {max_age}": rows["age_high"] > max_age,
         f"age out of range: below {min_age}": rows["age_low"] < min_age,
     }
-    reasons["duplicate image"] = _is_duplicate(rows["path"], reasons)
+    reasons["duplicate image"] = label_files.is_duplicate(rows["path"], reasons)
     masks = np.array(list(reasons.values()), bool)
     is_first = masks & (masks.cumsum(axis=0) == 1)
     steps = pd.DataFrame({"reason": ["all records", *reasons], "records": [len(rows), *masks.sum(axis=1)]})
@@ -130,12 +130,6 @@ def _drop_reasons(
         "impossible date": rows["age_low"].isna(),
         "age out of range": (rows["age_low"] < min_age) | (rows["age_high"] > max_age),
     }
-
-
-def _is_duplicate(path: pd.Series, reasons: dict[str, npt.ArrayLike]) -> npt.NDArray[np.bool_]:
-    """Marks records without a reason to drop them whose file is that of an earlier such record."""
-    kept = ~np.logical_or.reduce(list(reasons.values()))
-    return kept & path.where(kept).duplicated().to_numpy()
 
 
 def _read_subset(folder: Path, file: Path, subset: str) -> pd.DataFrame:

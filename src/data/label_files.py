@@ -90,19 +90,21 @@ def parse_file_names(
 
     Returns:
         The paths, sorted; the numbers, Float64 (n, groups), NA where a name does not fit; and masks (n,) by reason. A
-        repeated image has the name of an earlier one.
+        repeated image has the name of an earlier one that is kept.
     """
     folder = require_folder(folder, expected)
     subfolder = find_subfolder(folder, subfolders)
     path = subfolder + list_images(folder / subfolder, expected)
     name = path.str.rpartition("/")[2]
     numbers = name.str.extract(pattern).astype("Float64")
-    masks = {
-        "malformed name": numbers[0].isna().to_numpy(),
-        "image missing": is_missing(folder, path),
-        "repeated image": name.duplicated().to_numpy(),
-    }
-    return path, numbers, masks
+    masks = {"malformed name": numbers[0].isna().to_numpy(), "image missing": is_missing(folder, path)}
+    return path, numbers, masks | {"repeated image": is_duplicate(name, masks)}
+
+
+def is_duplicate(file: pd.Series, reasons: dict[str, npt.ArrayLike]) -> npt.NDArray[np.bool_]:
+    """Marks, shape (n,), rows without a reason to drop them whose file is that of an earlier such row."""
+    kept = ~np.logical_or.reduce(list(reasons.values()))
+    return kept & file.where(kept).duplicated().to_numpy()
 
 
 def is_missing(folder: Path, paths: pd.Series) -> npt.NDArray[np.bool_]:

@@ -141,7 +141,7 @@ def split(table: pd.DataFrame, test_fold: int | None = None) -> npt.NDArray[np.o
     """Assigns each face to the training, validation or test split.
 
     A hash of the split key (see `split_key`) decides. A face's split therefore does not depend on other rows, and no subject
-    is in two splits. With `test_fold`, the latter requires folds that share no subject.
+    is in two splits. With `test_fold`, this also requires that no subject is in two of the data set's folds.
 
     Args:
         table: Table of faces.

@@ -40,7 +40,7 @@ def load(folder: str | Path) -> TableAndLedger:
     path, numbers, masks = parse_file_names(folder, ("UTKFace", "utkface"), NAME, EXPECTED)
     age, gender = numbers[0], numbers[1].map(GENDER_CODES)
     rows = pd.DataFrame({"path": path, "gender": gender, "age_low": age, "age_high": age})
-    reasons = {
+    reasons = {  # in the order of priority
         "malformed name": masks.pop("malformed name"),
         "age out of range": age.gt(MAX_AGE).fillna(False),
         "gender not 0 or 1": gender.isna(),

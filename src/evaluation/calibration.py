@@ -189,7 +189,7 @@ def _conformal_quantile(residual: npt.NDArray[np.float64]) -> float:
     """Returns the residual of conformal rank ceil((n + 1) * INTERVAL_COVERAGE), or of a higher rank for few faces.
 
     The share of new faces within the r-th smallest of n residuals has the distribution Beta(r, n + 1 - r). The rank rises
-    until the probability that this share is more than `_MAX_SHORTFALL` too small is at most `_SHORTFALL_RISK`.
+    until the probability that this share is more than `_MAX_SHORTFALL` too small is at most `_SHORTFALL_RISK`, or to n.
     """
     n, lowest_coverage = len(residual), INTERVAL_COVERAGE - _MAX_SHORTFALL
     rank = math.ceil((n + 1) * INTERVAL_COVERAGE)

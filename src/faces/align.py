@@ -20,7 +20,6 @@ from src.faces.detect import (
     Box,
     Detection,
     Detector,
-    EyesFrom,
     Photo,
     detect,
     intersection_over_union,
@@ -92,18 +91,17 @@ def find_faces(photo: Photo, detector: str = DEFAULT_DETECTOR, video: bool = Fal
 
 
 def _eyes_to_align_by(found: Detection, landmarks: Points) -> Points:
-    """Returns the landmarks' eye centres or, as `Detector.eyes_from` says, eyes at a frontal face's distance.
+    """Returns the landmarks' eye centres, or eyes at a frontal face's distance; see `Detector`.
 
     The eyes of a turned face are closer together, so aligning by them would enlarge the face.
     """
     properties, eyes = DETECTORS[found.detector], eye_centres(landmarks)
     left, right = _to_complex(eyes)
     distance = abs(right - left)
-    source, is_turned = properties.eyes_from, distance < properties.min_eye_distance * found.side
-    if source is EyesFrom.LANDMARKS or (source is EyesFrom.LANDMARKS_UNLESS_TURNED and not is_turned):
+    if distance >= properties.min_eye_distance * found.side and not properties.eyes_from_box:
         return eyes
     tilt = (right - left) / distance if distance else 1
-    if source is EyesFrom.BOX:
+    if properties.eyes_from_box:
         return _eyes_in_box(found.box, properties, tilt)
     return _eyes_around((left + right) / 2, properties.eye_distance * found.side, tilt)
 

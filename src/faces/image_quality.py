@@ -1,12 +1,13 @@
 """Cleans a data set by what its image files show: drops unreadable, small, grey and duplicate images."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, parallel_config
 from tqdm.auto import tqdm
 
 from src.config import CACHE
@@ -15,6 +16,7 @@ from src.data.table import TableAndLedger, split_rejects
 from src.faces.duplicates import group_similar_hashes, perceptual_hash
 from src.faces.image_io import MIN_SIDE, UnreadablePhoto, read_photo
 from src.files import atomic_write, file_stamps
+from src.processes import end_with_parent
 
 VERSION = 1  # version of the cached properties; increase it when they change
 CHUNK = 1000  # images per task, whose work is lost if a worker is killed
@@ -57,7 +59,8 @@ def _inspect_images(table: pd.DataFrame, folder: str | Path, cache: Path) -> pd.
     paths = table["path"].to_numpy(object)
     tasks = (delayed(_inspect_chunk)(paths[i : i + CHUNK], folder, target) for i in range(0, len(paths), CHUNK))
     chunks = []
-    with tqdm(mininterval=0.5, total=len(paths), desc="inspecting", unit=" images") as bar:
+    workers = parallel_config("loky", initializer=end_with_parent, initargs=(os.getpid(),))
+    with workers, tqdm(mininterval=0.5, total=len(paths), desc="inspecting", unit=" images") as bar:
         for chunk in Parallel(n_jobs=-1, return_as="generator")(tasks):
             chunks.append(chunk)
             bar.update(len(chunk))

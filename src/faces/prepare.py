@@ -47,7 +47,7 @@ WORKER_DIED = "a worker process died: memory ran out, or an image crashed its de
 class AlignmentSource(StrEnum):
     """What a face was aligned by."""
 
-    LANDMARKS = "landmarks"  # a detected face, by the eyes that `Detector.eyes_from` selects
+    LANDMARKS = "landmarks"  # a detected face, by its eyes; see `align.find_faces`
     BOX = "box"  # the data set's box, because no detected face overlaps it
     WHOLE_PHOTO = "whole_photo"  # the image's central square, because no face was detected and the data set has no box
     UNUSABLE = ""  # no face: the image cannot be used

@@ -67,6 +67,8 @@ def load_training_set(
     folder = resolve_folder(dataset, folder)
     table = load_for_training(dataset, folder, **options).table
     prepared = prepare(table, folder, alignment, cache)
+    if not prepared.usable.any():
+        raise ValueError(f"expected an image of {dataset} with a usable face, but all have problems: {prepared.reason[0]}")
     if table["subject"].isna().all():
         table = duplicates_as_subjects(table, near_duplicates(prepared.faces))
     labelled = task_labels(table, task, groups).table

@@ -1,7 +1,9 @@
 """Trains networks on aligned faces, with augmentation and a seed; an interrupted training resumes."""
 
 import hashlib
+import inspect
 import json
+import math
 import re
 import shutil
 import time
@@ -161,8 +163,9 @@ def fit(
     """Trains a copy of a network.
 
     After each epoch, the state is saved in a folder that is named by a hash of the network, its weights, the settings, the
-    loss and the data. The same call resumes from there, or returns the result of a complete training at once. If another
-    process runs the same training, the call waits for it. With the JAX backend, all devices of this machine share each batch.
+    source code of loss and metrics, and the data. The same call resumes from there, or returns the result of a complete
+    training at once. If another process runs the same training, the call waits for it. With the JAX backend, all devices of
+    this machine share each batch.
 
     Args:
         model: The network; it is not changed.
@@ -176,6 +179,9 @@ def fit(
         loss: Name or function of a Keras loss.
         metrics: Names or classes of Keras metrics.
 
+    Raises:
+        ValueError: The validation loss is not a number in any epoch.
+
     Returns:
         The copy with the weights of the best epoch, computing in float32, and the history: a row for each epoch with
         `epoch`, `loss`, `val_loss`, `seconds` and the metrics (`accuracy`, `val_accuracy`).
@@ -184,12 +190,13 @@ def fit(
         model, split = _rebuild(model, model.to_json()), np.asarray(split)
         # A training does not depend on test faces. Faces of other splits, such as unusable ones, are left out further down.
         rows, labels, split = (np.asarray(values)[split != "test"] for values in (rows, labels, split))
-        folder = checkpoint_folder / _state_name(model, faces, rows, labels, split, settings, loss)
+        folder = checkpoint_folder / _state_name(model, faces, rows, labels, split, settings, (loss, *metrics))
         with exclusive_lock(folder / ".lock"):
             checkpoints = _Checkpoints(folder, settings.patience, on_epoch)
             start = len(checkpoints.history)
             if start:
-                model = keras.models.load_model(checkpoints.path(start) / "state.keras")
+                own = {one.__name__: one for one in (loss, *metrics) if hasattr(one, "__name__")}
+                model = keras.models.load_model(checkpoints.path(start) / "state.keras", custom_objects=own)
                 on_epoch(pd.DataFrame(checkpoints.history))
             else:
                 _compile(model, int((split == "train").sum()), settings, loss, metrics)
@@ -202,18 +209,30 @@ def fit(
                         training, validation_data=validation, initial_epoch=start, epochs=settings.epochs,
                         shuffle=False, callbacks=[checkpoints], verbose=0,
                     )  # fmt: skip
+            if math.isnan(checkpoints.history[checkpoints.best - 1]["val_loss"]):
+                raise ValueError(
+                    "the validation loss is not a number in any epoch: choose a lower learning rate or another loss"
+                )
             model.load_weights(checkpoints.path(checkpoints.best) / "state.keras")
             return to_float32(model), pd.DataFrame(checkpoints.history)
 
 
-def _state_name(model, faces, rows, labels, split, settings: TrainingSettings, loss) -> str:
+def _state_name(model, faces, rows, labels, split, settings: TrainingSettings, loss_and_metrics: tuple) -> str:
     # Keras numbers unnamed layers by what the process has built before, so the numbers are removed.
     digest = hashlib.sha256(re.sub(r"_\d+\b", "", model.to_json()).encode())
-    digest.update(json.dumps([asdict(settings), getattr(loss, "__name__", loss), split.tolist()]).encode())
+    sources = [one if isinstance(one, str) else _source_code(one) for one in loss_and_metrics]
+    digest.update(json.dumps([asdict(settings), sources, split.tolist()]).encode())
     # About 64 faces are hashed to detect another alignment or data set.
     for values in (*model.get_weights(), rows, labels, faces[rows[:: max(1, len(rows) // 64)]]):
         digest.update(np.ascontiguousarray(values))
     return digest.hexdigest()[:16]
+
+
+def _source_code(function: Callable) -> str:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):  # typed into an interpreter, or not written in Python
+        return repr(getattr(function, "__name__", function))
 
 
 def _compile(model: keras.Model, count: int, settings: TrainingSettings, loss: Callable | str, metrics: tuple) -> None:
@@ -249,7 +268,7 @@ class _Checkpoints(keras.callbacks.Callback):
 
     @property
     def best(self) -> int:
-        return min(self.history, key=lambda row: row["val_loss"])["epoch"]
+        return min(self.history, key=lambda row: (math.isnan(row["val_loss"]), row["val_loss"]))["epoch"]
 
     @property
     def finished(self) -> bool:

@@ -34,7 +34,7 @@ class FaceModel:
     """The learnt arrays, float32, for k principal components.
 
     A row of `textures` and `shapes` is a component times its standard deviation, so coefficients are in standard deviations.
-    The file contains `textures` divided by their `scales`.
+    In the file, each row of `textures` is divided by its entry in a further array, `scales`.
     """
 
     mean_texture: Floats  # (TEXTURE_SIZE, TEXTURE_SIZE // 2, 3), RGB, 0-255: the left half, because drawn faces are symmetric

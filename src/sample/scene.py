@@ -144,7 +144,7 @@ def landscape(rng: np.random.Generator) -> Image:
 
 
 def street(rng: np.random.Generator, frames: int = 100) -> Iterator[tuple[Image, list[Box | None]]]:
-    """Draws a video in which one person crosses from the left, one from the right behind, and a third leaves and returns.
+    """Draws a video of three people: one crosses from the left, one from the right behind the first, one leaves and returns.
 
     Yields:
         The frames, uint8 (480, 640, 3) RGB, each with the boxes of the three faces. A box is None if the face is outside the

@@ -39,6 +39,11 @@ def years(loaded):
 # --- the front door ---------------------------------------------------------------------------------------------------
 
 
+def test_a_folder_for_the_sample_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="DATASET=utkface"):
+        data.resolve_folder("sample", tmp_path)
+
+
 def test_unknown_name_names_the_allowed_ones(tmp_path):
     with pytest.raises(ValueError, match="one of sample, adience, imdb_wiki, utkface, fairface, allagefaces, got 'celeba'"):
         data.load("celeba", tmp_path)
@@ -632,6 +637,16 @@ def test_utkface_file_names_that_lack_a_dot_or_a_letter(tmp_path):
     loaded = utkface.load(tmp_path)
     assert len(loaded.table) == len(ends) and loaded.ledger.empty
     assert set(loaded.table["age_low"]) == {55} and set(loaded.table["gender"]) == {"male"}
+
+
+def test_utkface_a_broken_link_does_not_hide_a_good_file_of_its_name(tmp_path):
+    name = "20_1_0_20170117.jpg"
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+    (tmp_path / "a" / name).symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "b" / name).touch()
+    table, ledger = data.load("utkface", tmp_path)
+    assert table["path"].tolist() == [f"b/{name}"] and ledger["reason"].tolist() == ["image missing"]
 
 
 def test_utkface_prefers_its_own_folder(tmp_path):

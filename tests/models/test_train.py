@@ -302,7 +302,7 @@ def test_another_training_has_another_state(model, task):
     settings = TrainingSettings()
 
     def name(model=model, faces=faces, labels=labels, settings=settings, loss="sparse_categorical_crossentropy"):
-        return train._state_name(model, faces, rows, labels, split, settings, loss)
+        return train._state_name(model, faces, rows, labels, split, settings, (loss,))
 
     names = [
         name(),
@@ -318,6 +318,56 @@ def test_another_training_has_another_state(model, task):
 
 
 # --- the rest ---------------------------------------------------------------------------------------------------------
+
+
+def own_loss(labels, outputs):
+    """A loss that Keras has not registered."""
+    return 2 * keras.losses.sparse_categorical_crossentropy(labels, outputs)
+
+
+class OwnMetric(keras.metrics.SparseCategoricalAccuracy):
+    """A metric that Keras has not registered."""
+
+
+def test_a_loss_and_a_metric_of_ones_own_resume(model, task, tmp_path):
+    settings = dataclasses.replace(LEARN, epochs=1)
+    runs = [
+        train.fit(model, *task, settings, checkpoint_folder=tmp_path, loss=own_loss, metrics=(OwnMetric,)) for _ in range(2)
+    ]
+    pd.testing.assert_frame_equal(runs[0][1], runs[1][1])
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_training_that_diverges_is_an_error(model, task, tmp_path):
+    def not_a_number(labels, outputs):
+        return keras.ops.sum(outputs, axis=1) * float("nan")
+
+    with pytest.raises(ValueError, match="not a number"):
+        train.fit(model, *task, dataclasses.replace(LEARN, epochs=1), checkpoint_folder=tmp_path, loss=not_a_number)
+
+
+def test_another_body_of_a_loss_is_another_training(model, task):
+    faces, rows, labels, split = task
+
+    def loss(labels, outputs):
+        return 1.0
+
+    first = train._state_name(model, faces, rows, labels, split, LEARN, (loss,))
+
+    def loss(labels, outputs):
+        return 2.0
+
+    assert train._state_name(model, faces, rows, labels, split, LEARN, (loss,)) != first
+
+
+@pytest.mark.parametrize("options", [{"scale": False}, {"center": False}, {"axis": 1}])
+def test_unusual_normalisation_layers_train(options):
+    layer = layers.BatchNormalization(**options)
+    network = keras.Sequential([keras.Input((4, 5, 6)), layer])
+    network.compile("sgd", "mse")
+    values = np.random.default_rng(1).normal(size=(8, 4, 5, 6))
+    with fused_normalisation():
+        assert np.isfinite(network.train_on_batch(values, values))
 
 
 def test_centre_years():
