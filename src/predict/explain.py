@@ -23,6 +23,7 @@ TINY = np.finfo(np.float32).tiny
 HIDDEN_SHARE, HIDDEN_VALUE = 0.2, 128  # side (a share of the face's) and value of the square that hides a part of the face
 HIDDEN_STEPS = 14  # number of squares along each side
 OCCLUSION_BATCH = 32  # partly hidden faces that are predicted together
+ROUNDING = 1e-5  # falls of the log odds below this come from rounding in float32
 
 
 class OcclusionResult(NamedTuple):
@@ -102,7 +103,9 @@ def occlusion(model: keras.Model, face: npt.NDArray[np.uint8], classes: list[int
     # The sum over the other classes is exact near 0, where 1 - chosen is rounded. `TINY` avoids the logarithm of zero.
     others = np.delete(probability, classes, axis=1).sum(axis=1)
     log_odds = np.log(np.maximum(chosen, TINY)) - np.log(np.maximum(others, TINY))
-    heat = _full_size(np.maximum(log_odds[0] - log_odds[1:], 0).reshape(HIDDEN_STEPS, HIDDEN_STEPS), size)
+    falls = log_odds[0] - log_odds[1:]
+    falls[falls < ROUNDING] = 0
+    heat = _full_size(falls.reshape(HIDDEN_STEPS, HIDDEN_STEPS), size)
     return OcclusionResult(heat, float(chosen[0]), float(chosen[1:].min()))
 
 
