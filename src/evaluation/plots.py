@@ -136,10 +136,10 @@ def split_counts(table: pd.DataFrame, split: npt.NDArray[np.object_], names: Seq
 
 @styled
 def gallery(images, titles: Sequence[str] | None = None, columns: int = 8, heading: str = "") -> plt.Figure:
-    """Draws faces in a grid, under a heading.
+    """Draws images of one aspect ratio in a grid, under a heading.
 
     Args:
-        images: uint8 RGB (n, h, w, 3) or a list of (h, w, 3); n may be 0.
+        images: uint8 RGB (n, h, w, 3) or a list of (h, w, 3), or grey images (h, w) from 0 (black) to 1; n may be 0.
         titles: A small title for each image.
         columns: Number of images in a row.
         heading: The title of the figure.
@@ -147,40 +147,31 @@ def gallery(images, titles: Sequence[str] | None = None, columns: int = 8, headi
     titles = [""] * len(images) if titles is None else list(titles)
     if len(titles) != len(images):
         raise ValueError(f"titles must be as many as images, {len(images)}, got {len(titles)}")
-    side = WIDTH / columns
-    letters = int(side * 72 / 4.4)  # of a title of 7 points in one line
+    width = WIDTH / columns
+    height = width * images[0].shape[0] / images[0].shape[1] if len(images) else width
+    letters = int(width * 72 / 4.4)  # of a title of 7 points in one line
     titles = ["\n".join(textwrap.fill(line, letters) for line in str(title).split("\n")) for title in titles]
     lines = max((title.count("\n") + 1 for title in titles if title), default=0)
     rows = max(1, -(-len(images) // columns))
     figure, grid = plt.subplots(
-        rows, columns, figsize=(WIDTH, rows * (side + lines * 0.13) + 0.3 * bool(heading)), squeeze=False
+        rows, columns, figsize=(WIDTH, rows * (height + lines * 0.13) + 0.3 * bool(heading)), squeeze=False
     )
     _heading(figure, heading)
     for axes in grid.flat:
         axes.axis("off")
     for axes, image, title in zip(grid.flat, images, titles):
-        axes.imshow(image)
+        axes.imshow(image, "gray", vmin=0, vmax=1)
         axes.set_title(title, fontsize=7, loc="center", pad=2)
     if not len(images):
         figure.text(0.5, 0.5, "no images to show", ha="center", va="center", color=GREY)
     return figure
 
 
-@styled
 def feature_maps(maps: Mapping[str, npt.NDArray], columns: int = 6, heading: str = "") -> plt.Figure:
     """Draws maps (h, w) by name, each with its size, in grey from its 1st percentile (black) to its 99th (white)."""
-    rows = -(-len(maps) // columns)
-    columns = min(columns, len(maps))
-    side = min(WIDTH / columns, 2.2)
-    size = (side * columns, rows * (side + 0.25) + 0.3 * bool(heading))
-    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False)
-    _heading(figure, heading)
-    for axes in grid.flat:
-        axes.axis("off")
-    for axes, (name, values) in zip(grid.flat, maps.items()):
-        axes.imshow(values, "gray", vmin=np.percentile(values, 1), vmax=np.percentile(values, 99))
-        axes.set_title(f"{name}\n{values.shape[0]} × {values.shape[1]}", fontsize=8, loc="center")
-    return figure
+    images = [plt.Normalize(*np.percentile(values, [1, 99]), clip=True)(values) for values in maps.values()]
+    titles = [f"{name}\n{values.shape[0]} × {values.shape[1]}" for name, values in maps.items()]
+    return gallery(images, titles, min(columns, len(maps)), heading)
 
 
 @styled

@@ -125,21 +125,6 @@ def agreement(mine: pd.Series, released: pd.Series, heading: str) -> plt.Figure:
     return figure
 
 
-@styled
-def film_strip(frames: Sequence[Photo], titles: Sequence[str], heading: str) -> plt.Figure:
-    """Draws frames of a video, uint8 RGB of one size, two in a row, each under its title."""
-    rows = -(-len(frames) // 2)
-    height, width = frames[0].shape[:2]
-    figure, grid = plt.subplots(rows, 2, figsize=(WIDTH, rows * (WIDTH / 2 * height / width + 0.2) + 0.3), squeeze=False)
-    figure.suptitle(heading, x=0.01, ha="left", fontsize=STYLE["axes.titlesize"])
-    for axes in grid.flat:
-        axes.axis("off")
-    for axes, frame, title in zip(grid.flat, frames, titles):
-        axes.imshow(frame)
-        axes.set_title(title, fontsize=9)
-    return figure
-
-
 def _box(axes: plt.Axes, face: Face, colour: str) -> None:
     """Draws a face's box and its detection score."""
     left, top, right, bottom = face.box
