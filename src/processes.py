@@ -7,9 +7,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
+
+from joblib.externals.loky import ProcessPoolExecutor
 
 POLL_INTERVAL = 1.0  # seconds between two checks of the parent
 
@@ -55,6 +57,16 @@ def end_children() -> None:
 def can_start_processes() -> bool:
     """Returns whether this process may start workers. Python forbids it to workers of `multiprocessing.Pool` and Celery."""
     return not multiprocessing.current_process().daemon
+
+
+@contextlib.contextmanager
+def worker_pool(workers: int | None = None) -> Iterator[ProcessPoolExecutor]:
+    """Yields a pool of worker processes, by default one per core, and ends them at once at the end."""
+    pool = ProcessPoolExecutor(workers, initializer=end_with_parent, initargs=(os.getpid(),))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(kill_workers=True)
 
 
 def end_with_parent(parent: int) -> None:

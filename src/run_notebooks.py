@@ -17,15 +17,14 @@ from pathlib import Path
 
 import nbformat
 import papermill
-from joblib.externals.loky import ProcessPoolExecutor
 from nbclient.exceptions import DeadKernelError
 
 from src.config import MODELS, NOTEBOOKS, ROOT, RUNS, require_keras_backend
 from src.data import DATASETS, resolve_folder
 from src.files import write_text
-from src.processes import end_with_parent, run_command
+from src.processes import run_command, worker_pool
 
-READS = {1: (5,), 2: (1, 5), 3: (1, 2), 4: (1, 2)}  # the notebooks whose files a notebook reads
+READS = {2: (1,), 3: (1, 2), 4: (1, 2)}  # the notebooks whose files a notebook reads on the sample, where two run at once
 SHARED_GPU = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # for TensorFlow and JAX
 
 
@@ -53,8 +52,7 @@ def run_notebooks(dataset: str, data: str, numbers: list[int], save: bool = Fals
     at_once = 2 if dataset == "sample" and not save else 1  # real data may need all memory for one
     for name, value in SHARED_GPU.items():
         os.environ.setdefault(name, value)
-    pool = ProcessPoolExecutor(at_once, initializer=end_with_parent, initargs=(os.getpid(),))
-    try:
+    with worker_pool(at_once) as pool:
         while waiting or running:
             for notebook in list(waiting):
                 # Notebooks that are running or come earlier may still write a file that this one reads.
@@ -65,8 +63,6 @@ def run_notebooks(dataset: str, data: str, numbers: list[int], save: bool = Fals
                     running[pool.submit(_run, notebook, target / notebook.name, parameters, save)] = notebook
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 print(f"{running.pop(future).name}: done in {future.result():.0f} s", flush=True)
-    finally:
-        pool.shutdown(kill_workers=True)
     print("\nWritten, with paths relative to the repository (`make lab` opens the notebooks):")
     cards = [path.relative_to(ROOT) for path in sorted(MODELS.glob("[!.]*/card.json"))]
     for path in [*sorted(target.glob("*.ipynb")), *sorted(target.glob("*.csv")), *cards]:

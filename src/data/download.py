@@ -26,6 +26,7 @@ from src.processes import run_command
 ADDRESSES = DATA / "addresses.json"
 UNPACKED = "unpacked.json"  # records, for each archive, its SHA-256 and the names of the unpacked files
 RETRIES = 9  # pooch waits 1, 2, … 9 seconds before them
+PERMANENT_ERRORS = (401, 403, 404, 410)  # status codes after which another attempt is useless
 TIMEOUT = 60  # seconds without a byte after which a connection counts as broken
 DAMAGED_ARCHIVE_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError)
 
@@ -75,8 +76,19 @@ def download(name: str, folder: Path, addresses: Path = ADDRESSES) -> None:
             found = pooch.file_hash(str(archive))
             if sha256 not in (None, found):
                 raise DownloadError(f"{archive} must have the SHA-256 {sha256}, got {found}: delete it and download it again")
-            record[file] = {"sha256": found, "unpacked": _unpack(archive, folder)}
-            write_text(record_file, json.dumps(record, indent=1) + "\n")
+            # After a kill, `exclusive_lock` removes the temporary folder.
+            with tempfile.TemporaryDirectory(dir=folder, prefix=TEMPORARY_PREFIX, ignore_cleanup_errors=True) as new:
+                _unpack(archive, Path(new))
+                names, moved = sorted(os.listdir(new)), record.get(file, {}).get("unpacked", [])
+                present = [name for name in names if (folder / name).exists()]
+                if others := [name for name in present if name not in moved]:
+                    problem = f"{folder / others[0]} exists already: move it away, then run this command again"
+                    raise FileExistsError(problem)
+                # The record comes first, so that a run that is killed between two moves can be resumed.
+                record[file] = {"sha256": found, "unpacked": names}
+                write_text(record_file, json.dumps(record, indent=1) + "\n")
+                for name in sorted(set(names) - set(present)):
+                    os.replace(Path(new) / name, folder / name)
 
 
 def _is_unpacked(recorded: dict | None, folder: Path) -> bool:
@@ -97,9 +109,12 @@ def _download_resumable(url: str, output_file: str, _pooch: object) -> None:
     """Downloads a file, as pooch's downloader. Resumes a partial file if the server still has the same version."""
     headers = {"Accept-Encoding": "identity"}
     head = requests.head(url, headers=headers, allow_redirects=True, timeout=TIMEOUT)
-    if 400 <= head.status_code < 500:
+    if head.status_code in PERMANENT_ERRORS:
         raise DownloadError(f"{url} cannot be downloaded: the server answered {head.status_code} {head.reason}")
-    head.raise_for_status()
+    if head.status_code == requests.codes.method_not_allowed:  # then neither the version nor the size is known
+        head.headers.clear()
+    else:
+        head.raise_for_status()
     version = head.headers.get("ETag") or head.headers.get("Last-Modified", "")
     partial = Path(output_file).with_name(f"{hashlib.sha256(f'{url} {version}'.encode()).hexdigest()[:16]}.part")
     size = int(head.headers.get("Content-Length", 0))
@@ -118,32 +133,22 @@ def _download_resumable(url: str, output_file: str, _pooch: object) -> None:
     os.replace(partial, output_file)
 
 
-def _unpack(archive: Path, folder: Path) -> list[str]:
-    """Unpacks an archive, or copies another file, into the folder. Returns the names of the new files and folders there."""
+def _unpack(archive: Path, folder: Path) -> None:
+    """Unpacks an archive, or copies another file, into the folder."""
     print(f"unpacking {archive.name}", flush=True)
-    new = Path(tempfile.mkdtemp(dir=folder, prefix=TEMPORARY_PREFIX))  # after a kill, `exclusive_lock` removes it
     try:
         if archive.name.endswith((".tar", ".tar.gz", ".tgz")):
             if not hasattr(tarfile, "data_filter"):
                 raise DownloadError(f"{archive} must be unpacked by hand, because Python 3.11.4 or later is required for it")
             with tarfile.open(archive) as tar:
-                tar.extractall(new, filter="data")  # refuses names and links that lead outside
+                tar.extractall(folder, filter="data")  # refuses names and links that lead outside
         elif archive.name.endswith(".zip"):
             with zipfile.ZipFile(archive) as source:
-                source.extractall(new)  # removes drives and ".." from names
+                source.extractall(folder)  # removes drives and ".." from names
         else:
-            shutil.copy(archive, new)
-        names = sorted(path.name for path in new.iterdir())
-        existing = [name for name in names if (folder / name).exists()]
-        if existing:
-            raise FileExistsError(f"{folder / existing[0]} exists already: move it away, then run this command again")
-        for name in names:
-            os.replace(new / name, folder / name)
-        return names
+            shutil.copy(archive, folder)
     except DAMAGED_ARCHIVE_ERRORS as error:
         raise DownloadError(f"{archive} cannot be unpacked ({error}): delete it and download it again") from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,7 +10,6 @@ import argparse
 import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Executor, as_completed
@@ -26,7 +25,6 @@ import dlib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from joblib.externals.loky import ProcessPoolExecutor
 from tqdm.auto import tqdm
 
 from src import data, processes
@@ -124,8 +122,8 @@ def prepare(
                 raise
             raise OSError(
                 error.errno,
-                f"the aligned faces cannot be written to {target} ({error.strerror}): make room or choose another folder "
-                "with cache=, then run again; finished work is kept",
+                f"the aligned faces cannot be written to {target} ({error.strerror}): make room, or replace "
+                f"{cache} by a link to a folder on another disk, then run again; finished work is kept",
             ) from error
     results = [result for start in starts for result in json.loads(_result_file(target, start).read_text())]
     source, reason = np.array(results, object).T
@@ -178,15 +176,11 @@ def _prepare_chunks(
 def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
     """Yields an executor that uses processes of this machine or a Dask cluster."""
     if scheduler is None:
-        pool = ProcessPoolExecutor(
-            None if workers == -1 else workers, initializer=processes.end_with_parent, initargs=(os.getpid(),)
-        )
         try:
-            yield pool
+            with processes.worker_pool(None if workers == -1 else workers) as pool:
+                yield pool
         except BrokenProcessPool as error:
             raise ValueError(WORKER_DIED) from error
-        finally:
-            pool.shutdown(kill_workers=True)
         return
     from distributed import Client, KilledWorker  # slow to import
     from distributed.comm.core import CommClosedError
@@ -286,10 +280,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m src.faces.prepare", description="Aligns a data set's faces.")
     parser.add_argument("--dataset", default="sample", choices=data.DATASETS)
     parser.add_argument("--data", default="", help="the data set's folder; see data/README.md")
-    parser.add_argument("--cache", type=Path, default=CACHE, help="folder of the caches (default: %(default)s)")
-    parser.add_argument(
-        "--detector", choices=DETECTORS, default=DEFAULT_DETECTOR, help="face detector (default: %(default)s)"
-    )
     parser.add_argument("--workers", type=int, default=-1, help="number of processes (default: one per core)")
     parser.add_argument("--scheduler", help="address of a Dask cluster, such as tcp://host:8786")
     options = parser.parse_args(arguments)
@@ -297,7 +287,7 @@ def main(arguments: list[str] | None = None) -> int:
     table, ledger = data.load_for_training(options.dataset, folder)
     scheduler = options.scheduler or None  # `make prepare` without a scheduler passes ""
     try:
-        prepared = prepare(table, folder, Alignment(), options.cache, options.workers, scheduler, options.detector)
+        prepared = prepare(table, folder, cache=CACHE, workers=options.workers, scheduler=scheduler)
     except KeyboardInterrupt as interrupt:
         interrupt.args = ("stopped; finished work is kept, and the same command resumes",)
         raise

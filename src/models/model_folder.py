@@ -240,6 +240,8 @@ def _load_keras_model(folder: Path, card: dict, labels: Labels, alignment: Align
     from src.keras_setup import keras
 
     try:
+        if hashlib.sha256((folder / "model.keras").read_bytes()).hexdigest() != card["model_sha256"]:
+            raise ValueError("it was replaced after its card was read; load the folder again")
         model = keras.models.load_model(folder / "model.keras", compile=False, safe_mode=True)
         _check_shapes(tuple(model.input_shape), model.inputs[0].dtype, model.output_shape[-1], labels, alignment)
     except Exception as error:  # Keras raises errors of many types

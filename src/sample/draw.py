@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -38,23 +38,13 @@ IMAGE_SIDE = 192  # pixels
 Job: TypeAlias = tuple  # a delayed call of joblib
 
 
-class IrregularLabel(NamedTuple):
-    """One of Adience's irregular labels, about as frequent as in the real data set."""
-
-    age_group: int  # only rows of this age group get the label
-    age: str | None  # new age; None keeps the old one
-    gender: str | None  # new gender; None keeps the old one
-    share: int  # rows per 1000
-    old_gender: str | None = None  # only rows of this gender get the label; None: rows of any gender
-
-
+# Adience's irregular labels, about as frequent as in the real data set: the age group and the gender of the rows that get the
+# label (None: any gender), the new age and the new gender (None: as before), and the number of rows per 1000.
 IRREGULAR_LABELS = [
-    IrregularLabel(*label)
-    for label in (
-        (0, None, "u", 25), (3, "None", "", 12), (4, "None", "f", 2), (5, None, "", 3), (4, "35", None, 10),
-        (2, "13", None, 6), (3, "22", None, 6), (4, "34", None, 4), (4, "(25, 23)", "f", 4, "f"), (5, "45", None, 4),
-        (6, "55", None, 4), (7, "57", None, 2), (0, "3", None, 1), (5, "(38, 42)", None, 2),
-    )
+    (0, None, None, "u", 25), (3, None, "None", "", 12), (4, None, "None", "f", 2), (5, None, None, "", 3),
+    (4, None, "35", None, 10), (2, None, "13", None, 6), (3, None, "22", None, 6), (4, None, "34", None, 4),
+    (4, "f", "(25, 23)", "f", 4), (5, None, "45", None, 4), (6, None, "55", None, 4), (7, None, "57", None, 2),
+    (0, None, "3", None, 1), (5, None, "(38, 42)", None, 2),
 ]  # fmt: skip
 REPEATED_ROWS = 10  # per 1000
 
@@ -154,13 +144,13 @@ def _make_irregular(table: pd.DataFrame, faces: int, rng: np.random.Generator) -
     """Returns the table with irregular labels in some rows, and with some rows twice under the same index."""
     table = table.copy()
     free = rng.permutation(faces)  # rows not yet changed
-    for label in IRREGULAR_LABELS:
+    for age_group, gender, new_age, new_gender, share in IRREGULAR_LABELS:
         rows = table.loc[free]
-        fits = rows["age"] == "({}, {})".format(*GROUPS.years[label.age_group])
-        if label.old_gender:
-            fits &= rows["gender"] == label.old_gender
-        chosen = rows.index[fits][: max(1, label.share * faces // 1000)]
-        for column, value in {"age": label.age, "gender": label.gender}.items():
+        fits = rows["age"] == "({}, {})".format(*GROUPS.years[age_group])
+        if gender:
+            fits &= rows["gender"] == gender
+        chosen = rows.index[fits][: max(1, share * faces // 1000)]
+        for column, value in {"age": new_age, "gender": new_gender}.items():
             if value is not None:
                 table.loc[chosen, column] = value
         free = free[~np.isin(free, chosen)]

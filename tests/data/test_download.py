@@ -7,6 +7,7 @@ import tarfile
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,6 +157,11 @@ def test_a_client_error_is_not_retried_and_a_server_error_is(server, get):
     assert is_complete(get(retries=2))
 
 
+def test_a_server_that_does_not_answer_head_requests(server, get):
+    server.errors = [405]
+    assert is_complete(get()) and server.ranges == [None]
+
+
 def test_what_is_unpacked_is_not_downloaded_again(server, get):
     folder = get()
     server.ranges.clear()
@@ -259,6 +265,26 @@ def test_what_a_killed_unpacking_left_is_removed(get, tmp_path):
     half = tmp_path / "web" / f"{TEMPORARY_PREFIX}half" / "crop"
     half.mkdir(parents=True)
     assert is_complete(get()) and not half.parent.exists()
+
+
+def test_a_run_that_ended_between_two_moves_is_resumed(server, get, tmp_path, monkeypatch):
+    server.content = zip_of([("train/a.jpg", b"one"), ("val/b.jpg", b"two")])
+    move, moved = download_module.os.replace, []
+
+    def stop_at_the_second(source, target):
+        if Path(target).parent == tmp_path / "web":
+            if moved:
+                raise KeyboardInterrupt
+            moved.append(target)
+        move(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(download_module.os, "replace", stop_at_the_second)
+        get("set.zip")
+    assert not (tmp_path / "web/val").exists()
+    folder = get("set.zip")
+    assert (folder / "train/a.jpg").read_bytes() == b"one" and (folder / "val/b.jpg").read_bytes() == b"two"
+    assert not list(folder.glob(f"{TEMPORARY_PREFIX}*"))
 
 
 def test_existing_files_are_not_overwritten(server, get, tmp_path):

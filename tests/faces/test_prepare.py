@@ -406,7 +406,7 @@ def refusal(pictures, cache):
     with pytest.raises(OSError) as caught:
         prepare(pictures[1], pictures[0], SMALL, cache, workers=1)
     message = str(caught.value)
-    assert str(cache) in message and "choose another folder with cache=" in message and "\n" not in message
+    assert str(cache) in message and "by a link to a folder on another disk" in message and "\n" not in message
     return caught.value
 
 

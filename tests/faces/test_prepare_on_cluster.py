@@ -68,12 +68,12 @@ def files(folder):
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
-def test_the_command_takes_a_schedulers_address(pictures, cluster, tmp_path, capsys):
+def test_the_command_takes_a_schedulers_address(pictures, cluster, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(prepare_module, "CACHE", tmp_path / "cache")
     (tmp_path / "UTKFace").mkdir()
     for i in range(6):
         shutil.copy(pictures[0] / f"{i:03d}.jpg", tmp_path / "UTKFace" / f"2{i}_0_2_20170116184028385.jpg.chip.jpg")
-    folders = ["--data", str(tmp_path / "UTKFace"), "--cache", str(tmp_path / "cache")]
-    assert main(["--dataset", "utkface", *folders, "--scheduler", cluster[0]]) == 0
+    assert main(["--dataset", "utkface", "--data", str(tmp_path / "UTKFace"), "--scheduler", cluster[0]]) == 0
     assert "6 faces are in" in capsys.readouterr().out
 
 

@@ -163,6 +163,13 @@ def test_labels_and_card_that_fit_each_other_but_not_the_model(folder):
     assert "one output for each of 4 classes, got 2" in refusal(folder)
 
 
+def test_a_network_that_is_replaced_after_its_card_was_read(folder):
+    trained = model_folder.load_model(folder)
+    network(2).save(folder / "model.keras")
+    with pytest.raises(ModelFolderError, match="replaced after its card was read; load the folder again"):
+        trained.model  # noqa: B018
+
+
 @pytest.mark.parametrize("name", ["task", "classes", "alignment", "model_sha256"])
 def test_a_card_without_an_entry(folder, name):
     card = json.loads((folder / "card.json").read_text())
