@@ -74,7 +74,9 @@ def load(
 def count_dropped(
     folder: str | Path, min_score: float = 1.0, max_age: int = 100, min_age: int = 0, known_gender: bool = False
 ) -> pd.DataFrame:
-    """Counts the records that `load` drops for each reason, without looking for the images; arguments as for `load`.
+    """Counts the records that each of `load`'s reasons fits, without looking for the images; arguments as for `load`.
+
+    The age has two reasons here, above the highest and below the lowest.
 
     Returns:
         One row for all records and one per reason, with the columns `reason`, `records` (all records that the reason fits),

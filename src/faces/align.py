@@ -132,7 +132,7 @@ def find_landmarks(photo: Photo, box: Box) -> Points:
 def _hog_box(found: Detection) -> Box:
     """Returns the box that the landmark predictor expects: a square as HOG draws it. See `Detector.hog_shift`."""
     shift = DETECTORS[found.detector].hog_shift
-    if not shift:
+    if shift is None:
         return found.box
     left, top, right, bottom = found.box
     half, x, y = found.side / 2, (left + right) / 2, (top + bottom) / 2 + shift * (bottom - top)

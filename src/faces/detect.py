@@ -93,7 +93,8 @@ class Detector(NamedTuple):
     # and keeps only the tilt of these eyes and the point between them.
     min_eye_distance: float = 0.0
     eyes_from_box: bool = False  # whether faces keep only the tilt of their landmarks' eyes; the box has the rest
-    hog_shift: float = 0.0  # how much lower HOG's box of a face is, as a fraction of the height; 0: its box is used as it is
+    # How much lower HOG's box of a face is, as a fraction of the height; None: the detector's boxes are used as they are.
+    hog_shift: float | None = None
     package: str | None = None  # the package besides dlib whose version decides the results
     video_search: Callable[[Photo], list[Detection]] | None = None  # a faster search for the frames of a video
 

@@ -109,7 +109,7 @@ def save_model(
         labels: The label encoder.
         alignment: How the faces were aligned.
         trained_on: Data set, counts and settings, as JSON types.
-        results: Dicts of measured metrics, for example with the fields of `Estimate`.
+        results: Dicts of measured metrics, for example with the fields of `Estimate`; the first is the model's accuracy.
         calibration: Thresholds and intervals for predictions; None if there are none.
 
     Returns:

@@ -179,17 +179,17 @@ def fit(
         loss: Name or function of a Keras loss.
         metrics: Names or classes of Keras metrics.
 
-    Raises:
-        ValueError: The validation loss is not a number in any epoch.
-
     Returns:
         The copy with the weights of the best epoch, computing in float32, and the history: a row for each epoch with
         `epoch`, `loss`, `val_loss`, `seconds` and the metrics (`accuracy`, `val_accuracy`).
+
+    Raises:
+        ValueError: The validation loss is not a number in any epoch.
     """
     with data_parallel():
         model, split = _rebuild(model, model.to_json()), np.asarray(split)
-        # A training does not depend on test faces. Faces of other splits, such as unusable ones, are left out further down.
-        rows, labels, split = (np.asarray(values)[split != "test"] for values in (rows, labels, split))
+        used = np.isin(split, ["train", "validation"])
+        rows, labels, split = (np.asarray(values)[used] for values in (rows, labels, split))
         folder = checkpoint_folder / _state_name(model, faces, rows, labels, split, settings, (loss, *metrics))
         with exclusive_lock(folder / ".lock"):
             checkpoints = _Checkpoints(folder, settings.patience, on_epoch)
