@@ -40,6 +40,7 @@ def test_packages_that_keras_skips_can_be_imported_later():
     assert python(code) == ["sklearn", "jax", "tensorflow"]
 
 
+@pytest.mark.slow
 def test_a_users_keras_json_changes_no_setting_and_the_environment_chooses_the_backend(tmp_path):
     settings = {"image_data_format": "channels_first", "floatx": "float16", "backend": "torch", "epsilon": 0.1}
     (tmp_path / "keras.json").write_text(json.dumps(settings))
@@ -78,6 +79,7 @@ def test_a_model_gives_the_same_on_both_backends(keras_only):
     assert one == pytest.approx(other, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_an_unsupported_backend_is_one_sentence(keras_only, tmp_path):
     commands = [("-m", "src.run_notebooks"), ("-m", "src.predict", str(tmp_path), "--gender-model", str(keras_only))]
     for command in commands:

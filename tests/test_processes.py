@@ -47,7 +47,10 @@ def ended(processes, seconds=10):
     return not psutil.wait_procs(processes, timeout=seconds)[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+SLOW_SIGNALS = [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGHUP)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, *SLOW_SIGNALS])
 def test_no_worker_outlives_a_command_that_is_stopped(number):
     running = started([sys.executable, "-c", COMMAND], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert running.stdout.readline() == "None None\n", "the workers are there"

@@ -841,6 +841,7 @@ def test_real_adience_pictures(tmp_path):
     assert all((folder / path).is_file() for path in loaded.table["path"])
 
 
+@pytest.mark.slow
 def test_real_wiki_funnel():
     """The known counts hold over all records, whatever else is wrong with them; ages count from 1 July."""
     funnel = imdb_wiki.count_dropped(real("imdb_wiki/wiki.mat").parent).set_index("reason")
@@ -858,6 +859,7 @@ def test_real_wiki_funnel():
     assert funnel["left"].tolist() == [62328, 62328, 44312, 40216, 38923, 38923, 38879, 38874, 38874]
 
 
+@pytest.mark.slow
 def test_real_wiki_table():
     loaded = imdb_wiki.load(real("imdb_wiki/wiki.mat").parent, check_images=False)
     assert (len(loaded.table), len(loaded.ledger)) == (38874, 62328 - 38874)
@@ -880,6 +882,7 @@ def unpack(archive, folder, wanted, count):
                     return
 
 
+@pytest.mark.slow
 def test_real_utkface_names(tmp_path):
     with tarfile.open(real("utkface.tar")) as tar:
         names = [member.name for member in tar if member.isfile()]
@@ -891,6 +894,7 @@ def test_real_utkface_names(tmp_path):
     assert (loaded.table["age_low"].min(), loaded.table["age_low"].max()) == (1, 116)
 
 
+@pytest.mark.slow
 def test_real_fairface(tmp_path):
     wanted = ("fairface_label_train.csv", "train/1.webp", "train/2.webp")
     unpack(real("fairface.tar"), tmp_path, lambda name: name.endswith(tuple("FairFace/" + end for end in wanted)), 3)
@@ -899,6 +903,7 @@ def test_real_fairface(tmp_path):
     assert set(loaded.ledger["reason"]) == {"image missing"}
 
 
+@pytest.mark.slow
 def test_real_allagefaces_names(tmp_path):
     with tarfile.open(real("allagefaces.tar.gz")) as tar:
         names = [member.name for member in tar if member.isfile()]

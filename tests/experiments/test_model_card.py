@@ -61,6 +61,7 @@ def test_it_is_clean_markdown(text):
     assert all(link.exists() for link in links)
 
 
+@pytest.mark.slow
 def test_it_is_written_with_its_figure_of_synthetic_faces(standins, evaluated, tmp_path):
     target, figure = tmp_path / "card.md", tmp_path / "figures" / "failures.png"
     model_card.write(standins.results, target, figure, gender=standins.gender, age=standins.age)

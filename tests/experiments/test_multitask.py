@@ -175,6 +175,7 @@ def task():
 SETTINGS = train.TrainingSettings(epochs=12, batch_size=16, learning_rate=0.03, rotation=0, zoom=0, shift=0, brightness=0)
 
 
+@pytest.mark.slow
 def test_it_learns_from_labels_of_every_kind_and_resumes_with_its_loss_and_metrics(task, tmp_path):
     faces, labels, split = task
 

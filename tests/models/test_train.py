@@ -329,6 +329,7 @@ class OwnMetric(keras.metrics.SparseCategoricalAccuracy):
     """A metric that Keras has not registered."""
 
 
+@pytest.mark.slow
 def test_a_loss_and_a_metric_of_ones_own_resume(model, task, tmp_path):
     settings = dataclasses.replace(LEARN, epochs=1)
     runs = [
@@ -387,6 +388,7 @@ def normalised():
     return keras.Model(face, layers.Flatten()(x), name="level_one")
 
 
+@pytest.mark.slow
 def test_normalisation_by_one_kernel_trains_as_keras_does(task):
     faces, labels, trained = task[0][:8], task[2][:8], []
     for way in (contextlib.nullcontext(), fused_normalisation()):

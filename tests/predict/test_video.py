@@ -62,6 +62,7 @@ def slow(street, loaded, tmp_path_factory):
     return video.track_people(file, loaded, progress=False)
 
 
+@pytest.mark.slow
 def test_people_are_tracked_at_few_frames_a_second(street, slow):
     """Nobody is missed, and nobody counted twice."""
     frames, people = slow
@@ -139,6 +140,7 @@ def test_probabilities_are_averaged(loaded):
     assert p_male[2] == pytest.approx(p_male[:2].mean(), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_video_in_which_nobody_is_tracked(tmp_path, street, slow, loaded, monkeypatch):
     """A person stands in the first two frames only. The tables are empty, and the page says so beside the video."""
     film = tmp_path / "empty.mp4"

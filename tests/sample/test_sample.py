@@ -83,6 +83,7 @@ def test_a_drawing_is_byte_identical_and_is_not_repeated(drawn, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in drawn.rglob("*")} == times
 
 
+@pytest.mark.slow
 def test_an_incomplete_part_is_drawn_again(drawn, tmp_path, monkeypatch):
     monkeypatch.setattr(draw, "SAMPLE_FOLDERS", {"photos": draw.SAMPLE_FOLDERS["photos"]})
     photos = shutil.copytree(drawn / "photos", tmp_path / "photos")
