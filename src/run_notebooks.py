@@ -25,6 +25,7 @@ from src.files import write_text
 from src.processes import run_command, worker_pool
 
 READS = {2: (1,), 3: (1, 2), 4: (1, 2)}  # the notebooks whose files a notebook reads on the sample, where two run at once
+WIDGET = "application/vnd.jupyter.widget-view+json"  # an output that needs a running kernel, such as a progress bar
 SHARED_GPU = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # for TensorFlow and JAX
 
 
@@ -99,10 +100,13 @@ def _number(notebook: Path) -> int:
 
 
 def _save_outputs(executed: Path, notebook: Path) -> None:
-    """Replaces a notebook by its executed copy, without papermill's metadata."""
+    """Replaces a notebook by its executed copy, without papermill's metadata and without progress bars."""
     content = nbformat.read(executed, as_version=4)
-    content.metadata.pop("papermill", None)
+    for state in ("papermill", "widgets"):
+        content.metadata.pop(state, None)
     for cell in content.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
         cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
     write_text(notebook, nbformat.writes(content) + "\n")
 
