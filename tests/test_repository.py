@@ -75,6 +75,8 @@ def test_a_committed_notebook_is_a_clean_run_from_top_to_bottom(path):
     outputs = [output for cell in code for output in cell.outputs]
     assert path in SOLUTIONS or any("image/png" in output.get("data", {}) for output in outputs)
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    needs_kernel = [kind for output in outputs for kind in output.get("data", {}) if "widget" in kind]
+    assert not needs_kernel, "a saved progress bar shows nothing; save the outputs with run_notebooks --save"
     assert all(len(cell.source.splitlines()) <= 15 for cell in code)
     texts = [{kind: text for kind, text in output.get("data", {}).items() if kind.startswith("text/")} for output in outputs]
     printed = json.dumps([texts, [output.get("text", "") for output in outputs]])
