@@ -57,6 +57,7 @@ def test_a_missing_or_incomplete_file_is_an_error_that_names_its_source(tmp_path
             results.read_results("released_history", tmp_path)
 
 
+@pytest.mark.slow
 def test_only_models_of_the_released_kind_are_accepted(models, standins, tmp_path):
     assert list(models) == ["gender", "age"]
     with pytest.raises(model_folder.ModelFolderError, match="contains a model for age, not for gender"):

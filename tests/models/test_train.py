@@ -107,6 +107,7 @@ def test_a_finished_training_is_returned_at_once(task, learnt):
     assert {path.name for path in folder.glob("epoch-*")} == {f"epoch-{epoch:03d}" for epoch in kept}
 
 
+@pytest.mark.slow
 def test_it_stops_when_patience_is_out_and_gives_the_best(model, task, tmp_path):
     """Validation labels contradict the training labels, so that each epoch makes the validation loss worse."""
     faces, rows, labels, split = task
@@ -339,6 +340,7 @@ def test_a_loss_and_a_metric_of_ones_own_resume(model, task, tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_is_an_error(model, task, tmp_path):
     def not_a_number(labels, outputs):
         return keras.ops.sum(outputs, axis=1) * float("nan")
